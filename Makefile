@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format bench lock
+
+BIN := .venv/bin
+
+help:  ## show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## prepare .venv from the lock; quick the second time
+	@sh tools/setup.sh
+
+run: setup  ## start Tidemill on the embedded store, with demo tasks
+	@exec $(BIN)/tidemill up --demo
+
+test: setup  ## pass every test
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: setup  ## format, lint, types, import contract, fast tests
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -n 2 -m "not slow"
+
+format: setup  ## rewrite the code in the project's format
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+bench: setup  ## print the figures that the README and the notes quote
+	$(BIN)/python -m benchmarks
+
+lock: setup  ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements.lock

@@ -1,0 +1,114 @@
+"""What the worker asks of an executor, and what an executor may ask of the worker."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import msgspec
+
+from tidemill.domain.outcome import Outcome
+from tidemill.errors import Problem
+
+
+class Execution(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of one run, as the executor sees it."""
+
+    run_id: int
+    task_id: int
+    task_name: str
+    namespace: str
+    attempt: int
+    fence: int
+    command: str
+    arguments: Any  # the task's: a list, a mapping, or {}
+    parameters: dict[str, Any]  # the run's own, JSON-compatible
+    scheduled_for: datetime
+    previous_success_at: datetime | None = None
+    missed_count: int = 0
+    flow_run_id: str | None = None
+    traceparent: str | None = None
+    checkpoint: Any = None  # what an earlier attempt of this run saved last
+
+
+class OutputChunk(msgspec.Struct, frozen=True):
+    """Consecutive lines of one stream.
+
+    `first_line` counts from 0 over all streams of the attempt, lines that were cut away included,
+    so that a gap in the numbers is the number of lines missing. `text` holds whole lines, each
+    ended by a newline but perhaps the last; a line longer than 64 KiB is split.
+    """
+
+    stream: str  # stdout | stderr | log
+    first_line: int
+    at: datetime
+    text: str
+
+
+class ExecutionReports(Protocol):
+    """Where an executor sends what happens while an attempt runs. Calls return at once."""
+
+    def output(self, chunk: OutputChunk) -> None:
+        """Store these lines. The executor has already applied the cap on size."""
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Show how far the attempt is: `fraction` in 0…1 where known."""
+
+    def checkpoint(self, data: Any) -> None:
+        """Keep JSON-compatible `data` for the next attempt of this run."""
+
+
+class StopRequest:
+    """Asks one attempt to end. The executor ends its whole tree within `grace` and then returns."""
+
+    def __init__(self) -> None:
+        self._requested = asyncio.Event()
+        self._callbacks: list[Callable[[], None]] = []
+        self.grace = timedelta(seconds=5)
+
+    def request(self, grace: timedelta) -> None:
+        """Ask now. Asking again changes nothing but a shorter grace."""
+        self.grace = min(grace, self.grace) if self.is_requested else grace
+        self._requested.set()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    @property
+    def is_requested(self) -> bool:
+        return self._requested.is_set()
+
+    async def wait(self) -> None:
+        """Return once the end was asked for."""
+        await self._requested.wait()
+
+    def on_request(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the end is asked for, or now if it was."""
+        if self.is_requested:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+
+class Executor(Protocol):
+    """Performs one kind of task.
+
+    Guarantees: `execute` never raises for what the task does; it becomes an Outcome. When
+    `execute` returns, no process of the attempt's tree lives.
+    """
+
+    task_type: str
+
+    def check(self, command: str, arguments: Any) -> Sequence[Problem]:
+        """What is wrong with this definition, pointers relative to the task; nothing is run."""
+
+    async def start(self) -> None:
+        """Prepare; called once before the first execution."""
+
+    async def execute(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
+    ) -> Outcome:
+        """Run one attempt to its end."""
+
+    async def close(self) -> None:
+        """End every tree that still lives and free what is held; may be called twice."""
