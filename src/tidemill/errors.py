@@ -2,10 +2,12 @@
 
     SchedulerError
     ├── InvalidInput            what was sent cannot be accepted; says where and what to do
+    │   └── KeyReused           an idempotency key came with another request
     ├── NotFound                no such task, run, worker, …
     ├── Conflict                the thing is in a state that does not allow this
     │   └── VersionMismatch     somebody changed it since it was read
     ├── PermissionDenied        the caller may not do this
+    ├── ConcurrentChange        a row moved under a transaction; the store runs it again
     ├── LimitExceeded           a quota, size or rate bound
     ├── Unavailable             a part this needs does not answer; try again
     └── InvalidSettings         a setting is unknown or wrong; start-up stops
@@ -40,6 +42,12 @@ class InvalidInput(SchedulerError):
         self.problems = tuple(problems)
 
 
+class KeyReused(InvalidInput):
+    """The idempotency key was used for another request; each request needs one of its own."""
+
+    code = "idempotency_key_reused"
+
+
 class NotFound(SchedulerError):
     """No such thing, or not in a namespace that the caller sees."""
 
@@ -67,6 +75,12 @@ class PermissionDenied(SchedulerError):
     """The caller may not do this."""
 
     code = "permission_denied"
+
+
+class ConcurrentChange(SchedulerError):
+    """A row moved under a transaction. The store runs the transaction again; callers never see it."""
+
+    code = "concurrent_change"
 
 
 class LimitExceeded(SchedulerError):

@@ -1,4 +1,7 @@
-"""How an attempt ended, as a value. Exceptions become outcomes in exactly one place: the executor."""
+"""How an attempt ended, as a value.
+
+What a task raises becomes an outcome in exactly one place: its executor.
+"""
 
 from typing import Any
 

@@ -1,0 +1,88 @@
+"""The fire times of a past range are made up for."""
+
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import msgspec
+
+from tidemill.domain.new_run import new_run
+from tidemill.domain.task import Priority, Task
+from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.errors import InvalidInput, NotFound, Problem
+from tidemill.foundation.store import Transaction
+from tidemill.foundation.wakeups import Topic
+
+MAX_RUNS = 10_000
+
+_TICK = timedelta(microseconds=1)
+
+
+class Backfill(msgspec.Struct, frozen=True):
+    """A backfill: its fire times, and the runs made for them (none when only tried out)."""
+
+    fire_times: list[datetime]
+    runs: list[TaskRun]
+
+
+def backfill_task(
+    transaction: Transaction,
+    task_id: int,
+    since: datetime,
+    until: datetime,
+    *,
+    max_parallel: int | None = None,
+    dry_run: bool = False,
+) -> Backfill:
+    """One run for each fire time in [since, until) of the version in force, at low priority.
+
+    Raises NotFound; InvalidInput where the task has no schedule of its own times, the range is
+    empty or reversed, reaches beyond now, or holds more than MAX_RUNS fire times.
+    """
+    task = transaction.tasks([task_id]).get(task_id)
+    if task is None:
+        raise NotFound("task", task_id)
+    schedule = task.schedule
+    if schedule is None or schedule.kind == "after":
+        raise InvalidInput(
+            f"task {task_id} has no fire times to make up for: "
+            f"its schedule is {task.definition.schedule or 'none'}"
+        )
+    if not since < until <= transaction.now:
+        raise InvalidInput(
+            "the range must end after it begins, and not in the future",
+            [Problem("/to", "must lie after `from` and not after now")],
+        )
+    times = schedule.fires_between(since - _TICK, until - _TICK, MAX_RUNS + 1)
+    if len(times) > MAX_RUNS:
+        raise InvalidInput(
+            f"the range holds more than {MAX_RUNS} fire times; make up for it in parts",
+            [Problem("/from", f"more than {MAX_RUNS} fire times up to `to`")],
+        )
+    if dry_run:
+        return Backfill(times, [])
+    runs = transaction.insert_runs(_runs_of(transaction, task, times, max_parallel))
+    transaction.announce(Topic.READY, Topic.EVENTS)
+    return Backfill(times, runs)
+
+
+def _runs_of(
+    transaction: Transaction, task: Task, times: list[datetime], max_parallel: int | None
+) -> list[TaskRun]:
+    name = f"backfill:{uuid4().hex}"
+    runs = [
+        new_run(
+            task,
+            Trigger.BACKFILL,
+            name,
+            at,
+            transaction.now,
+            priority=Priority.LOW,
+        )
+        for at in times
+    ]
+    if max_parallel is None:
+        return runs
+    return [
+        msgspec.structs.replace(run, concurrency_key=name, concurrency_limit=max_parallel)
+        for run in runs
+    ]

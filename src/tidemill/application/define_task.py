@@ -1,0 +1,180 @@
+"""Tasks are defined, changed and deleted; each change of the definition is a version."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from graphlib import CycleError, TopologicalSorter
+
+import msgspec
+
+from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.fire_due_tasks import fire_tasks
+from tidemill.application.trigger_runs import find_task
+from tidemill.domain.run_status import LEASED, NOT_STARTED
+from tidemill.domain.task import Task, TaskDefinition, TaskStatus, schedule_of
+from tidemill.errors import InvalidInput, NotFound, Problem, VersionMismatch
+from tidemill.foundation.store import Transaction
+from tidemill.foundation.wakeups import Topic
+
+Check = Callable[[TaskDefinition], Sequence[Problem]]
+
+_SCHEDULE_FIELDS = ("schedule", "timezone", "dst", "start_at", "end_at", "name", "namespace")
+
+
+def create_task(
+    transaction: Transaction,
+    definition: TaskDefinition,
+    check: Check,
+    status: TaskStatus = TaskStatus.ACTIVE,
+) -> Task:
+    """Store a new task. Raises InvalidInput with every problem, Conflict on a taken name."""
+    now = transaction.now
+    anchor = definition.start_at or now
+    edges = _checked(transaction, definition, check, None)
+    task = transaction.insert_task(
+        Task(
+            id=0,
+            version=1,
+            status=status,
+            definition=definition,
+            anchor_at=anchor,
+            next_run_at=_first_fire(definition, anchor, now),
+            paused_at=now if status is TaskStatus.PAUSED else None,
+            created_at=now,
+            updated_at=now,
+        )
+    )
+    _store_edges(transaction, task, edges)
+    transaction.announce(Topic.SCHEDULES)
+    return task
+
+
+def replace_task(
+    transaction: Transaction,
+    task_id: int,
+    definition: TaskDefinition,
+    check: Check,
+    *,
+    expected_version: int | None = None,
+) -> Task:
+    """Put another definition in force. What was due before fires under the old one.
+
+    The same definition again changes nothing. Raises NotFound, VersionMismatch where the version
+    is not the expected one, InvalidInput, Conflict.
+    """
+    before = _settled(transaction, task_id, expected_version)
+    if definition == before.definition:
+        return before
+    edges = _checked(transaction, definition, check, task_id)
+    now = transaction.now
+    after = msgspec.structs.replace(
+        before, version=before.version + 1, definition=definition, updated_at=now
+    )
+    if any(getattr(definition, f) != getattr(before.definition, f) for f in _SCHEDULE_FIELDS):
+        anchor = definition.start_at or now
+        after = msgspec.structs.replace(
+            after, anchor_at=anchor, next_run_at=_first_fire(definition, anchor, now)
+        )
+    transaction.replace_task(before, after)
+    _store_edges(transaction, after, edges)
+    transaction.announce(Topic.SCHEDULES)
+    return after
+
+
+def delete_task(
+    transaction: Transaction, task_id: int, *, expected_version: int | None = None
+) -> None:
+    """Nothing of the task starts any more; what runs may end, without another attempt."""
+    task = _settled(transaction, task_id, expected_version)
+    dependents = [
+        key for key, upstream in _edges_of(transaction, task).items() if task_id in upstream
+    ]
+    if dependents:
+        names = ", ".join(t.definition.name for t in transaction.tasks(dependents).values())
+        raise InvalidInput(f"other tasks depend on it: {names}; change or delete them first")
+    transaction.delete_task(task_id)
+    transaction.replace_dependencies(task_id, task.definition.namespace, {})
+    cancel_runs(transaction, transaction.runs_of_tasks([task_id], NOT_STARTED), "task_deleted")
+    for run in transaction.runs_of_tasks([task_id], LEASED):
+        transaction.note_progress(run.id, max_attempts=0)
+    transaction.announce(Topic.SCHEDULES)
+
+
+def _settled(transaction: Transaction, task_id: int, expected_version: int | None) -> Task:
+    """The task, locked, with everything that was due by now fired under the version in force."""
+    task = transaction.tasks([task_id]).get(task_id)
+    if task is None:
+        raise NotFound("task", task_id)
+    if expected_version is not None and task.version != expected_version:
+        raise VersionMismatch(f"task {task_id} is at version {task.version} by now")
+    return settle(transaction, task)
+
+
+def settle(transaction: Transaction, task: Task) -> Task:
+    """Fire what is due of a locked task, and return it as it stands then."""
+    is_due = task.next_run_at is not None and task.next_run_at <= transaction.now
+    if task.status is not TaskStatus.ACTIVE or not is_due:
+        return task
+    fire_tasks(transaction, [task])
+    return transaction.tasks([task.id])[task.id]
+
+
+def _first_fire(definition: TaskDefinition, anchor: datetime, now: datetime) -> datetime | None:
+    schedule = schedule_of(definition, anchor)
+    if schedule is None:
+        return None
+    first = schedule.next_after(now)
+    if first is None:
+        raise InvalidInput(
+            f"the schedule {definition.schedule!r} never fires after now",
+            [Problem("/schedule", "no fire time is left; give one that lies in the future")],
+        )
+    return first
+
+
+def _checked(
+    transaction: Transaction, definition: TaskDefinition, check: Check, task_id: int | None
+) -> dict[int, str]:
+    """Raise InvalidInput with all that is wrong; else the upstream ids and their conditions."""
+    problems = list(check(definition))
+    try:
+        schedule_of(definition, transaction.now)
+    except InvalidInput as error:
+        problems += error.problems or [Problem("/schedule", str(error))]
+    edges: dict[int, str] = {}
+    for index, dependency in enumerate(definition.dependencies):
+        upstream = find_task(transaction, definition.namespace, dependency.task)
+        pointer = f"/dependencies/{index}/task"
+        if upstream is None:
+            problems.append(Problem(pointer, f"no task {dependency.task!r}"))
+        elif upstream.id == task_id or upstream.definition.name == definition.name:
+            problems.append(Problem(pointer, "a task cannot depend on itself"))
+        else:
+            edges[upstream.id] = dependency.condition
+    if edges and task_id is not None and not problems:
+        problems += _cycle(transaction, definition.namespace, task_id, edges)
+    if problems:
+        raise InvalidInput(f"the task {definition.name!r} cannot be accepted", problems)
+    return edges
+
+
+def _cycle(
+    transaction: Transaction, namespace: str, task_id: int, edges: Mapping[int, str]
+) -> list[Problem]:
+    graph = transaction.upstream_edges(namespace) | {task_id: list(edges)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        members = error.args[1]
+        names = {key: task.definition.name for key, task in transaction.tasks(set(members)).items()}
+        path = " → ".join(names.get(member, str(member)) for member in reversed(members))
+        return [Problem("/dependencies", f"these tasks would wait for each other: {path}")]
+    return []
+
+
+def _edges_of(transaction: Transaction, task: Task) -> dict[int, list[int]]:
+    return transaction.upstream_edges(task.definition.namespace)
+
+
+def _store_edges(transaction: Transaction, task: Task, edges: Mapping[int, str]) -> None:
+    if edges or task.version > 1:
+        transaction.replace_dependencies(task.id, task.definition.namespace, edges)

@@ -1,0 +1,172 @@
+"""A schedule's time has come: a run is created, and the schedule moves on, in one transaction."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from tidemill.application.cancel_runs import cancel_runs, skip_runs
+from tidemill.domain.misfire import MisfirePlan, plan_misfires
+from tidemill.domain.new_run import fired_run, skipped_run
+from tidemill.domain.overlap import UnfinishedRun, decide_overlap
+from tidemill.domain.schedule import Schedule
+from tidemill.domain.task import Task
+from tidemill.domain.task_run import Hold, TaskRun
+from tidemill.foundation.store import TaskAdvance, Transaction
+from tidemill.foundation.wakeups import Topic
+
+_JUST_BEFORE = timedelta(microseconds=1)
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """How many tasks fired, and when the next one is due."""
+
+    tasks: int
+    next_due_at: datetime | None
+
+
+def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
+    """Fire up to `limit` due tasks, the longest overdue first."""
+    tasks = transaction.due_tasks(limit)
+    fire_tasks(transaction, tasks)
+    return Fired(len(tasks), transaction.next_due_at())
+
+
+def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
+    """Account for every fire time of these tasks up to now; the rows are locked by the caller."""
+    if not tasks:
+        return
+    unfinished = _unfinished_by_task(transaction, tasks)
+    firing = _Firing(transaction.now)
+    for task in tasks:
+        firing.add(task, unfinished.get(task.id, []))
+    created = transaction.insert_runs(firing.runs)
+    transaction.insert_runs(list(firing.accounted(created)))
+    transaction.advance_tasks(firing.advances)
+    _make_way(transaction, firing)
+    transaction.announce(Topic.READY, Topic.EVENTS, Topic.SCHEDULES)
+
+
+def _unfinished_by_task(
+    transaction: Transaction, tasks: Sequence[Task]
+) -> dict[int, list[UnfinishedRun]]:
+    binding = [task.id for task in tasks if task.definition.overlap != "allow"]
+    found: dict[int, list[UnfinishedRun]] = {}
+    if binding:
+        for run in transaction.unfinished_runs(binding):
+            found.setdefault(run.task_id, []).append(run)
+    return found
+
+
+class _Firing:
+    """What a batch of tasks comes to, before anything is written."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.runs: list[TaskRun] = []
+        self.advances: list[TaskAdvance] = []
+        self.superseded: list[int] = []
+        self.cancelled: list[int] = []
+        self._skips: list[tuple[TaskRun, datetime | None]] = []
+
+    def add(self, task: Task, unfinished: list[UnfinishedRun]) -> None:
+        schedule = task.schedule
+        assert schedule is not None
+        assert task.next_run_at is not None
+        plan = plan_misfires(
+            schedule, task.next_run_at - _JUST_BEFORE, self.now, task.definition.misfire
+        )
+        started = self._start(task, plan, unfinished)
+        self._account(task, plan)
+        self.advances.append(
+            TaskAdvance(
+                task.id,
+                self._next_run_at(task, schedule, leaves_open=started),
+                self.now if started else None,
+            )
+        )
+
+    def _start(self, task: Task, plan: MisfirePlan, unfinished: list[UnfinishedRun]) -> bool:
+        """Decide over the planned runs; whether any of them is to run."""
+        open_runs = list(unfinished)
+        started = False
+        for planned in plan.runs:
+            decision = decide_overlap(
+                task.definition.overlap, open_runs, is_catch_up=planned.is_catch_up
+            )
+            if decision.action == "skip":
+                self._skips.append(
+                    (skipped_run(task, planned.scheduled_for, self.now, "overlap"), None)
+                )
+                continue
+            run = fired_run(task, planned.scheduled_for, self.now, planned.missed_count)
+            if decision.hold is not None:
+                run = msgspec.structs.replace(run, hold=decision.hold)
+            self._supersede(task, decision.supersede, open_runs)
+            self.cancelled += [run_id for run_id in decision.cancel if run_id]
+            self.runs.append(run)
+            # Not stored yet, so it has no id; the rule only needs that it is there.
+            open_runs.append(UnfinishedRun(0, task.id, run.status, run.hold))
+            started = True
+        return started
+
+    def _supersede(
+        self, task: Task, run_ids: Iterable[int], open_runs: list[UnfinishedRun]
+    ) -> None:
+        for run_id in run_ids:
+            if run_id:
+                self.superseded.append(run_id)
+                continue
+            earlier = next(
+                run
+                for run in reversed(self.runs)
+                if run.task_id == task.id and run.hold is Hold.OVERLAP
+            )
+            self.runs.remove(earlier)
+            self._skips.append(
+                (skipped_run(task, earlier.scheduled_for, self.now, "overlap"), None)
+            )
+        gone = set(run_ids)
+        open_runs[:] = [
+            run for run in open_runs if not (run.id in gone and run.hold is Hold.OVERLAP)
+        ]
+
+    def _account(self, task: Task, plan: MisfirePlan) -> None:
+        """Give every firing that is not to run its row."""
+        for skip in plan.skipped:
+            row = skipped_run(task, skip.scheduled_for, self.now, skip.reason)
+            self._skips.append((row, skip.coalesced_into))
+        for stretch in plan.ranges:
+            row = skipped_run(
+                task,
+                stretch.last,
+                self.now,
+                stretch.reason,
+                range_from=stretch.first,
+                count=stretch.count,
+            )
+            self._skips.append((row, stretch.coalesced_into))
+
+    def _next_run_at(self, task: Task, schedule: Schedule, *, leaves_open: bool) -> datetime | None:
+        if schedule.kind != "after":
+            return schedule.next_after(self.now)
+        # A fixed delay counts from the run's end; whoever ends the run sets the next time.
+        return None if leaves_open else task.next_after_end(self.now)
+
+    def accounted(self, created: Sequence[TaskRun]) -> Iterable[TaskRun]:
+        """The skipped rows, now that the runs they point to have ids."""
+        ids = {(run.task_id, run.scheduled_for): run.id for run in created}
+        for row, into in self._skips:
+            if into is None:
+                yield row
+            else:
+                yield msgspec.structs.replace(row, coalesced_into=ids.get((row.task_id, into)))
+
+
+def _make_way(transaction: Transaction, firing: _Firing) -> None:
+    """End the earlier runs that new ones take the place of."""
+    if not firing.superseded and not firing.cancelled:
+        return
+    runs = transaction.runs([*firing.superseded, *firing.cancelled])
+    skip_runs(transaction, [runs[run_id] for run_id in firing.superseded], "overlap")
+    cancel_runs(transaction, [runs[run_id] for run_id in firing.cancelled], "overlap")

@@ -1,0 +1,99 @@
+"""What a run's end sets free: runs of the same task or key that waited for it, and fixed delays."""
+
+from collections.abc import Collection, Sequence
+
+from tidemill.domain.events import EventType
+from tidemill.domain.gates import concurrency_gate
+from tidemill.domain.task import TaskStatus
+from tidemill.domain.task_run import Hold, TaskRun, annotate
+from tidemill.foundation.store import TaskAdvance, Transaction
+from tidemill.foundation.wakeups import Topic
+
+_QUEUED = {Hold.OVERLAP, Hold.CATCH_UP}
+
+
+def follow_up_ended(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
+    """Let go on what waited for these runs; their final status is written already."""
+    if not ended:
+        return
+    let_next_of_task_go(transaction, {run.task_id for run in ended})
+    let_waiting_for_keys_go(
+        transaction,
+        {
+            run.concurrency_key: run.concurrency_limit
+            for run in ended
+            if run.concurrency_key is not None and run.concurrency_limit is not None
+        },
+    )
+    _rearm_fixed_delays(transaction, ended)
+    transaction.announce(Topic.READY)
+
+
+def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int]) -> None:
+    """For each task without an open run, free the one that waited longest for that."""
+    held = transaction.held_for_tasks(task_ids)
+    if not held:
+        return
+    waiting = {run.task_id for run in held}
+    busy = {run.task_id for run in transaction.unfinished_runs(waiting) if run.hold not in _QUEUED}
+    first = {}
+    for run in held:
+        if run.task_id not in busy:
+            first.setdefault(run.task_id, run)
+    _free(transaction, list(first.values()))
+
+
+def let_waiting_for_keys_go(transaction: Transaction, limits: dict[str, int]) -> None:
+    """For each key, free as many runs as its limit leaves room for."""
+    if not limits:
+        return
+    holders = transaction.key_holders(limits)
+    room = {key: limit - holders.get(key, 0) for key, limit in limits.items()}
+    freed = []
+    for run in transaction.held_for_keys({key: free for key, free in room.items() if free > 0}):
+        assert run.concurrency_key is not None
+        taken = holders.get(run.concurrency_key, 0)
+        if concurrency_gate(run, taken).passes:
+            holders[run.concurrency_key] = taken + 1
+            freed.append(run)
+    _free(transaction, freed)
+
+
+def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
+    now = transaction.now
+    transaction.change_runs(
+        [
+            annotate(
+                run,
+                now,
+                EventType.RUN_RELEASED,
+                {"held_for": run.hold.value if run.hold else None},
+                hold=Hold.TIME if run.not_before > now else None,
+            )
+            for run in runs
+        ]
+    )
+
+
+def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
+    definitions = transaction.definitions({(run.task_id, run.task_version) for run in ended})
+    candidates = {
+        run.task_id
+        for run in ended
+        if (definitions[run.task_id, run.task_version].schedule or "").startswith("@after")
+    }
+    if candidates:
+        rearm_tasks(transaction, candidates)
+
+
+def rearm_tasks(transaction: Transaction, task_ids: Collection[int]) -> None:
+    """Set the next time of `@after` tasks that have no open run: now and the delay."""
+    busy = {run.task_id for run in transaction.unfinished_runs(task_ids)}
+    advances = [
+        TaskAdvance(task.id, task.next_after_end(transaction.now), None)
+        for task in transaction.tasks(set(task_ids) - busy).values()
+        if task.status is TaskStatus.ACTIVE and task.next_run_at is None
+    ]
+    if advances:
+        transaction.advance_tasks(advances)
+        transaction.announce(Topic.SCHEDULES)

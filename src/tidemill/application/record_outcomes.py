@@ -1,0 +1,186 @@
+"""An attempt ended: its outcome becomes the run's status, or another attempt is planned."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from tidemill.application.follow_up import follow_up_ended
+from tidemill.domain.events import EventType
+from tidemill.domain.lease import is_held
+from tidemill.domain.outcome import Outcome
+from tidemill.domain.retry import delay_before_retry, may_retry
+from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.task import TaskDefinition
+from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, annotate, move
+from tidemill.foundation.store import AttemptClosing, Transaction
+from tidemill.foundation.wakeups import Topic
+
+Cause = Literal["itself", "timeout", "deadline", "cancel", "drain"]
+
+
+class AttemptReport(msgspec.Struct, frozen=True):
+    """How the attempt that was claimed with `fence` ended, and what made it end."""
+
+    run_id: int
+    fence: int
+    cause: Cause
+    outcome: Outcome
+    log_seq: int  # the last number given to a line of output
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What became of the reports."""
+
+    accepted: int
+    stale: int
+
+
+def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) -> Recorded:
+    """Write how these attempts ended. A report with an old fence changes nothing but is told."""
+    runs = transaction.runs([report.run_id for report in reports])
+    definitions = transaction.definitions({(r.task_id, r.task_version) for r in runs.values()})
+    changes, closings, stale = [], [], []
+    for report in reports:
+        run = runs.get(report.run_id)
+        if run is None:
+            continue
+        if not is_held(run, report.fence):
+            stale.append((run, report))
+            continue
+        definition = definitions[run.task_id, run.task_version]
+        change, closing = _ending(run, definition, report, transaction.now)
+        changes.append(change)
+        closings.append(closing)
+    transaction.change_runs(changes)
+    transaction.close_attempts(closings)
+    _tell_stale(transaction, stale)
+    follow_up_ended(
+        transaction, [change.before for change in changes if change.changes["status"] in FINAL]
+    )
+    transaction.announce(Topic.READY, Topic.EVENTS)
+    return Recorded(len(changes), len(stale))
+
+
+def _ending(
+    run: TaskRun, definition: TaskDefinition, report: AttemptReport, now: datetime
+) -> tuple[RunChange, AttemptClosing]:
+    if run.status is RunStatus.CANCELLING:
+        reason = run.reason or "cancelled_by_user"
+        how = AttemptOutcome.SUCCEEDED if report.outcome.succeeded else AttemptOutcome.CANCELLED
+        return _final(run, report, RunStatus.CANCELLED, reason, how, now)
+    if report.outcome.succeeded:
+        return _final(run, report, RunStatus.SUCCEEDED, None, AttemptOutcome.SUCCEEDED, now)
+    if report.cause == "drain":
+        return _handed_back(run, report, now)
+    if report.cause == "deadline":
+        return _final(run, report, RunStatus.TIMED_OUT, "deadline", AttemptOutcome.TIMED_OUT, now)
+    failed = report.outcome
+    how, status = AttemptOutcome.FAILED, RunStatus.FAILED
+    if report.cause == "timeout":
+        failed = msgspec.structs.replace(failed, reason="execution_timeout")
+        how, status = AttemptOutcome.TIMED_OUT, RunStatus.TIMED_OUT
+    if may_retry(run, definition.retry, failed):
+        return _retrying(run, definition, report, failed, how, now)
+    return _final(run, report, status, failed.reason, how, now)
+
+
+def _final(
+    run: TaskRun,
+    report: AttemptReport,
+    status: RunStatus,
+    reason: str | None,
+    how: AttemptOutcome,
+    now: datetime,
+) -> tuple[RunChange, AttemptClosing]:
+    event = EventType.RUN_CANCELLED if status is RunStatus.CANCELLED else EventType.RUN_FINISHED
+    outcome = report.outcome
+    change = move(
+        run,
+        status,
+        now,
+        event,
+        {"attempt": run.attempt, "reason": reason, "exit_code": outcome.exit_code},
+        reason=reason,
+        result=outcome.result if status is RunStatus.SUCCEEDED else None,
+        error_message=outcome.error_message,
+        exit_code=outcome.exit_code,
+        lease_expires_at=None,
+        log_seq=report.log_seq,
+        completed_at=now,
+    )
+    return change, _closing(run, outcome, how, now)
+
+
+def _retrying(
+    run: TaskRun,
+    definition: TaskDefinition,
+    report: AttemptReport,
+    failed: Outcome,
+    how: AttemptOutcome,
+    now: datetime,
+) -> tuple[RunChange, AttemptClosing]:
+    not_before = now + delay_before_retry(run, definition.retry)
+    change = move(
+        run,
+        RunStatus.RETRYING,
+        now,
+        EventType.RETRY_PLANNED,
+        {"attempt": run.attempt, "reason": failed.reason, "not_before": not_before.isoformat()},
+        reason=failed.reason,
+        error_message=failed.error_message,
+        exit_code=failed.exit_code,
+        hold=Hold.TIME,
+        not_before=not_before,
+        lease_expires_at=None,
+        log_seq=report.log_seq,
+        queue_deadline_at=queue_deadline(run, not_before),
+    )
+    return change, _closing(run, failed, how, now)
+
+
+def _handed_back(
+    run: TaskRun, report: AttemptReport, now: datetime
+) -> tuple[RunChange, AttemptClosing]:
+    change = move(
+        run,
+        RunStatus.RETRYING,
+        now,
+        EventType.RETRY_PLANNED,
+        {"attempt": run.attempt, "reason": "handed_back", "not_before": now.isoformat()},
+        reason="handed_back",
+        hold=Hold.TIME,
+        not_before=now,
+        lease_expires_at=None,
+        hand_backs=run.hand_backs + 1,
+        log_seq=report.log_seq,
+        queue_deadline_at=queue_deadline(run, now),
+    )
+    return change, _closing(run, report.outcome, AttemptOutcome.HANDED_BACK, now)
+
+
+def queue_deadline(run: TaskRun, ready_at: datetime) -> datetime | None:
+    """Until when a run that is ready at `ready_at` may wait to be started."""
+    if run.queue_timeout_seconds is None:
+        return None
+    return ready_at + timedelta(seconds=run.queue_timeout_seconds)
+
+
+def _closing(run: TaskRun, outcome: Outcome, how: AttemptOutcome, now: datetime) -> AttemptClosing:
+    return AttemptClosing(run.id, run.attempt, how, now, outcome.exit_code, outcome.error_message)
+
+
+def _tell_stale(transaction: Transaction, stale: Sequence[tuple[TaskRun, AttemptReport]]) -> None:
+    if stale:
+        transaction.change_runs(
+            [
+                annotate(
+                    run,
+                    transaction.now,
+                    EventType.STALE_WRITE_REFUSED,
+                    {"fence": report.fence, "held": run.fence},
+                )
+                for run, report in stale
+            ]
+        )

@@ -1,0 +1,157 @@
+"""Owners vanish, messages get lost, deadlines pass: a sweep over the database puts it right."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from tidemill.application.follow_up import follow_up_ended, let_waiting_for_keys_go
+from tidemill.application.record_outcomes import queue_deadline
+from tidemill.domain.events import EventType
+from tidemill.domain.lease import MAX_LOSSES, is_poison
+from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, move
+from tidemill.domain.worker import WorkerStatus
+from tidemill.foundation.store import AttemptClosing, Transaction
+from tidemill.foundation.wakeups import Topic
+
+_LOST = "the worker that ran it stopped answering"
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """What a sweep found."""
+
+    lost: int = 0
+    overdue: int = 0
+    redispatched: int = 0
+    workers_lost: int = 0
+
+    @property
+    def found_anything(self) -> bool:
+        return bool(self.lost or self.overdue or self.redispatched or self.workers_lost)
+
+
+def recover_lost_runs(
+    transaction: Transaction, limit: int, *, claim_within: timedelta, silent_after: timedelta
+) -> Recovered:
+    """One sweep. `claim_within` is how long a dispatched run may stay unclaimed."""
+    now = transaction.now
+    overdue = transaction.overdue_runs(limit)
+    _time_out(transaction, overdue)
+    expired = transaction.expired_leases(limit)
+    lose_runs(transaction, expired)
+    stuck = transaction.stuck_dispatches(now - claim_within, limit)
+    _dispatch_again(transaction, stuck)
+    silent = transaction.silent_workers(now - silent_after)
+    for worker in silent:
+        transaction.save_worker(msgspec.structs.replace(worker, status=WorkerStatus.LOST))
+    let_waiting_for_keys_go(transaction, transaction.held_keys())
+    recovered = Recovered(len(expired), len(overdue), len(stuck), len(silent))
+    if recovered.found_anything:
+        transaction.announce(Topic.READY, Topic.EVENTS)
+    return recovered
+
+
+def recover_from_dead_workers(transaction: Transaction, worker_ids: Sequence[str]) -> int:
+    """Take back at once what workers held that are known to be dead, their task trees included."""
+    for worker_id in worker_ids:
+        worker = transaction.worker(worker_id)
+        if worker is not None:
+            transaction.save_worker(msgspec.structs.replace(worker, status=WorkerStatus.LOST))
+    runs = transaction.runs_held_by(worker_ids)
+    lose_runs(transaction, runs)
+    return len(runs)
+
+
+def lose_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
+    """Close the attempts of these leased runs as lost and plan what follows."""
+    if not runs:
+        return
+    changes = [_loss_of(run, transaction.now) for run in runs]
+    transaction.change_runs(changes)
+    transaction.close_attempts(
+        [
+            AttemptClosing(run.id, run.attempt, AttemptOutcome.LOST, transaction.now, None, _LOST)
+            for run in runs
+        ]
+    )
+    follow_up_ended(
+        transaction, [change.before for change in changes if change.changes["status"] in FINAL]
+    )
+    transaction.announce(Topic.READY, Topic.EVENTS)
+
+
+def _loss_of(run: TaskRun, now: datetime) -> RunChange:
+    losses = run.losses + 1
+    told = {"attempt": run.attempt, "fence": run.fence, "worker_id": run.worker_id}
+    if run.status is RunStatus.CANCELLING:
+        return move(
+            run, RunStatus.CANCELLED, now, EventType.RUN_CANCELLED, told,
+            losses=losses, lease_expires_at=None, completed_at=now,
+        )  # fmt: skip
+    if is_poison(run):
+        return move(
+            run,
+            RunStatus.FAILED,
+            now,
+            EventType.RUN_LOST,
+            told | {"reason": "poison"},
+            losses=losses,
+            lease_expires_at=None,
+            completed_at=now,
+            reason="poison",
+            error_message=f"lost {MAX_LOSSES} workers while running",
+        )
+    return move(
+        run,
+        RunStatus.RETRYING,
+        now,
+        EventType.RUN_LOST,
+        told | {"reason": "worker_lost"},
+        losses=losses,
+        lease_expires_at=None,
+        reason="worker_lost",
+        error_message=_LOST,
+        hold=Hold.TIME,
+        not_before=now,
+        queue_deadline_at=queue_deadline(run, now),
+    )
+
+
+def _time_out(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
+    now = transaction.now
+    changes = []
+    for run in runs:
+        is_deadline = run.deadline_at is not None and run.deadline_at <= now
+        reason = "deadline" if is_deadline else "queue_timeout"
+        changes.append(
+            move(
+                run,
+                RunStatus.TIMED_OUT,
+                now,
+                EventType.RUN_FINISHED,
+                {"reason": reason},
+                reason=reason,
+                hold=None,
+                completed_at=now,
+                error_message=f"{reason.replace('_', ' ')} passed before it could start",
+            )
+        )
+    transaction.change_runs(changes)
+    follow_up_ended(transaction, runs)
+
+
+def _dispatch_again(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
+    transaction.change_runs(
+        [
+            move(
+                run,
+                RunStatus.PENDING,
+                transaction.now,
+                EventType.DISPATCH_WITHDRAWN,
+                {"reason": "unclaimed"},
+                dispatched_at=None,
+            )
+            for run in runs
+        ]
+    )

@@ -1,0 +1,39 @@
+"""A finished run is tried once more, as a new run that is linked to it."""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from tidemill.domain.new_run import new_run
+from tidemill.domain.run_status import FINAL
+from tidemill.domain.task import Priority, Task
+from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.foundation.store import Transaction
+from tidemill.foundation.wakeups import Topic
+
+
+def retry_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> dict[int, TaskRun]:
+    """Run id → its new run, for those that are final and whose task was not deleted.
+
+    The new run has the old one's fire time, parameters and priority, and the version in force.
+    """
+    tasks = transaction.tasks({run.task_id for run in runs})
+    retried = [run for run in runs if run.status in FINAL and run.task_id in tasks]
+    new = transaction.insert_runs([_again(transaction, tasks[run.task_id], run) for run in retried])
+    transaction.announce(Topic.READY, Topic.EVENTS)
+    return {old.id: run for old, run in zip(retried, new, strict=True)}
+
+
+def _again(transaction: Transaction, task: Task, run: TaskRun) -> TaskRun:
+    return new_run(
+        task,
+        Trigger.RETRY,
+        f"retry:{run.id}:{uuid4().hex}",
+        run.scheduled_for,
+        transaction.now,
+        not_before=transaction.now,
+        parameters=run.parameters,
+        priority=next(each for each in Priority if each.level == run.priority),
+        timeout_seconds=run.timeout_seconds,
+        missed_count=run.missed_count,
+        retry_of=run.id,
+    )

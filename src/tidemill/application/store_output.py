@@ -1,0 +1,42 @@
+"""What running tasks say is stored while they run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tidemill.domain.lease import is_held
+from tidemill.foundation.store import LogLines, Transaction
+from tidemill.foundation.wakeups import Topic
+
+
+class OutputReport(msgspec.Struct, frozen=True):
+    """What one attempt said since the last report."""
+
+    run_id: int
+    fence: int
+    lines: list[LogLines] = []
+    log_seq: int | None = None
+    progress: dict[str, Any] | None = None
+    checkpoint: Any = None
+
+
+def store_output(transaction: Transaction, reports: Sequence[OutputReport]) -> int:
+    """Store what comes from those who still hold their run; how many reports were stale."""
+    runs = transaction.runs([report.run_id for report in reports])
+    held = [
+        report
+        for report in reports
+        if report.run_id in runs and is_held(runs[report.run_id], report.fence)
+    ]
+    transaction.append_logs([lines for report in held for lines in report.lines])
+    for report in held:
+        columns = {
+            name: value
+            for name in ("log_seq", "progress", "checkpoint")
+            if (value := getattr(report, name)) is not None
+        }
+        if columns:
+            transaction.note_progress(report.run_id, **columns)
+    transaction.announce(Topic.OUTPUT)
+    return len(reports) - len(held)

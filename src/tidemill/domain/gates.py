@@ -1,0 +1,153 @@
+"""May this run start? Each gate answers with what it found.
+
+The loops ask single gates on their way; `explain` asks all of them of one run. Both ask the same
+functions, so that what is explained is what is decided.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.task import TaskStatus, parse_lane
+from tidemill.domain.task_run import Hold, TaskRun
+from tidemill.domain.worker import Worker, WorkerStatus
+
+
+class GateFinding(msgspec.Struct, frozen=True):
+    """What one gate says of one run."""
+
+    gate: str
+    passes: bool
+    detail: str
+
+
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the gates look at."""
+
+    run: TaskRun
+    now: datetime
+    task_status: TaskStatus | None  # None: the task was deleted
+    key_runners: int
+    workers: Sequence[Worker]
+    upstream: Sequence[tuple[str, RunStatus]] = ()  # runs of the same flow run
+    ahead: int = 0  # ready runs of the lane that start earlier
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a run has started or has not."""
+
+    may_start: bool
+    blocking: str | None
+    since: datetime
+    earliest_start: datetime | None
+    gates: list[GateFinding]
+
+
+def explain_run(facts: RunFacts) -> Explanation:
+    """Every gate's finding, in the order in which they are passed."""
+    run = facts.run
+    gates = [
+        status_gate(run),
+        enabled_gate(run, facts.task_status),
+        GateFinding("schedule", True, f"made by {run.trigger}, for {run.scheduled_for:%FT%T.%fZ}"),
+        misfire_gate(run),
+        overlap_gate(run),
+        dependencies_gate(run, facts.upstream),
+        concurrency_gate(run, facts.key_runners),
+        GateFinding("rate", True, "no rate limit applies"),
+        GateFinding("quota", True, "no quota applies"),
+        not_before_gate(run, facts.now),
+        worker_gate(run.lane, facts.workers),
+        priority_gate(facts.ahead),
+    ]
+    blocking = next((finding.gate for finding in gates if not finding.passes), None)
+    return Explanation(
+        may_start=blocking is None,
+        blocking=blocking,
+        since=run.completed_at or run.started_at or run.dispatched_at or run.created_at,
+        earliest_start=None if run.status in FINAL else max(run.not_before, facts.now),
+        gates=gates,
+    )
+
+
+def status_gate(run: TaskRun) -> GateFinding:
+    """Only a run that has not started and is not final may start."""
+    may = run.status in {
+        RunStatus.WAITING, RunStatus.PENDING, RunStatus.DISPATCHED, RunStatus.RETRYING
+    }  # fmt: skip
+    why = f", {run.reason}" if run.reason else ""
+    return GateFinding("status", may, f"{run.status}{why}")
+
+
+def enabled_gate(run: TaskRun, task_status: TaskStatus | None) -> GateFinding:
+    """A deleted task starts nothing; a paused one only makes no new firings."""
+    if task_status is None:
+        return GateFinding("enabled", False, "the task was deleted")
+    return GateFinding("enabled", True, f"the task is {task_status}")
+
+
+def misfire_gate(run: TaskRun) -> GateFinding:
+    """Whether the firing was turned into a run in time."""
+    if run.status is RunStatus.SKIPPED and run.reason in {"misfire", "coalesced", "paused"}:
+        into = f" into run {run.coalesced_into}" if run.coalesced_into else ""
+        return GateFinding("misfire", False, f"the firing was late: {run.reason}{into}")
+    if run.missed_count:
+        return GateFinding("misfire", True, f"stands for {run.missed_count} missed firings too")
+    return GateFinding("misfire", True, "fired in time")
+
+
+def overlap_gate(run: TaskRun) -> GateFinding:
+    """Whether an earlier run of the task keeps this one back."""
+    if run.status is RunStatus.SKIPPED and run.reason == "overlap":
+        return GateFinding("overlap", False, run.error_message or "an earlier run had not ended")
+    if run.hold in {Hold.OVERLAP, Hold.CATCH_UP}:
+        return GateFinding("overlap", False, "waits for an earlier run of the task to end")
+    return GateFinding("overlap", True, "no earlier run is in the way")
+
+
+def dependencies_gate(run: TaskRun, upstream: Sequence[tuple[str, RunStatus]]) -> GateFinding:
+    """Whether the upstream runs of the same flow run have come to what is asked of them."""
+    if run.status is not RunStatus.WAITING:
+        return GateFinding("dependencies", True, "waits for no upstream run")
+    open_runs = ", ".join(f"{name} ({status})" for name, status in upstream)
+    return GateFinding("dependencies", False, f"waits for {open_runs or 'upstream runs'}")
+
+
+def concurrency_gate(run: TaskRun, others: int) -> GateFinding:
+    """Whether `others` runs under the same key leave room for this one."""
+    if run.concurrency_key is None or run.concurrency_limit is None:
+        return GateFinding("concurrency", True, "no limit applies")
+    detail = f"{others} of {run.concurrency_limit} running under {run.concurrency_key!r}"
+    return GateFinding("concurrency", others < run.concurrency_limit, detail)
+
+
+def not_before_gate(run: TaskRun, now: datetime) -> GateFinding:
+    """Whether its time has come."""
+    if run.not_before > now:
+        return GateFinding("not_before", False, f"not before {run.not_before:%FT%T.%fZ}")
+    return GateFinding("not_before", True, f"its time came at {run.not_before:%FT%T.%fZ}")
+
+
+def worker_gate(lane: str, workers: Iterable[Worker]) -> GateFinding:
+    """Whether any active worker serves the run's lane."""
+    serving = serving_workers(lane, workers)
+    if serving:
+        return GateFinding("worker", True, f"{len(serving)} active workers serve {lane}")
+    return GateFinding("worker", False, f"no active worker serves {lane}")
+
+
+def serving_workers(lane: str, workers: Iterable[Worker]) -> list[Worker]:
+    """The active workers that can take runs of `lane`."""
+    parsed = parse_lane(lane)
+    return [
+        worker
+        for worker in workers
+        if worker.status is WorkerStatus.ACTIVE and worker.serves(parsed)
+    ]
+
+
+def priority_gate(ahead: int) -> GateFinding:
+    """Whether ready runs of the lane stand before this one."""
+    return GateFinding("priority", ahead == 0, f"{ahead} ready runs stand before it")

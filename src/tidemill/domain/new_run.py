@@ -1,0 +1,113 @@
+"""How a task becomes a run."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from tidemill.domain.jitter import jittered
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import Priority, Task, concurrency_key_of, lane_of
+from tidemill.domain.task_run import Hold, TaskRun, Trigger, rank_of
+
+SCHEDULE_KEY = "schedule"  # trigger_key of every firing: with the fire time it is one of a kind
+
+
+def fired_run(task: Task, fire_time: datetime, now: datetime, missed_count: int = 0) -> TaskRun:
+    """The run of one firing; jitter delays its start, not its fire time."""
+    return new_run(
+        task,
+        Trigger.SCHEDULE,
+        SCHEDULE_KEY,
+        fire_time,
+        now,
+        not_before=jittered(fire_time, task.key, task.definition.jitter_seconds),
+        missed_count=missed_count,
+    )
+
+
+def new_run(
+    task: Task,
+    trigger: Trigger,
+    trigger_key: str,
+    scheduled_for: datetime,
+    now: datetime,
+    *,
+    not_before: datetime | None = None,
+    parameters: dict[str, Any] | None = None,
+    priority: Priority | None = None,
+    timeout_seconds: float | None = None,
+    missed_count: int = 0,
+    retry_of: int | None = None,
+    traceparent: str | None = None,
+) -> TaskRun:
+    """A pending run of the version in force; None takes what the task says."""
+    definition = task.definition
+    not_before = not_before or scheduled_for
+    ready_at = max(not_before, now)
+    level = (priority or definition.priority).level
+    return TaskRun(
+        namespace=definition.namespace,
+        task_id=task.id,
+        task_name=definition.name,
+        task_version=task.version,
+        task_type=definition.task_type,
+        lane=lane_of(definition),
+        trigger=trigger,
+        trigger_key=trigger_key,
+        scheduled_for=scheduled_for,
+        not_before=not_before,
+        priority=level,
+        rank=rank_of(ready_at, level),
+        status=RunStatus.PENDING,
+        hold=Hold.TIME if not_before > now else None,
+        parameters=parameters or {},
+        max_attempts=definition.retry.max_retries + 1,
+        concurrency_key=concurrency_key_of(task.id, definition.concurrency),
+        concurrency_limit=definition.concurrency.limit,
+        timeout_seconds=timeout_seconds or definition.timeout_seconds,
+        queue_timeout_seconds=definition.queue_timeout_seconds,
+        queue_deadline_at=_after(ready_at, definition.queue_timeout_seconds),
+        deadline_at=_after(ready_at, definition.deadline_seconds),
+        missed_count=missed_count,
+        retry_of=retry_of,
+        traceparent=traceparent,
+        created_at=now,
+    )
+
+
+def skipped_run(
+    task: Task,
+    fire_time: datetime,
+    now: datetime,
+    reason: str,
+    *,
+    coalesced_into: int | None = None,
+    range_from: datetime | None = None,
+    count: int = 1,
+) -> TaskRun:
+    """The row that accounts for a firing that was never to start, or for a range of them."""
+    definition = task.definition
+    return TaskRun(
+        namespace=definition.namespace,
+        task_id=task.id,
+        task_name=definition.name,
+        task_version=task.version,
+        task_type=definition.task_type,
+        lane=lane_of(definition),
+        trigger=Trigger.SCHEDULE,
+        trigger_key=SCHEDULE_KEY,
+        scheduled_for=fire_time,
+        not_before=fire_time,
+        priority=definition.priority.level,
+        rank=now,
+        status=RunStatus.SKIPPED,
+        reason=reason,
+        missed_count=count - 1,
+        coalesced_into=coalesced_into,
+        range_from=range_from,
+        created_at=now,
+        completed_at=now,
+    )
+
+
+def _after(instant: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else instant + timedelta(seconds=seconds)

@@ -1,0 +1,192 @@
+"""A task: what may be run and when. Its definition is versioned; a version never changes."""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from tidemill.domain.schedule import Schedule, ScheduleSpec, compile_schedule
+
+
+class TaskStatus(StrEnum):
+    """Whether a task fires by itself."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"  # fires nothing; may still be triggered
+
+
+class Priority(StrEnum):
+    """Which of two ready runs starts first; the levels are one ageing step apart."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def level(self) -> int:
+        return _LEVELS[self]
+
+
+_LEVELS = {Priority.LOW: 0, Priority.NORMAL: 1, Priority.HIGH: 2, Priority.CRITICAL: 3}
+
+
+class DstPolicy(msgspec.Struct, frozen=True):
+    """What a fixed-time rule does where the local clock jumps."""
+
+    gap: Literal["run_after", "skip"] = "run_after"
+    fold: Literal["first", "second", "both"] = "first"
+
+
+class Misfire(msgspec.Struct, frozen=True):
+    """What becomes of firings that could not be turned into runs in time."""
+
+    policy: Literal["run_once", "skip", "run_all"] = "run_once"
+    grace_seconds: float = 60
+    max_runs: int = 100
+    window_seconds: float = 86_400
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """When a failed attempt is followed by another, and how long after.
+
+    `retry_on` and `never_retry_on` name reasons (`http_status`), exit codes (`75` or `"75"`) or
+    exception types (`builtins.ValueError`, or the bare name); an empty `retry_on` means all.
+    """
+
+    max_retries: int = 0
+    delay_seconds: float = 10
+    backoff: Literal["fixed", "linear", "exponential"] = "exponential"
+    factor: float = 2.0
+    max_delay_seconds: float = 3_600
+    jitter: bool = True
+    retry_on: list[str | int] = []
+    never_retry_on: list[str | int] = []
+
+
+class Concurrency(msgspec.Struct, frozen=True):
+    """At most `limit` runs that share `key` at once; without a key the task is its own key."""
+
+    key: str | None = None
+    limit: int | None = None
+
+
+class Dependency(msgspec.Struct, frozen=True):
+    """An edge to an upstream task and what its run must come to."""
+
+    task: str  # "name:NAME" or the id in digits
+    condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
+
+
+class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that a version of a task says."""
+
+    name: str
+    namespace: str = "default"
+    description: str = ""
+    task_type: str
+    executor: str
+    command: str
+    arguments: Any = {}
+    schedule: str | None = None
+    timezone: str = "UTC"
+    dst: DstPolicy = DstPolicy()
+    misfire: Misfire = Misfire()
+    overlap: Literal["allow", "skip", "queue", "cancel_running"] = "skip"
+    jitter_seconds: float = 0
+    start_at: datetime | None = None
+    end_at: datetime | None = None
+    priority: Priority = Priority.NORMAL
+    retry: Retry = Retry()
+    timeout_seconds: float | None = 3_600
+    queue_timeout_seconds: float | None = None
+    deadline_seconds: float | None = None
+    concurrency: Concurrency = Concurrency()
+    queue: str = "default"
+    worker_selector: dict[str, str] = {}
+    strategy: str | None = None
+    dependencies: list[Dependency] = []
+    trigger_rule: str = "all"
+    tags: list[str] = []
+    metadata: dict[str, Any] = {}
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as it stands: its definition in force and where its schedule is."""
+
+    id: int
+    version: int
+    status: TaskStatus
+    definition: TaskDefinition
+    anchor_at: datetime  # start of `@every` and `@after`; moves when the schedule is edited
+    next_run_at: datetime | None  # the earliest fire time not yet accounted for
+    paused_at: datetime | None = None
+    last_run_at: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def key(self) -> str:
+        """A name that lives as long as the task, for hash-spread times and jitter."""
+        return f"{self.definition.namespace}/{self.definition.name}"
+
+    @property
+    def schedule(self) -> Schedule | None:
+        return schedule_of(self.definition, self.anchor_at)
+
+    def next_after_end(self, ended_at: datetime) -> datetime | None:
+        """The next time of an `@after` schedule, which counts from a run's end."""
+        schedule = schedule_of(self.definition, ended_at)
+        if schedule is None or schedule.kind != "after":
+            return None
+        return schedule.next_after(ended_at)
+
+
+def schedule_of(definition: TaskDefinition, anchor_at: datetime) -> Schedule | None:
+    """The compiled schedule of a definition, or None where it has none; raises InvalidInput."""
+    if definition.schedule is None:
+        return None
+    return compile_schedule(
+        ScheduleSpec(
+            expression=definition.schedule,
+            timezone=definition.timezone,
+            gap=definition.dst.gap,
+            fold=definition.dst.fold,
+            anchor_at=anchor_at,
+            start_at=definition.start_at,
+            end_at=definition.end_at,
+            hash_key=f"{definition.namespace}/{definition.name}",
+        )
+    )
+
+
+def lane_of(definition: TaskDefinition) -> str:
+    """Runs of one lane can be taken by the same workers: same queue, kind and selector."""
+    lane = f"{definition.queue}/{definition.task_type}"
+    if not definition.worker_selector:
+        return lane
+    selector = json.dumps(definition.worker_selector, sort_keys=True, separators=(",", ":"))
+    return f"{lane}/{selector}"
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """What `lane_of` says, read back."""
+
+    queue: str
+    task_type: str
+    selector: dict[str, str]
+
+
+def parse_lane(lane: str) -> Lane:
+    """The parts of a lane."""
+    queue, task_type, *selector = lane.split("/", 2)
+    return Lane(queue, task_type, json.loads(selector[0]) if selector else {})
+
+
+def concurrency_key_of(task_id: int, concurrency: Concurrency) -> str | None:
+    """The key whose holders are counted, or None where nothing is limited."""
+    if concurrency.limit is None:
+        return None
+    return concurrency.key or f"task:{task_id}"

@@ -1,0 +1,158 @@
+"""A run: one execution of a task from creation to its end, and the changes that move it."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from tidemill.domain.events import EventType, RunEvent
+from tidemill.domain.run_status import RunStatus, may_follow
+
+AGEING_STEP = timedelta(minutes=5)  # waiting this long is worth one level of priority
+
+
+class Trigger(StrEnum):
+    """What made a run."""
+
+    SCHEDULE = "schedule"
+    MANUAL = "manual"
+    DEPENDENCY = "dependency"
+    RETRY = "retry"
+    BACKFILL = "backfill"
+    API = "api"
+    EVENT = "event"
+
+
+class Hold(StrEnum):
+    """What keeps a pending run from being dispatched; whoever removes the cause clears it."""
+
+    TIME = "time"  # not_before has not come
+    OVERLAP = "overlap"  # an earlier run of the task has not ended
+    CATCH_UP = "catch_up"  # as OVERLAP, but made by run_all: never superseded by a newer one
+    LIMIT = "limit"  # its concurrency key is full
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt closed."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"  # its worker's lease ran out
+    HANDED_BACK = "handed_back"  # its worker drained; costs none of the allowed attempts
+
+
+class TaskRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution of a task. The fields are the columns of `task_runs`, in order."""
+
+    id: int = 0  # given by the store
+    namespace: str
+    task_id: int
+    task_name: str
+    task_version: int
+    task_type: str
+    lane: str
+    trigger: Trigger
+    trigger_key: str  # with task_id and scheduled_for, what makes the run one of a kind
+    scheduled_for: datetime  # the fire time the rule demanded
+    not_before: datetime
+    priority: int
+    rank: datetime  # ready runs start in this order; see `rank_of`
+    status: RunStatus
+    hold: Hold | None = None
+    reason: str | None = None
+    parameters: dict[str, Any] = {}
+    attempt: int = 0
+    max_attempts: int = 1
+    losses: int = 0
+    hand_backs: int = 0
+    fence: int = 0
+    worker_id: str | None = None
+    lease_expires_at: datetime | None = None
+    flow_run_id: str | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    timeout_seconds: float | None = None
+    queue_timeout_seconds: float | None = None
+    queue_deadline_at: datetime | None = None
+    deadline_at: datetime | None = None
+    missed_count: int = 0
+    coalesced_into: int | None = None
+    range_from: datetime | None = None  # a skipped row for all fire times from here on
+    retry_of: int | None = None
+    result: Any = None
+    error_message: str | None = None
+    exit_code: int | None = None
+    progress: dict[str, Any] | None = None
+    checkpoint: Any = None
+    traceparent: str | None = None
+    event_seq: int = 0
+    log_seq: int = 0
+    created_at: datetime
+    dispatched_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+
+class RunAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try of a run, numbered from 1. The fields are the columns of `run_attempts`."""
+
+    run_id: int
+    attempt: int
+    fence: int
+    worker_id: str
+    started_at: datetime
+    completed_at: datetime | None = None
+    outcome: AttemptOutcome | None = None
+    exit_code: int | None = None
+    error_message: str | None = None
+
+
+class RunChange(msgspec.Struct, frozen=True):
+    """A guarded change of one run row and the event that tells it.
+
+    It applies only while the row still has the status, fence and event number of `before`.
+    """
+
+    before: TaskRun
+    changes: dict[str, Any]
+    event: RunEvent
+
+
+def move(
+    run: TaskRun,
+    to: RunStatus,
+    at: datetime,
+    event: EventType,
+    data: dict[str, Any] | None = None,
+    **changes: Any,
+) -> RunChange:
+    """The change that takes `run` to status `to`; raises ValueError where §2 forbids it."""
+    if not may_follow(run.status, to):
+        raise ValueError(f"a run may not go from {run.status} to {to}")
+    changes["status"] = to
+    told = {"from": run.status.value, "to": to.value}
+    return annotate(run, at, event, told | data if data else told, **changes)
+
+
+def annotate(
+    run: TaskRun,
+    at: datetime,
+    event: EventType,
+    data: dict[str, Any] | None = None,
+    **changes: Any,
+) -> RunChange:
+    """A change that leaves the status as it is but is told in the run's log."""
+    seq = run.event_seq + 1
+    changes["event_seq"] = seq
+    return RunChange(run, changes, RunEvent(run.id, seq, event, at, data or {}, run.namespace))
+
+
+def rank_of(ready_at: datetime, priority: int) -> datetime:
+    """The order of ready runs as a fixed instant: each level of priority is five minutes' lead.
+
+    A run that waits gains on later ones by itself, so that ageing needs no rewriting of rows.
+    """
+    return ready_at - priority * AGEING_STEP

@@ -1,0 +1,48 @@
+"""Hands ready runs to workers. A message is a hint: the database decides what it still means."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class RunMessage(msgspec.Struct, frozen=True):
+    """Names runs of one lane, in the order in which they should start."""
+
+    lane: str
+    run_ids: tuple[int, ...]
+
+
+class Delivery(Protocol):
+    """A message as one worker received it."""
+
+    message: RunMessage
+
+    async def acknowledge(self) -> None:
+        """The claim it led to is committed, or will never be."""
+
+    async def refuse(self) -> None:
+        """Give it back: another may claim what it names."""
+
+
+class Subscription(Protocol):
+    """What one worker receives."""
+
+    async def receive(self, timeout_seconds: float | None = None) -> Delivery | None:
+        """The next message for this worker, or None when so many seconds passed first."""
+
+    async def close(self) -> None:
+        """Receive no more; what was delivered and not acknowledged goes to others."""
+
+
+class MessageQueue(Protocol):
+    """Carries messages from dispatchers to workers, at least once, order not promised."""
+
+    async def publish(self, messages: Sequence[RunMessage]) -> None:
+        """Hand these over; raises Unavailable when that cannot be said for sure."""
+
+    async def subscribe(self, queues: Sequence[str], task_types: Sequence[str]) -> Subscription:
+        """Receive the messages of the lanes that these queues and task types make up."""
+
+    async def close(self) -> None:
+        """Free what is held; may be called twice."""

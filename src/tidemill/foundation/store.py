@@ -1,0 +1,257 @@
+"""What the product asks of a database.
+
+A use case is a plain function of a `Transaction`; `Store.transact` runs it as one transaction.
+It may be run again from the start when the database asks for that, so it must change nothing but
+the transaction. Each method is one statement for a whole batch, whatever its size.
+
+All instants come from the database (`Transaction.now`), never from the caller's clock.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from tidemill.domain.overlap import UnfinishedRun
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import Task, TaskDefinition
+from tidemill.domain.task_run import AttemptOutcome, RunAttempt, RunChange, TaskRun
+from tidemill.domain.worker import Worker
+from tidemill.foundation.wakeups import Topic
+
+T = TypeVar("T")
+
+
+class TaskAdvance(msgspec.Struct, frozen=True):
+    """Where a task's schedule stands after a firing."""
+
+    task_id: int
+    next_run_at: datetime | None
+    last_run_at: datetime | None
+
+
+class AttemptClosing(msgspec.Struct, frozen=True):
+    """How one attempt ended."""
+
+    run_id: int
+    attempt: int
+    outcome: AttemptOutcome
+    completed_at: datetime
+    exit_code: int | None = None
+    error_message: str | None = None
+
+
+class LogLines(msgspec.Struct, frozen=True):
+    """Consecutive lines of one stream of a run; the fields are the columns of `run_logs`."""
+
+    run_id: int
+    first_seq: int
+    last_seq: int
+    attempt: int
+    stream: str
+    at: datetime
+    text: str
+
+
+class StoredAnswer(msgspec.Struct, frozen=True):
+    """What was answered to the first call that carried an idempotency key."""
+
+    scope: str
+    key: str
+    request_hash: str
+    answer: Any
+    created_at: datetime
+
+
+class Reads(Protocol):
+    """Looking without locking. Decides nothing: what is read may be old already."""
+
+    now: datetime
+
+    def task(self, task_id: int, namespace: str | None = None) -> Task | None:
+        """The task that was not deleted; in `namespace` only, where one is given."""
+
+    def task_named(self, namespace: str, name: str) -> Task | None:
+        """The task of this name that was not deleted."""
+
+    def run(self, run_id: int, namespace: str | None = None) -> TaskRun | None:
+        """One run; in `namespace` only, where one is given."""
+
+    def definitions(
+        self, keys: Collection[tuple[int, int]]
+    ) -> Mapping[tuple[int, int], TaskDefinition]:
+        """The definitions of (task id, version) pairs; a version never changes."""
+
+    def workers_alive(self) -> list[Worker]:
+        """Workers that are active or draining."""
+
+
+class Transaction(Reads, Protocol):
+    """One transaction. Rows that it reads to change them are locked against others."""
+
+    def announce(self, *topics: Topic) -> None:
+        """Wake the listeners of these topics once this is committed."""
+
+    # tasks
+
+    def due_tasks(self, limit: int) -> list[Task]:
+        """Active tasks whose next_run_at has come, oldest first; rows others hold are left out."""
+
+    def next_due_at(self) -> datetime | None:
+        """The earliest next_run_at of the active tasks."""
+
+    def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
+        """These tasks, locked; deleted ones are left out."""
+
+    def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
+        """Move schedules on. A `last_run_at` of None leaves the old one."""
+
+    def insert_task(self, task: Task) -> Task:
+        """Store a new task and its first version; raises Conflict where the name is taken."""
+
+    def replace_task(self, before: Task, after: Task) -> None:
+        """Store `after` in place of `before`, and its definition if the version is new.
+
+        Raises VersionMismatch where the row is not at `before.version` any more.
+        """
+
+    def delete_task(self, task_id: int) -> None:
+        """Mark as deleted: its name is free again, its history stays."""
+
+    def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
+        """Every dependency of a namespace: task id → the ids of its upstream tasks."""
+
+    def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
+        """The upstream tasks of a task and their conditions."""
+
+    # runs
+
+    def insert_runs(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
+        """Store new runs, each with its first event; returns them with their ids, in order.
+
+        A run whose (task_id, trigger_key, scheduled_for) exists already is left out: the firing
+        was made before.
+        """
+
+    def runs(self, run_ids: Collection[int]) -> dict[int, TaskRun]:
+        """These runs, locked."""
+
+    def change_runs(self, changes: Sequence[RunChange]) -> None:
+        """Apply guarded changes and append their events; at most one change per run.
+
+        Raises ConcurrentChange where a row is no longer what `before` says.
+        """
+
+    def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
+        """All unfinished runs of these tasks but backfills, oldest first."""
+
+    def runs_of_tasks(
+        self, task_ids: Collection[int], statuses: Collection[RunStatus]
+    ) -> list[TaskRun]:
+        """Runs of these tasks in these statuses, locked."""
+
+    def due_holds(self, limit: int) -> list[TaskRun]:
+        """Pending and retrying runs held for TIME whose not_before has come."""
+
+    def next_hold_ends_at(self) -> datetime | None:
+        """The earliest not_before of the runs held for TIME."""
+
+    def ready_lanes(self) -> dict[str, int]:
+        """Lanes that have ready runs, each with how many of its runs are dispatched."""
+
+    def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
+        """Pending runs without a hold, by rank, then scheduled_for."""
+
+    def key_holders(self, keys: Collection[str]) -> dict[str, int]:
+        """How many runs are dispatched, running or cancelling under each concurrency key."""
+
+    def key_runners(self, keys: Collection[str]) -> dict[str, int]:
+        """How many runs are running or cancelling under each concurrency key."""
+
+    def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
+        """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""
+
+    def held_for_keys(self, room: Mapping[str, int]) -> list[TaskRun]:
+        """For each key, as many of its runs held for LIMIT as there is room, by rank."""
+
+    def held_keys(self) -> dict[str, int]:
+        """Concurrency keys under which runs are held for LIMIT, each with their largest limit."""
+
+    def previous_successes(self, task_ids: Collection[int]) -> dict[int, datetime]:
+        """When the latest successful run of each task completed."""
+
+    def expired_leases(self, limit: int) -> list[TaskRun]:
+        """Runs whose lease is over."""
+
+    def runs_held_by(self, worker_ids: Collection[str]) -> list[TaskRun]:
+        """Runs that these workers hold a lease on."""
+
+    def overdue_runs(self, limit: int) -> list[TaskRun]:
+        """Not yet running, and past their queue_deadline_at or deadline_at."""
+
+    def stuck_dispatches(self, before: datetime, limit: int) -> list[TaskRun]:
+        """Dispatched before this instant and still not claimed."""
+
+    # attempts, leases, output
+
+    def open_attempts(self, attempts: Sequence[RunAttempt]) -> None:
+        """Store attempts that begin."""
+
+    def close_attempts(self, closings: Sequence[AttemptClosing]) -> None:
+        """Close attempts, each once; one that is closed already stays as it is."""
+
+    def renew_leases(
+        self, worker_id: str, fences: Mapping[int, int], until: datetime
+    ) -> dict[int, RunStatus]:
+        """Extend the leases still held with these fences (run id → fence); their statuses."""
+
+    def append_logs(self, lines: Sequence[LogLines]) -> None:
+        """Store output; what is there already under the same number stays."""
+
+    def note_progress(self, run_id: int, **columns: Any) -> None:
+        """Set log_seq, progress or checkpoint of a run that is held; no event is told."""
+
+    # workers
+
+    def worker(self, worker_id: str) -> Worker | None:
+        """One worker, locked."""
+
+    def save_worker(self, worker: Worker) -> None:
+        """Insert or replace."""
+
+    def silent_workers(self, before: datetime) -> list[Worker]:
+        """Active or draining workers whose last heartbeat is older than this instant."""
+
+    # idempotency
+
+    def stored_answer(self, scope: str, key: str) -> StoredAnswer | None:
+        """What was answered to this key within its 24 hours."""
+
+    def store_answer(self, answer: StoredAnswer) -> None:
+        """Keep an answer under its key."""
+
+    # history
+
+    def prune(self, completed_before: datetime, limit: int) -> int:
+        """Delete up to `limit` finished runs and all that belongs to them; how many went."""
+
+    def prune_answers(self, created_before: datetime) -> int:
+        """Delete stored answers older than this instant."""
+
+
+class Store(Protocol):
+    """A database that holds everything."""
+
+    async def transact(self, body: Callable[[Transaction], T]) -> T:
+        """Run `body` as one transaction and return what it returns, once that is durable.
+
+        Raises whatever `body` raises, with nothing changed, and Unavailable where the database
+        does not answer or is full.
+        """
+
+    async def read(self, body: Callable[[Reads], T]) -> T:
+        """Run `body` on a snapshot, beside whatever is being written."""
+
+    async def close(self) -> None:
+        """Finish what was begun; may be called twice."""

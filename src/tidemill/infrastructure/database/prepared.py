@@ -1,0 +1,143 @@
+"""A SQLAlchemy statement compiled once for one engine, ready for its driver.
+
+SQLAlchemy writes the SQL and knows the types; the driver runs it. Between the two stands only
+what the types say about values, so that a hot statement costs what the driver costs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from json import dumps
+from typing import Any
+
+from sqlalchemy import Dialect, Table, Text, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.selectable import Select
+from sqlalchemy.sql.type_api import TypeEngine
+from sqlalchemy.types import Boolean, TypeDecorator
+
+Convert = Callable[[Any], Any]
+
+
+class Prepared:
+    """The SQL text of a statement, and how its parameters and rows are converted.
+
+    Parameters are bound by position; `bind` puts a mapping into that order.
+    """
+
+    def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        self.sql = str(compiled)
+        names = compiled.positiontup or []
+        self._binds = [
+            (name, compiled.binds[name].value, _to_driver(compiled.binds[name].type, dialect))
+            for name in names
+        ]
+        columns = [] if not hasattr(statement, "exported_columns") else statement.exported_columns
+        self._results = [
+            (index, convert)
+            for index, column in enumerate(columns)
+            if (convert := _from_driver(column.type, dialect)) is not None
+        ]
+
+    def bind(self, parameters: Mapping[str, Any]) -> list[Any]:
+        """The values in the driver's order; a literal that the statement brought stays."""
+        values = []
+        for name, default, convert in self._binds:
+            value = parameters.get(name, default)
+            values.append(value if convert is None or value is None else convert(value))
+        return values
+
+    def read(self, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+        """Rows as the domain knows their values."""
+        results = self._results
+        converted = []
+        for row in rows:
+            values = list(row)
+            for index, convert in results:
+                if values[index] is not None:
+                    values[index] = convert(values[index])
+            converted.append(values)
+        return converted
+
+
+class PreparedRows:
+    """An INSERT of whole rows whose values stand in the order of `columns`."""
+
+    def __init__(self, table: Table, columns: Sequence[str], dialect: Dialect) -> None:
+        statement = table.insert().values({name: _bind_of(table, name) for name in columns})
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        self.sql = str(compiled)
+        order = [columns.index(name) for name in compiled.positiontup or []]
+        assert order == list(range(len(columns))), "columns must stand in the table's order"
+        self._converts = [
+            (index, convert)
+            for index, name in enumerate(columns)
+            if (convert := _to_driver(table.c[name].type, dialect)) is not None
+        ]
+
+    def bind(self, row: Iterable[Any]) -> list[Any]:
+        """One row's values as the driver takes them."""
+        values = list(row)
+        for index, convert in self._converts:
+            if values[index] is not None:
+                values[index] = convert(values[index])
+        return values
+
+
+class InArray(ColumnElement[bool]):
+    """`column` is one of the values of one array parameter: one statement for any number."""
+
+    inherit_cache = False
+    type = Boolean()
+
+    def __init__(self, column: ColumnElement[Any], array: BindParameter[Any]) -> None:
+        self.column = column
+        self.array = array
+
+
+@compiles(InArray, "sqlite")
+def _in_array_on_sqlite(element: InArray, compiler: SQLCompiler, **kw: Any) -> str:
+    column, array = compiler.process(element.column, **kw), compiler.process(element.array, **kw)
+    return f"{column} IN (SELECT value FROM json_each({array}))"
+
+
+@compiles(InArray, "postgresql")
+def _in_array_on_postgresql(element: InArray, compiler: SQLCompiler, **kw: Any) -> str:
+    column, array = compiler.process(element.column, **kw), compiler.process(element.array, **kw)
+    return f"{column} = ANY({array})"
+
+
+class Array(TypeDecorator[Any]):
+    """The array parameter of an InArray: native, or JSON text where there are no arrays."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return list(value) if dialect.name == "postgresql" else dumps(list(value))
+
+
+def in_array(column: ColumnElement[Any], name: str) -> InArray:
+    """`column` is one of the values of the array parameter `name`."""
+    return InArray(column, BindParameter(name, type_=Array()))
+
+
+def struct_columns(table: Table, fields: Sequence[str]) -> Select[Any]:
+    """SELECT the columns that a struct's fields name, in their order."""
+    return select(*(table.c[field] for field in fields))
+
+
+def _bind_of(table: Table, name: str) -> BindParameter[Any]:
+    return BindParameter(name, type_=table.c[name].type)
+
+
+def _to_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
+    return type_.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _from_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
+    return type_.dialect_impl(dialect).result_processor(dialect, None)

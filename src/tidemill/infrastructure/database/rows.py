@@ -1,0 +1,99 @@
+"""The ground that the parts of a transaction stand on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import Dialect, Table
+from sqlalchemy.sql import ClauseElement
+
+from tidemill.domain.events import RunEvent
+from tidemill.domain.task import TaskDefinition
+from tidemill.foundation.wakeups import Topic
+from tidemill.infrastructure.database.prepared import Prepared, PreparedRows
+
+
+class Connection(Protocol):
+    """A driver's connection inside a transaction; errors come as the driver raises them."""
+
+    def fetch(self, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return all its rows."""
+
+    def execute(self, sql: str, values: Sequence[Any]) -> int:
+        """Run one statement; how many rows it changed."""
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run one statement for each row of values; how many rows were changed in all."""
+
+
+class StatementCache:
+    """What was compiled for one engine, and definitions that were decoded: neither ever changes."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.definitions: dict[tuple[int, int], TaskDefinition] = {}
+        self._prepared: dict[ClauseElement, Prepared] = {}
+        self._rows: dict[tuple[Table, tuple[str, ...]], PreparedRows] = {}
+        self._by_shape: dict[tuple[Any, ...], Prepared] = {}
+
+    def prepared(self, statement: ClauseElement) -> Prepared:
+        """`statement`, a module's constant, compiled once."""
+        found = self._prepared.get(statement)
+        if found is None:
+            found = self._prepared[statement] = Prepared(statement, self.dialect)
+        return found
+
+    def insert(self, table: Table, columns: tuple[str, ...]) -> PreparedRows:
+        """The INSERT of these columns."""
+        found = self._rows.get((table, columns))
+        if found is None:
+            found = self._rows[table, columns] = PreparedRows(table, columns, self.dialect)
+        return found
+
+    def shaped(self, shape: tuple[Any, ...], statement: ClauseElement | None) -> Prepared | None:
+        """The statement of this shape; compiled from `statement` where it was not yet seen."""
+        found = self._by_shape.get(shape)
+        if found is None and statement is not None:
+            found = self._by_shape[shape] = Prepared(statement, self.dialect)
+        return found
+
+
+class Rows:
+    """Runs statements and collects what is to be told after the commit."""
+
+    def __init__(self, connection: Connection, cache: StatementCache, now: datetime) -> None:
+        self.now = now
+        self.topics: set[Topic] = set()
+        self.events: list[RunEvent] = []
+        self.connection = connection
+        self.cache = cache
+
+    def announce(self, *topics: Topic) -> None:
+        self.topics.update(topics)
+
+    def fetch(self, statement: ClauseElement, **parameters: Any) -> list[list[Any]]:
+        """All rows of a constant statement, as the domain knows their values."""
+        prepared = self.cache.prepared(statement)
+        return prepared.read(self.connection.fetch(prepared.sql, prepared.bind(parameters)))
+
+    def fetch_once(self, statement: ClauseElement) -> list[list[Any]]:
+        """All rows of a statement that was built for this call."""
+        prepared = Prepared(statement, self.cache.dialect)
+        return prepared.read(self.connection.fetch(prepared.sql, prepared.bind({})))
+
+    def execute(self, statement: ClauseElement, **parameters: Any) -> int:
+        """Run a constant statement; how many rows it changed."""
+        prepared = self.cache.prepared(statement)
+        return self.connection.execute(prepared.sql, prepared.bind(parameters))
+
+    def execute_many(self, statement: ClauseElement, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Run a constant statement for each mapping of parameters; rows changed in all."""
+        prepared = self.cache.prepared(statement)
+        return self.connection.execute_many(prepared.sql, [prepared.bind(row) for row in rows])
+
+    def insert_rows(
+        self, table: Table, columns: tuple[str, ...], rows: Iterable[Iterable[Any]]
+    ) -> None:
+        """Insert whole rows."""
+        prepared = self.cache.insert(table, columns)
+        self.connection.execute_many(prepared.sql, [prepared.bind(row) for row in rows])

@@ -1,0 +1,384 @@
+"""Runs, their attempts, events and output."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import and_, bindparam, func, or_, select, text
+
+from tidemill.domain.events import EventType, RunEvent
+from tidemill.domain.overlap import UnfinishedRun
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task_run import RunAttempt, RunChange, TaskRun, Trigger
+from tidemill.errors import ConcurrentChange
+from tidemill.foundation.store import AttemptClosing, LogLines
+from tidemill.infrastructure.database.prepared import in_array, struct_columns
+from tidemill.infrastructure.database.rows import Rows
+from tidemill.infrastructure.database.tables import (
+    HAS_SUCCEEDED,
+    HOLDS_KEY,
+    IS_DISPATCHED,
+    IS_HELD_FOR_LIMIT,
+    IS_HELD_FOR_TASK,
+    IS_HELD_FOR_TIME,
+    IS_LEASED,
+    IS_READY,
+    IS_UNFINISHED,
+    run_attempts,
+    run_events,
+    run_logs,
+    task_runs,
+)
+
+_FIELDS = TaskRun.__struct_fields__
+_EVENT_COLUMNS = ("run_id", "seq", "type", "at", "data", "namespace")
+_runs = task_runs.c
+
+_run = struct_columns(task_runs, _FIELDS)
+_locked = _run.with_for_update()
+_by_id = _run.where(_runs.id == bindparam("run_id"))
+_by_id_in_namespace = _by_id.where(_runs.namespace == bindparam("namespace"))
+_by_ids = _locked.where(in_array(_runs.id, "ids"))
+_existing_firings = select(_runs.task_id, _runs.trigger_key, _runs.scheduled_for).where(
+    in_array(_runs.task_id, "ids"), in_array(_runs.scheduled_for, "times")
+)
+_unfinished = (
+    select(_runs.id, _runs.task_id, _runs.status, _runs.hold)
+    .where(
+        text(IS_UNFINISHED),
+        in_array(_runs.task_id, "ids"),
+        _runs.trigger != Trigger.BACKFILL,
+    )
+    .order_by(_runs.id)
+)
+_of_tasks = _locked.where(
+    text(IS_UNFINISHED), in_array(_runs.task_id, "ids"), in_array(_runs.status, "statuses")
+)
+_due_holds = (
+    _locked.where(text(IS_HELD_FOR_TIME), _runs.not_before <= bindparam("now"))
+    .order_by(_runs.not_before)
+    .limit(bindparam("limit"))
+)
+_next_hold = select(func.min(_runs.not_before)).where(text(IS_HELD_FOR_TIME))
+# One probe of the index per lane, however many runs are ready: the smallest lane, then the next.
+_lanes = text(
+    f"WITH RECURSIVE lanes(lane) AS ("
+    f" SELECT min(lane) FROM task_runs WHERE {IS_READY}"
+    f" UNION ALL SELECT (SELECT min(r.lane) FROM task_runs r"
+    f" WHERE {IS_READY} AND r.lane > lanes.lane) FROM lanes WHERE lanes.lane IS NOT NULL)"
+    f" SELECT lane, (SELECT count(*) FROM task_runs d"
+    f" WHERE d.{IS_DISPATCHED} AND d.lane = lanes.lane) FROM lanes WHERE lane IS NOT NULL"
+)
+_ready = (
+    _locked.where(text(IS_READY), _runs.lane == bindparam("lane"))
+    .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
+    .limit(bindparam("limit"))
+)
+_key_holders = (
+    select(_runs.concurrency_key, func.count())
+    .where(text(HOLDS_KEY), in_array(_runs.concurrency_key, "keys"))
+    .group_by(_runs.concurrency_key)
+)
+_key_runners = _key_holders.where(_runs.status != RunStatus.DISPATCHED)
+_held_for_tasks = _locked.where(text(IS_HELD_FOR_TASK), in_array(_runs.task_id, "ids")).order_by(
+    _runs.scheduled_for, _runs.id
+)
+_held_for_key = (
+    _locked.where(text(IS_HELD_FOR_LIMIT), _runs.concurrency_key == bindparam("key"))
+    .order_by(_runs.rank)
+    .limit(bindparam("limit"))
+)
+_held_keys = (
+    select(_runs.concurrency_key, func.max(_runs.concurrency_limit))
+    .where(text(IS_HELD_FOR_LIMIT))
+    .group_by(_runs.concurrency_key)
+)
+_previous_success = (
+    select(_runs.task_id, func.max(_runs.completed_at))
+    .where(text(HAS_SUCCEEDED), in_array(_runs.task_id, "ids"))
+    .group_by(_runs.task_id)
+)
+_expired = (
+    _locked.where(text(IS_LEASED), _runs.lease_expires_at <= bindparam("now"))
+    .order_by(_runs.lease_expires_at)
+    .limit(bindparam("limit"))
+)
+_held_by = _locked.where(text(IS_LEASED), in_array(_runs.worker_id, "workers"))
+_overdue = _locked.where(
+    text(IS_UNFINISHED),
+    or_(
+        and_(
+            _runs.queue_deadline_at.is_not(None),
+            _runs.queue_deadline_at <= bindparam("now"),
+        ),
+        and_(_runs.deadline_at.is_not(None), _runs.deadline_at <= bindparam("now")),
+    ),
+    _runs.status.not_in([RunStatus.RUNNING, RunStatus.CANCELLING]),
+).limit(bindparam("limit"))
+_stuck = _locked.where(text(IS_DISPATCHED), _runs.dispatched_at <= bindparam("before")).limit(
+    bindparam("limit")
+)
+_close_attempt = (
+    run_attempts.update()
+    .where(
+        run_attempts.c.run_id == bindparam("closed_run"),
+        run_attempts.c.attempt == bindparam("closed_attempt"),
+        run_attempts.c.outcome.is_(None),
+    )
+    .values(
+        outcome=bindparam("outcome"),
+        completed_at=bindparam("completed_at"),
+        exit_code=bindparam("exit_code"),
+        error_message=bindparam("error_message"),
+    )
+)
+_renew = (
+    task_runs.update()
+    .where(
+        _runs.id == bindparam("run_id"),
+        _runs.fence == bindparam("held_fence"),
+        _runs.worker_id == bindparam("holder"),
+        text(IS_LEASED),
+    )
+    .values(lease_expires_at=bindparam("until"))
+)
+_held_statuses = select(_runs.id, _runs.fence, _runs.status).where(
+    text(IS_LEASED), in_array(_runs.id, "ids"), _runs.worker_id == bindparam("holder")
+)
+_prunable = (
+    select(_runs.id)
+    .where(_runs.completed_at <= bindparam("before"))
+    .order_by(_runs.completed_at)
+    .limit(bindparam("limit"))
+)
+_prune_statements = [
+    table.delete().where(in_array(column, "ids"))
+    for table, column in (
+        (run_logs, run_logs.c.run_id),
+        (run_events, run_events.c.run_id),
+        (run_attempts, run_attempts.c.run_id),
+        (task_runs, task_runs.c.id),
+    )
+]
+
+
+class RunRows(Rows):
+    """The part of a transaction that reads and writes runs."""
+
+    def run(self, run_id: int, namespace: str | None = None) -> TaskRun | None:
+        if namespace is None:
+            rows = self.fetch(_by_id, run_id=run_id)
+        else:
+            rows = self.fetch(_by_id_in_namespace, run_id=run_id, namespace=namespace)
+        return run_from(rows[0]) if rows else None
+
+    def runs(self, run_ids: Collection[int]) -> dict[int, TaskRun]:
+        return {row[0]: run_from(row) for row in self.fetch(_by_ids, ids=run_ids)}
+
+    def insert_runs(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
+        new = self._without_existing(runs)
+        if not new:
+            return []
+        ids = self.allocate_run_ids(len(new))
+        stored = [
+            msgspec.structs.replace(run, id=run_id, event_seq=1)
+            for run, run_id in zip(new, ids, strict=True)
+        ]
+        self.insert_rows(task_runs, _FIELDS, map(msgspec.structs.astuple, stored))
+        self._append_events([_first_event(run) for run in stored])
+        return stored
+
+    def _without_existing(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
+        rows = self.fetch(
+            _existing_firings,
+            ids={run.task_id for run in runs},
+            times=self.instants({run.scheduled_for for run in runs}),
+        )
+        if not rows:
+            return list(runs)
+        existing = {tuple(row) for row in rows}
+        return [
+            run for run in runs if (run.task_id, run.trigger_key, run.scheduled_for) not in existing
+        ]
+
+    def allocate_run_ids(self, count: int) -> Sequence[int]:
+        """So many new ids, ascending."""
+        raise NotImplementedError
+
+    def instants(self, values: Iterable[datetime]) -> list[Any]:
+        """Instants as they stand in an array parameter."""
+        raise NotImplementedError
+
+    def change_runs(self, changes: Sequence[RunChange]) -> None:
+        by_columns: dict[tuple[str, ...], list[list[Any]]] = {}
+        for change in changes:
+            columns = tuple(sorted(change.changes))
+            prepared = self.cache.shaped(("change", columns), None) or self.cache.shaped(
+                ("change", columns), _guarded_update(columns)
+            )
+            assert prepared is not None
+            values = prepared.bind(_guard_of(change.before) | change.changes)
+            by_columns.setdefault(columns, []).append(values)
+        for columns, rows in by_columns.items():
+            prepared = self.cache.shaped(("change", columns), None)
+            assert prepared is not None
+            if self.connection.execute_many(prepared.sql, rows) != len(rows):
+                raise ConcurrentChange("a run moved while it was being changed")
+        self._append_events([change.event for change in changes])
+
+    def _append_events(self, events: list[RunEvent]) -> None:
+        self.insert_rows(
+            run_events,
+            _EVENT_COLUMNS,
+            ((e.run_id, e.seq, e.type, e.at, e.data, e.namespace) for e in events),
+        )
+        self.events.extend(events)
+
+    def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
+        return [UnfinishedRun(*row) for row in self.fetch(_unfinished, ids=task_ids)]
+
+    def runs_of_tasks(
+        self, task_ids: Collection[int], statuses: Collection[RunStatus]
+    ) -> list[TaskRun]:
+        return _all(self.fetch(_of_tasks, ids=task_ids, statuses=[s.value for s in statuses]))
+
+    def due_holds(self, limit: int) -> list[TaskRun]:
+        return _all(self.fetch(_due_holds, now=self.now, limit=limit))
+
+    def next_hold_ends_at(self) -> datetime | None:
+        found: datetime | None = self.fetch(_next_hold)[0][0]
+        return found
+
+    def ready_lanes(self) -> dict[str, int]:
+        return dict(self.fetch(_lanes))
+
+    def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
+        return _all(self.fetch(_ready, lane=lane, limit=limit))
+
+    def key_holders(self, keys: Collection[str]) -> dict[str, int]:
+        return dict(self.fetch(_key_holders, keys=keys)) if keys else {}
+
+    def key_runners(self, keys: Collection[str]) -> dict[str, int]:
+        return dict(self.fetch(_key_runners, keys=keys)) if keys else {}
+
+    def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
+        return _all(self.fetch(_held_for_tasks, ids=task_ids))
+
+    def held_for_keys(self, room: Mapping[str, int]) -> list[TaskRun]:
+        found: list[TaskRun] = []
+        for key, limit in room.items():
+            found += _all(self.fetch(_held_for_key, key=key, limit=limit))
+        return found
+
+    def held_keys(self) -> dict[str, int]:
+        return dict(self.fetch(_held_keys))
+
+    def previous_successes(self, task_ids: Collection[int]) -> dict[int, datetime]:
+        return dict(self.fetch(_previous_success, ids=task_ids))
+
+    def expired_leases(self, limit: int) -> list[TaskRun]:
+        return _all(self.fetch(_expired, now=self.now, limit=limit))
+
+    def runs_held_by(self, worker_ids: Collection[str]) -> list[TaskRun]:
+        return _all(self.fetch(_held_by, workers=worker_ids))
+
+    def overdue_runs(self, limit: int) -> list[TaskRun]:
+        return _all(self.fetch(_overdue, now=self.now, limit=limit))
+
+    def stuck_dispatches(self, before: datetime, limit: int) -> list[TaskRun]:
+        return _all(self.fetch(_stuck, before=before, limit=limit))
+
+    def open_attempts(self, attempts: Sequence[RunAttempt]) -> None:
+        self.insert_rows(
+            run_attempts, RunAttempt.__struct_fields__, map(msgspec.structs.astuple, attempts)
+        )
+
+    def close_attempts(self, closings: Sequence[AttemptClosing]) -> None:
+        self.execute_many(
+            _close_attempt,
+            (
+                {
+                    "closed_run": each.run_id,
+                    "closed_attempt": each.attempt,
+                    "outcome": each.outcome,
+                    "completed_at": each.completed_at,
+                    "exit_code": each.exit_code,
+                    "error_message": each.error_message,
+                }
+                for each in closings
+            ),
+        )
+
+    def renew_leases(
+        self, worker_id: str, fences: Mapping[int, int], until: datetime
+    ) -> dict[int, RunStatus]:
+        self.execute_many(
+            _renew,
+            (
+                {"run_id": run_id, "held_fence": fence, "holder": worker_id, "until": until}
+                for run_id, fence in fences.items()
+            ),
+        )
+        rows = self.fetch(_held_statuses, ids=fences, holder=worker_id)
+        return {run_id: status for run_id, fence, status in rows if fences[run_id] == fence}
+
+    def append_logs(self, lines: Sequence[LogLines]) -> None:
+        self.insert_rows(run_logs, LogLines.__struct_fields__, map(msgspec.structs.astuple, lines))
+
+    def note_progress(self, run_id: int, **columns: Any) -> None:
+        names = tuple(sorted(columns))
+        statement = (
+            task_runs.update()
+            .where(_runs.id == bindparam("run_id"))
+            .values({name: bindparam(name, type_=_runs[name].type) for name in names})
+        )
+        prepared = self.cache.shaped(("note", names), statement)
+        assert prepared is not None
+        self.connection.execute(prepared.sql, prepared.bind(columns | {"run_id": run_id}))
+
+    def prune(self, completed_before: datetime, limit: int) -> int:
+        ids = [row[0] for row in self.fetch(_prunable, before=completed_before, limit=limit)]
+        if ids:
+            for statement in _prune_statements:
+                self.execute(statement, ids=ids)
+        return len(ids)
+
+
+def run_from(row: Sequence[Any]) -> TaskRun:
+    """A row of the columns that `TaskRun` names."""
+    return TaskRun(**dict(zip(_FIELDS, row, strict=True)))
+
+
+def _all(rows: list[list[Any]]) -> list[TaskRun]:
+    return [run_from(row) for row in rows]
+
+
+def _first_event(run: TaskRun) -> RunEvent:
+    data: dict[str, Any] = {"to": run.status.value, "trigger": run.trigger.value}
+    if run.reason is not None:
+        data["reason"] = run.reason
+    kind = EventType.RUN_SKIPPED if run.status is RunStatus.SKIPPED else EventType.RUN_CREATED
+    return RunEvent(run.id, 1, kind, run.created_at, data, run.namespace)
+
+
+def _guard_of(run: TaskRun) -> dict[str, Any]:
+    return {
+        "guard_id": run.id,
+        "guard_status": run.status,
+        "guard_fence": run.fence,
+        "guard_seq": run.event_seq,
+    }
+
+
+def _guarded_update(columns: tuple[str, ...]) -> Any:
+    return (
+        task_runs.update()
+        .where(
+            _runs.id == bindparam("guard_id"),
+            _runs.status == bindparam("guard_status", type_=_runs.status.type),
+            _runs.fence == bindparam("guard_fence"),
+            _runs.event_seq == bindparam("guard_seq"),
+        )
+        .values({name: bindparam(name, type_=_runs[name].type) for name in columns})
+    )

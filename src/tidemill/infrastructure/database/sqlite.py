@@ -1,0 +1,359 @@
+"""SQLite: one writer thread that shares commits, and readers beside it.
+
+Callers that come while a commit is under way share the next one; nobody waits for company. Each
+transaction of a shared commit stands in a savepoint of its own, so that one that fails takes
+nothing else with it.
+"""
+
+import asyncio
+import fcntl
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+
+from tidemill.errors import ConcurrentChange, Unavailable
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.event_sink import EventSink
+from tidemill.foundation.store import Reads, Transaction
+from tidemill.foundation.wakeups import Wakeups
+from tidemill.infrastructure.database.rows import StatementCache
+from tidemill.infrastructure.database.tables import task_runs
+from tidemill.infrastructure.database.transaction import DatabaseTransaction
+
+T = TypeVar("T")
+
+_SHARED_AT_MOST = 64  # transactions in one commit: bounds what a failed commit takes with it
+_READERS = 2
+_BACKWARD_STEP = timedelta(seconds=5)  # a wall clock set back by less is waited out
+_RUNS = 3  # how often a transaction that met a moved row is run before that is an error
+_INSTANT = task_runs.c.scheduled_for.type.bind_processor
+
+_dialect = sqlite_dialect.dialect(paramstyle="qmark")
+
+
+class SqliteConnection:
+    """The driver, as `rows.Connection` wants it."""
+
+    def __init__(self, driver: sqlite3.Connection) -> None:
+        self.driver = driver
+
+    def fetch(self, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        return self.driver.execute(sql, values).fetchall()
+
+    def execute(self, sql: str, values: Sequence[Any]) -> int:
+        return self.driver.execute(sql, values).rowcount
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        return self.driver.executemany(sql, rows).rowcount if rows else 0
+
+
+class SqliteTransaction(DatabaseTransaction):
+    """What is SQLite's own: ids are counted by the one writer."""
+
+    ids: "RunIds"
+
+    def allocate_run_ids(self, count: int) -> Sequence[int]:
+        return self.ids.take(count)
+
+    def instants(self, values: Iterable[datetime]) -> list[Any]:
+        convert = _INSTANT(_dialect)
+        assert convert is not None
+        return [convert(value) for value in values]
+
+
+class RunIds:
+    """The next run ids. Only the writer hands them out, so they need no round trip."""
+
+    def __init__(self, connection: SqliteConnection) -> None:
+        rows = connection.fetch("SELECT seq FROM sqlite_sequence WHERE name = 'task_runs'", ())
+        self._next = (rows[0][0] if rows else 0) + 1
+
+    def take(self, count: int) -> Sequence[int]:
+        taken = range(self._next, self._next + count)
+        self._next += count
+        return taken
+
+
+class SqliteEngine:
+    """One connection and what runs transactions on it. Not shared between threads."""
+
+    def __init__(self, connection: SqliteConnection, clock: Clock, cache: StatementCache) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._cache = cache
+        self._ids = RunIds(connection)
+        self._latest = clock.now()
+
+    def commit_together(
+        self, bodies: Sequence[Callable[[Transaction], Any]]
+    ) -> "list[Committed | BaseException]":
+        """Run the bodies in one commit; for each what it returned or raised."""
+        try:
+            with self._transaction():
+                return [self._in_savepoint(body) for body in bodies]
+        except sqlite3.Error as error:
+            if len(bodies) == 1:
+                return [unavailable(error)]
+        # One of them hit the database's limits: find out which by committing each on its own.
+        return [self.commit_together([body])[0] for body in bodies]
+
+    def _in_savepoint(self, body: Callable[[Transaction], Any]) -> "Committed | BaseException":
+        driver = self._connection.driver
+        for _ in range(_RUNS):
+            driver.execute("SAVEPOINT body")
+            transaction = self._begin()
+            try:
+                result = body(transaction)
+            except sqlite3.Error:
+                raise
+            except ConcurrentChange:
+                driver.execute("ROLLBACK TO body")
+                driver.execute("RELEASE body")
+            except BaseException as error:
+                driver.execute("ROLLBACK TO body")
+                driver.execute("RELEASE body")
+                return error
+            else:
+                driver.execute("RELEASE body")
+                return Committed(result, transaction)
+        return Unavailable("the same rows kept moving; try again")
+
+    def _begin(self) -> SqliteTransaction:
+        transaction = SqliteTransaction(self._connection, self._cache, self._now())
+        transaction.ids = self._ids
+        return transaction
+
+    def _now(self) -> datetime:
+        now = self._clock.now()
+        if now < self._latest <= now + _BACKWARD_STEP:
+            return self._latest
+        self._latest = now
+        return now
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        driver = self._connection.driver
+        driver.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            driver.execute("COMMIT")
+        except BaseException:
+            if driver.in_transaction:
+                driver.execute("ROLLBACK")
+            raise
+
+
+class Committed:
+    """What a body returned, and whom to tell."""
+
+    def __init__(self, result: Any, transaction: SqliteTransaction) -> None:
+        self.result = result
+        self.topics = transaction.topics
+        self.events = transaction.events
+
+
+class SqliteStore:
+    """The embedded database in one file, which it locks against a second process."""
+
+    def __init__(
+        self, path: Path, clock: Clock, wakeups: Wakeups, sinks: Sequence[EventSink] = ()
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._wakeups = wakeups
+        self._sinks = sinks
+        self._cache = StatementCache(_dialect)
+        self._bodies: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
+        self._local = threading.local()
+        self._is_closed = False
+        self._loop = asyncio.get_running_loop()
+        self._lock = lock_file(path.with_name(path.name + ".lock"))
+        self._writer = threading.Thread(
+            target=self._write, args=(open_database(path),), name="sqlite-writer"
+        )
+        self._writer.start()
+
+    async def transact(self, body: Callable[[Transaction], T]) -> T:
+        if self._is_closed:
+            raise Unavailable("the database is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._bodies.put(_Waiting(body, future))
+        return await future
+
+    async def read(self, body: Callable[[Reads], T]) -> T:
+        if self._is_closed:
+            raise Unavailable("the database is closed")
+        return await self._loop.run_in_executor(self._readers, self._read, body)
+
+    async def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._bodies.put(None)
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        self._lock.close()
+
+    def _write(self, connection: SqliteConnection) -> None:
+        engine = SqliteEngine(connection, self._clock, self._cache)
+        while (first := self._bodies.get()) is not None:
+            waiting = [first, *self._waiting_now()]
+            results = engine.commit_together([each.body for each in waiting])
+            self._loop.call_soon_threadsafe(self._deliver, waiting, results)
+        connection.driver.close()
+
+    def _waiting_now(self) -> "list[_Waiting]":
+        found: list[_Waiting] = []
+        while len(found) < _SHARED_AT_MOST - 1 and not self._bodies.empty():
+            item = self._bodies.get()
+            if item is None:
+                self._bodies.put(None)
+                break
+            found.append(item)
+        return found
+
+    def _deliver(
+        self, waiting: "list[_Waiting]", results: "list[Committed | BaseException]"
+    ) -> None:
+        for each, result in zip(waiting, results, strict=True):
+            if isinstance(result, Committed):
+                tell(result, self._wakeups, self._sinks)
+            if each.future.done():
+                continue  # the caller was cancelled; what it asked for stands all the same
+            if isinstance(result, Committed):
+                each.future.set_result(result.result)
+            else:
+                each.future.set_exception(result)
+
+    def _read(self, body: Callable[[Reads], T]) -> T:
+        connection: SqliteConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = open_reader(self._path)
+        return read_snapshot(connection, body, self._cache, self._clock.now())
+
+
+class _Waiting:
+    """A body and the one who waits for it."""
+
+    def __init__(self, body: Callable[[Transaction], Any], future: "asyncio.Future[Any]") -> None:
+        self.body = body
+        self.future = future
+
+
+class InlineSqliteStore:
+    """SQLite in memory, run where it is called: without threads a simulation repeats itself."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        wakeups: Wakeups,
+        sinks: Sequence[EventSink] = (),
+        *,
+        schema: bytes,
+    ) -> None:
+        self._clock = clock
+        self._wakeups = wakeups
+        self._sinks = sinks
+        self._cache = StatementCache(_dialect)
+        driver = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        driver.deserialize(schema)
+        self._connection = SqliteConnection(driver)
+        self._engine = SqliteEngine(self._connection, clock, self._cache)
+
+    def transact_now(self, body: Callable[[Transaction], T]) -> T:
+        """`transact` without a loop."""
+        committed = self._engine.commit_together([body])[0]
+        if not isinstance(committed, Committed):
+            raise committed
+        tell(committed, self._wakeups, self._sinks)
+        result: T = committed.result
+        return result
+
+    async def transact(self, body: Callable[[Transaction], T]) -> T:
+        return self.transact_now(body)
+
+    def read_now(self, body: Callable[[Reads], T]) -> T:
+        """`read` without a loop."""
+        return read_snapshot(self._connection, body, self._cache, self._clock.now())
+
+    async def read(self, body: Callable[[Reads], T]) -> T:
+        return self.read_now(body)
+
+    async def close(self) -> None:
+        self._connection.driver.close()
+
+
+def tell(committed: Committed, wakeups: Wakeups, sinks: Sequence[EventSink]) -> None:
+    """Tell the listeners what was committed."""
+    if committed.events:
+        for sink in sinks:
+            sink.publish(committed.events)
+    if committed.topics:
+        wakeups.announce(committed.topics)
+
+
+def read_snapshot(
+    connection: SqliteConnection, body: Callable[[Reads], T], cache: StatementCache, now: datetime
+) -> T:
+    """Run `body` on what was committed when it began."""
+    try:
+        connection.driver.execute("BEGIN")
+        try:
+            return body(SqliteTransaction(connection, cache, now))
+        finally:
+            if connection.driver.in_transaction:
+                connection.driver.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+
+
+def open_database(path: Path) -> SqliteConnection:
+    """The writer's connection. A commit is on the disk before it is answered."""
+    connection = _connect(path)
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.driver.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def open_reader(path: Path) -> SqliteConnection:
+    """A connection that cannot write."""
+    connection = _connect(path)
+    connection.driver.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _connect(path: Path) -> SqliteConnection:
+    try:
+        driver = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=5, cached_statements=512
+        )
+        driver.execute("PRAGMA temp_store = MEMORY")
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+    return SqliteConnection(driver)
+
+
+def lock_file(path: Path) -> Any:
+    """Hold `path` until it is closed, so that two processes never write to one database."""
+    try:
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Unavailable(f"another process uses {path.with_suffix('')}; stop it first") from None
+    except OSError as error:
+        raise Unavailable(f"cannot write to {path.parent}: {error.strerror}") from error
+    return file
+
+
+def unavailable(error: sqlite3.Error) -> Unavailable:
+    """What the driver reports, as what a caller can do about it."""
+    return Unavailable(f"the database cannot be used now: {error}")

@@ -1,0 +1,272 @@
+"""The tables, one definition for every engine.
+
+The conditions of partial indexes stand here as literal text and are used as they are in the
+statements: a planner takes a partial index only where it sees the same words.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from tidemill.domain.events import EventType
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import TaskDefinition, TaskStatus
+from tidemill.domain.task_run import AttemptOutcome, Hold, Trigger
+from tidemill.domain.worker import WorkerStatus
+from tidemill.infrastructure.database.types import Enumerated, Instant, Json
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+_Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers INTEGER keys only
+
+
+def _partial(name: str, *columns: Any, where: str, unique: bool = False) -> Index:
+    condition = text(where)
+    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
+
+NOT_DELETED = "deleted_at IS NULL"
+FIRES = "status = 'active' AND deleted_at IS NULL AND next_run_at IS NOT NULL"
+
+namespaces = Table(
+    "namespaces",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("namespace", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("task_type", Text, nullable=False),
+    Column("executor", Text, nullable=False),
+    Column("schedule", Text),
+    Column("priority", Text, nullable=False),
+    Column("tags", Json(list[str]), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", Enumerated(TaskStatus), nullable=False),
+    Column("definition", Json(TaskDefinition), nullable=False),
+    Column("anchor_at", Instant, nullable=False),
+    Column("next_run_at", Instant),
+    Column("paused_at", Instant),
+    Column("last_run_at", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("deleted_at", Instant),
+    Index("ix_tasks_namespace_status", "namespace", "status"),
+    Index("ix_tasks_task_type", "task_type"),
+    Index("ix_tasks_created_at", "created_at"),
+    _partial("ix_tasks_next_run_at", "next_run_at", where=FIRES),
+    _partial("uq_tasks_namespace_name", "namespace", "name", where=NOT_DELETED, unique=True),
+    sqlite_autoincrement=True,
+)
+
+task_versions = Table(
+    "task_versions",
+    metadata,
+    Column("task_id", _Id, ForeignKey("tasks.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("definition", Json(TaskDefinition), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+task_dependencies = Table(
+    "task_dependencies",
+    metadata,
+    Column("task_id", _Id, ForeignKey("tasks.id"), primary_key=True),
+    Column("upstream_task_id", _Id, ForeignKey("tasks.id"), primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("condition", Text, nullable=False),
+    Index("ix_task_dependencies_upstream_task_id", "upstream_task_id"),
+    Index("ix_task_dependencies_namespace", "namespace"),
+    sqlite_with_rowid=False,
+)
+
+IS_UNFINISHED = "completed_at IS NULL"
+IS_READY = "status = 'pending' AND hold IS NULL"
+IS_HELD_FOR_TIME = "hold = 'time'"
+IS_HELD_FOR_LIMIT = "hold = 'limit'"
+IS_HELD_FOR_TASK = "hold IN ('overlap', 'catch_up')"
+IS_LEASED = "status IN ('running', 'cancelling')"
+IS_DISPATCHED = "status = 'dispatched'"
+HOLDS_KEY = "concurrency_key IS NOT NULL AND status IN ('dispatched', 'running', 'cancelling')"
+HAS_SUCCEEDED = "status = 'succeeded'"
+
+task_runs = Table(
+    "task_runs",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("namespace", Text, nullable=False),
+    Column("task_id", _Id, ForeignKey("tasks.id"), nullable=False),
+    Column("task_name", Text, nullable=False),
+    Column("task_version", Integer, nullable=False),
+    Column("task_type", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("trigger", Enumerated(Trigger), nullable=False),
+    Column("trigger_key", Text, nullable=False),
+    Column("scheduled_for", Instant, nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("rank", Instant, nullable=False),
+    Column("status", Enumerated(RunStatus), nullable=False),
+    Column("hold", Enumerated(Hold)),
+    Column("reason", Text),
+    Column("parameters", Json(dict[str, Any]), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("hand_backs", Integer, nullable=False),
+    Column("fence", _Id, nullable=False),
+    Column("worker_id", Text),
+    Column("lease_expires_at", Instant),
+    Column("flow_run_id", Text),
+    Column("concurrency_key", Text),
+    Column("concurrency_limit", Integer),
+    Column("timeout_seconds", Float),
+    Column("queue_timeout_seconds", Float),
+    Column("queue_deadline_at", Instant),
+    Column("deadline_at", Instant),
+    Column("missed_count", _Id, nullable=False),
+    Column("coalesced_into", _Id),
+    Column("range_from", Instant),
+    Column("retry_of", _Id),
+    Column("result", Json()),
+    Column("error_message", Text),
+    Column("exit_code", Integer),
+    Column("progress", Json(dict[str, Any])),
+    Column("checkpoint", Json()),
+    Column("traceparent", Text),
+    Column("event_seq", Integer, nullable=False),
+    Column("log_seq", _Id, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("dispatched_at", Instant),
+    Column("started_at", Instant),
+    Column("completed_at", Instant),
+    UniqueConstraint("task_id", "trigger_key", "scheduled_for", name="uq_task_runs_firing"),
+    Index("ix_task_runs_status", "status", "id"),
+    Index("ix_task_runs_task_id", "task_id", "id"),
+    Index("ix_task_runs_scheduled_for", "scheduled_for"),
+    _partial("ix_task_runs_worker_id", "worker_id", "id", where="worker_id IS NOT NULL"),
+    _partial("ix_task_runs_flow_run_id", "flow_run_id", where="flow_run_id IS NOT NULL"),
+    _partial("ix_task_runs_unfinished", "task_id", "id", where=IS_UNFINISHED),
+    _partial("ix_task_runs_ready", "lane", "rank", "scheduled_for", "id", where=IS_READY),
+    _partial("ix_task_runs_timed", "not_before", where=IS_HELD_FOR_TIME),
+    _partial("ix_task_runs_limited", "concurrency_key", "rank", where=IS_HELD_FOR_LIMIT),
+    _partial("ix_task_runs_queued", "task_id", "scheduled_for", where=IS_HELD_FOR_TASK),
+    _partial("ix_task_runs_key", "concurrency_key", "status", where=HOLDS_KEY),
+    _partial("ix_task_runs_lease", "lease_expires_at", where=IS_LEASED),
+    _partial("ix_task_runs_dispatched", "lane", "dispatched_at", where=IS_DISPATCHED),
+    _partial(
+        "ix_task_runs_queue_deadline",
+        "queue_deadline_at",
+        where="queue_deadline_at IS NOT NULL AND completed_at IS NULL",
+    ),
+    _partial(
+        "ix_task_runs_deadline",
+        "deadline_at",
+        where="deadline_at IS NOT NULL AND completed_at IS NULL",
+    ),
+    _partial("ix_task_runs_success", "task_id", "completed_at", where=HAS_SUCCEEDED),
+    _partial("ix_task_runs_completed", "completed_at", where="completed_at IS NOT NULL"),
+    sqlite_autoincrement=True,
+)
+
+run_attempts = Table(
+    "run_attempts",
+    metadata,
+    Column("run_id", _Id, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("fence", _Id, nullable=False),
+    Column("worker_id", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("completed_at", Instant),
+    Column("outcome", Enumerated(AttemptOutcome)),
+    Column("exit_code", Integer),
+    Column("error_message", Text),
+    sqlite_with_rowid=False,
+)
+
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("run_id", _Id, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("type", Enumerated(EventType), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("data", Json(dict[str, Any]), nullable=False),
+    Column("namespace", Text, nullable=False),
+    UniqueConstraint("run_id", "seq", name="uq_run_events_run_id_seq"),
+    sqlite_autoincrement=True,
+)
+
+run_logs = Table(
+    "run_logs",
+    metadata,
+    Column("run_id", _Id, primary_key=True),
+    Column("first_seq", _Id, primary_key=True),
+    Column("last_seq", _Id, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("text", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("ip_address", Text),
+    Column("port", Integer),
+    Column("task_types", Json(list[str]), nullable=False),
+    Column("queues", Json(list[str]), nullable=False),
+    Column("labels", Json(dict[str, str]), nullable=False),
+    Column("max_concurrent_tasks", Integer, nullable=False),
+    Column("current_task_count", Integer, nullable=False),
+    Column("status", Enumerated(WorkerStatus), nullable=False),
+    Column("last_heartbeat", Instant, nullable=False),
+    Column("registered_at", Instant, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("metadata", Json(dict[str, Any]), nullable=False),
+    Index("ix_workers_status", "status", "last_heartbeat"),
+    Index("ix_workers_last_heartbeat", "last_heartbeat"),
+    Index("ix_workers_task_types", "task_types", postgresql_using="gin"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_hash", Text, nullable=False),
+    Column("answer", Json(), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("ix_idempotency_keys_created_at", "created_at"),
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,217 @@
+"""Tasks, their versions and their edges."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import bindparam, func, select, text
+
+from tidemill.domain.task import Task, TaskDefinition
+from tidemill.errors import Conflict, VersionMismatch
+from tidemill.foundation.store import TaskAdvance
+from tidemill.infrastructure.database.prepared import in_array, struct_columns
+from tidemill.infrastructure.database.rows import Rows
+from tidemill.infrastructure.database.tables import (
+    FIRES,
+    NOT_DELETED,
+    task_dependencies,
+    task_versions,
+    tasks,
+)
+
+_FIELDS = Task.__struct_fields__
+_MAX_CACHED_DEFINITIONS = 20_000
+
+_task = struct_columns(tasks, _FIELDS).where(text(NOT_DELETED))
+_by_id = _task.where(tasks.c.id == bindparam("task_id"))
+_by_id_in_namespace = _by_id.where(tasks.c.namespace == bindparam("namespace"))
+_by_name = _task.where(
+    tasks.c.namespace == bindparam("namespace"), tasks.c.name == bindparam("name")
+)
+_by_ids = _task.where(in_array(tasks.c.id, "ids")).with_for_update()
+_due = (
+    struct_columns(tasks, _FIELDS)
+    .where(text(FIRES), tasks.c.next_run_at <= bindparam("now"))
+    .order_by(tasks.c.next_run_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_next_due = select(func.min(tasks.c.next_run_at)).where(text(FIRES))
+_advance = (
+    tasks.update()
+    .where(tasks.c.id == bindparam("task_id"))
+    .values(
+        next_run_at=bindparam("next_at"),
+        last_run_at=func.coalesce(
+            bindparam("last_at", type_=tasks.c.last_run_at.type), tasks.c.last_run_at
+        ),
+    )
+)
+_replace = (
+    tasks.update()
+    .where(
+        tasks.c.id == bindparam("task_id"),
+        tasks.c.version == bindparam("version_before"),
+        text(NOT_DELETED),
+    )
+    .values(
+        {
+            name: bindparam(f"new_{name}", type_=tasks.c[name].type)
+            for name in (
+                "namespace", "name", "task_type", "executor", "schedule", "priority", "tags",
+                "version", "status", "definition", "anchor_at", "next_run_at", "paused_at",
+                "last_run_at", "updated_at",
+            )
+        }
+    )
+)  # fmt: skip
+_delete = (
+    tasks.update()
+    .where(tasks.c.id == bindparam("task_id"), text(NOT_DELETED))
+    .values(deleted_at=bindparam("now"), next_run_at=None)
+)
+_definitions = select(
+    task_versions.c.task_id, task_versions.c.version, task_versions.c.definition
+).where(in_array(task_versions.c.task_id, "ids"), in_array(task_versions.c.version, "versions"))
+_has_version = select(task_versions.c.version).where(
+    task_versions.c.task_id == bindparam("task_id"),
+    task_versions.c.version == bindparam("version"),
+)
+_edges = select(task_dependencies.c.task_id, task_dependencies.c.upstream_task_id).where(
+    task_dependencies.c.namespace == bindparam("namespace")
+)
+_delete_edges = task_dependencies.delete().where(
+    task_dependencies.c.task_id == bindparam("task_id")
+)
+
+
+class TaskRows(Rows):
+    """The part of a transaction that reads and writes tasks."""
+
+    def task(self, task_id: int, namespace: str | None = None) -> Task | None:
+        if namespace is None:
+            return _one(self.fetch(_by_id, task_id=task_id))
+        return _one(self.fetch(_by_id_in_namespace, task_id=task_id, namespace=namespace))
+
+    def task_named(self, namespace: str, name: str) -> Task | None:
+        return _one(self.fetch(_by_name, namespace=namespace, name=name))
+
+    def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
+        return {row[0]: task_from(row) for row in self.fetch(_by_ids, ids=task_ids)}
+
+    def due_tasks(self, limit: int) -> list[Task]:
+        return [task_from(row) for row in self.fetch(_due, now=self.now, limit=limit)]
+
+    def next_due_at(self) -> datetime | None:
+        found: datetime | None = self.fetch(_next_due)[0][0]
+        return found
+
+    def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
+        self.execute_many(
+            _advance,
+            (
+                {"task_id": each.task_id, "next_at": each.next_run_at, "last_at": each.last_run_at}
+                for each in advances
+            ),
+        )
+
+    def insert_task(self, task: Task) -> Task:
+        definition = task.definition
+        if self.task_named(definition.namespace, definition.name) is not None:
+            raise Conflict(
+                f"a task named {definition.name!r} exists already in {definition.namespace!r}"
+            )
+        statement = tasks.insert().returning(tasks.c.id)
+        prepared = self.cache.shaped(
+            ("insert task",),
+            statement.values(
+                {name: bindparam(name, type_=tasks.c[name].type) for name in _columns_of(task)}
+            ),
+        )
+        assert prepared is not None
+        rows = self.connection.fetch(prepared.sql, prepared.bind(_columns_of(task)))
+        stored = msgspec.structs.replace(task, id=rows[0][0])
+        self._insert_version(stored)
+        return stored
+
+    def replace_task(self, before: Task, after: Task) -> None:
+        columns = {f"new_{name}": value for name, value in _columns_of(after).items()}
+        if not self.execute(_replace, task_id=before.id, version_before=before.version, **columns):
+            raise VersionMismatch(f"task {before.id} was changed since version {before.version}")
+        if not self.fetch(_has_version, task_id=after.id, version=after.version):
+            self._insert_version(after)
+
+    def _insert_version(self, task: Task) -> None:
+        self.insert_rows(
+            task_versions,
+            ("task_id", "version", "definition", "created_at"),
+            [(task.id, task.version, task.definition, task.updated_at)],
+        )
+
+    def delete_task(self, task_id: int) -> None:
+        self.execute(_delete, task_id=task_id, now=self.now)
+
+    def definitions(
+        self, keys: Collection[tuple[int, int]]
+    ) -> Mapping[tuple[int, int], TaskDefinition]:
+        known = self.cache.definitions
+        found = {key: known[key] for key in keys if key in known}
+        missing = set(keys) - found.keys()
+        if missing:
+            rows = self.fetch(
+                _definitions,
+                ids={task_id for task_id, _ in missing},
+                versions={version for _, version in missing},
+            )
+            read = {(task_id, version): definition for task_id, version, definition in rows}
+            if len(known) + len(read) > _MAX_CACHED_DEFINITIONS:
+                known.clear()
+            known |= read
+            found |= read
+        return found
+
+    def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
+        edges: dict[int, list[int]] = {}
+        for task_id, upstream in self.fetch(_edges, namespace=namespace):
+            edges.setdefault(task_id, []).append(upstream)
+        return edges
+
+    def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
+        self.execute(_delete_edges, task_id=task_id)
+        self.insert_rows(
+            task_dependencies,
+            ("task_id", "upstream_task_id", "namespace", "condition"),
+            [(task_id, upstream, namespace, condition) for upstream, condition in edges.items()],
+        )
+
+
+def task_from(row: list[Any]) -> Task:
+    """A row of the columns that `Task` names."""
+    return Task(**dict(zip(_FIELDS, row, strict=True)))
+
+
+def _one(rows: list[list[Any]]) -> Task | None:
+    return task_from(rows[0]) if rows else None
+
+
+def _columns_of(task: Task) -> dict[str, Any]:
+    definition = task.definition
+    return {
+        "namespace": definition.namespace,
+        "name": definition.name,
+        "task_type": definition.task_type,
+        "executor": definition.executor,
+        "schedule": definition.schedule,
+        "priority": definition.priority.value,
+        "tags": definition.tags,
+        "version": task.version,
+        "status": task.status,
+        "definition": definition,
+        "anchor_at": task.anchor_at,
+        "next_run_at": task.next_run_at,
+        "paused_at": task.paused_at,
+        "last_run_at": task.last_run_at,
+        "created_at": task.created_at,
+        "updated_at": task.updated_at,
+    }

@@ -1,0 +1,9 @@
+"""A whole transaction, put together from its parts."""
+
+from tidemill.infrastructure.database.run_rows import RunRows
+from tidemill.infrastructure.database.task_rows import TaskRows
+from tidemill.infrastructure.database.worker_rows import WorkerRows
+
+
+class DatabaseTransaction(TaskRows, RunRows, WorkerRows):
+    """Implements `foundation.store.Transaction` on any engine that SQLAlchemy writes SQL for."""

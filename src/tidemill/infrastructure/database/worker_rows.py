@@ -1,0 +1,80 @@
+"""Workers and stored answers."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import bindparam, text
+
+from tidemill.domain.worker import Worker
+from tidemill.foundation.store import StoredAnswer
+from tidemill.infrastructure.database.prepared import struct_columns
+from tidemill.infrastructure.database.rows import Rows
+from tidemill.infrastructure.database.tables import idempotency_keys, workers
+
+ANSWERS_ARE_KEPT = timedelta(hours=24)
+
+_FIELDS = Worker.__struct_fields__
+_IS_ALIVE = "status IN ('active', 'draining')"
+
+_worker = struct_columns(workers, _FIELDS)
+_by_id = _worker.where(workers.c.id == bindparam("worker_id")).with_for_update()
+_alive = _worker.where(text(_IS_ALIVE)).order_by(workers.c.registered_at)
+_silent = _worker.where(
+    text(_IS_ALIVE), workers.c.last_heartbeat < bindparam("before")
+).with_for_update()
+_update = (
+    workers.update()
+    .where(workers.c.id == bindparam("worker_id"))
+    .values({name: bindparam(f"new_{name}", type_=workers.c[name].type) for name in _FIELDS[1:]})
+)
+_answer = struct_columns(idempotency_keys, StoredAnswer.__struct_fields__).where(
+    idempotency_keys.c.scope == bindparam("scope"),
+    idempotency_keys.c.key == bindparam("key"),
+    idempotency_keys.c.created_at > bindparam("after"),
+)
+_delete_answer = idempotency_keys.delete().where(
+    idempotency_keys.c.scope == bindparam("scope"), idempotency_keys.c.key == bindparam("key")
+)
+_prune_answers = idempotency_keys.delete().where(
+    idempotency_keys.c.created_at < bindparam("before")
+)
+
+
+class WorkerRows(Rows):
+    """The part of a transaction that reads and writes workers and stored answers."""
+
+    def worker(self, worker_id: str) -> Worker | None:
+        rows = self.fetch(_by_id, worker_id=worker_id)
+        return _from(rows[0]) if rows else None
+
+    def workers_alive(self) -> list[Worker]:
+        return [_from(row) for row in self.fetch(_alive)]
+
+    def silent_workers(self, before: datetime) -> list[Worker]:
+        return [_from(row) for row in self.fetch(_silent, before=before)]
+
+    def save_worker(self, worker: Worker) -> None:
+        values = {f"new_{name}": getattr(worker, name) for name in _FIELDS[1:]}
+        if not self.execute(_update, worker_id=worker.id, **values):
+            self.insert_rows(workers, _FIELDS, [msgspec.structs.astuple(worker)])
+
+    def stored_answer(self, scope: str, key: str) -> StoredAnswer | None:
+        after = self.now - ANSWERS_ARE_KEPT
+        rows = self.fetch(_answer, scope=scope, key=key, after=after)
+        return StoredAnswer(*rows[0]) if rows else None
+
+    def store_answer(self, answer: StoredAnswer) -> None:
+        self.execute(_delete_answer, scope=answer.scope, key=answer.key)
+        self.insert_rows(
+            idempotency_keys,
+            StoredAnswer.__struct_fields__,
+            [msgspec.structs.astuple(answer)],
+        )
+
+    def prune_answers(self, created_before: datetime) -> int:
+        return self.execute(_prune_answers, before=created_before)
+
+
+def _from(row: list[Any]) -> Worker:
+    return Worker(**dict(zip(_FIELDS, row, strict=True)))
