@@ -78,7 +78,7 @@ class PermissionDenied(SchedulerError):
 
 
 class ConcurrentChange(SchedulerError):
-    """A row moved under a transaction. The store runs the transaction again; callers never see it."""
+    """A row moved under a transaction. The store runs it again; callers never see this."""
 
     code = "concurrent_change"
 

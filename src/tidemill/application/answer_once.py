@@ -1,4 +1,4 @@
-"""A call that carries an idempotency key is carried out once; the answer is kept with its effect."""
+"""A call with an idempotency key is carried out once; the answer is kept with its effect."""
 
 import hashlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Runs are ended before their time: at once where nothing runs, else by the worker that holds them."""
+"""Runs are ended before their time: at once where nothing runs, else by their worker."""
 
 from collections.abc import Sequence
 

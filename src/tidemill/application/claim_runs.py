@@ -107,9 +107,22 @@ def _attempt_of(run: TaskRun) -> RunAttempt:
 
 
 def _with_context(transaction: Transaction, taken: list[TaskRun]) -> list[ClaimedRun]:
+    taken = _with_log_seq(transaction, taken)
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in taken})
     successes = transaction.previous_successes({run.task_id for run in taken})
     return [
         ClaimedRun(run, definitions[run.task_id, run.task_version], successes.get(run.task_id))
+        for run in taken
+    ]
+
+
+def _with_log_seq(transaction: Transaction, taken: list[TaskRun]) -> list[TaskRun]:
+    """Output goes on counting where an earlier attempt left off, lost ones included."""
+    later = [run.id for run in taken if run.attempt > 1]
+    if not later:
+        return taken
+    stored = transaction.last_log_seqs(later)
+    return [
+        msgspec.structs.replace(run, log_seq=max(run.log_seq, stored.get(run.id, 0)))
         for run in taken
     ]

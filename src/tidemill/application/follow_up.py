@@ -36,7 +36,7 @@ def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int]) -> 
         return
     waiting = {run.task_id for run in held}
     busy = {run.task_id for run in transaction.unfinished_runs(waiting) if run.hold not in _QUEUED}
-    first = {}
+    first: dict[int, TaskRun] = {}
     for run in held:
         if run.task_id not in busy:
             first.setdefault(run.task_id, run)

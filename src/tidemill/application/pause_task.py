@@ -13,7 +13,7 @@ from tidemill.foundation.wakeups import Topic
 
 
 def pause_task(transaction: Transaction, task_id: int) -> Task:
-    """From the answer on, nothing fires until the task is resumed. Pausing twice changes nothing."""
+    """From the answer on nothing fires until the task is resumed. Pausing twice changes nothing."""
     before = _locked(transaction, task_id)
     if before.status is TaskStatus.PAUSED:
         return before

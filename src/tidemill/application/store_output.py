@@ -16,7 +16,6 @@ class OutputReport(msgspec.Struct, frozen=True):
     run_id: int
     fence: int
     lines: list[LogLines] = []
-    log_seq: int | None = None
     progress: dict[str, Any] | None = None
     checkpoint: Any = None
 
@@ -33,7 +32,7 @@ def store_output(transaction: Transaction, reports: Sequence[OutputReport]) -> i
     for report in held:
         columns = {
             name: value
-            for name in ("log_seq", "progress", "checkpoint")
+            for name in ("progress", "checkpoint")
             if (value := getattr(report, name)) is not None
         }
         if columns:

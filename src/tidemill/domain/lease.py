@@ -23,11 +23,10 @@ def is_poison(run: TaskRun) -> bool:
     return run.losses + 1 >= MAX_LOSSES
 
 
-def stop_before(claimed_monotonic: float, lease: timedelta, kill_grace: timedelta) -> float:
-    """When, by its own monotonic clock, a worker that could not renew must begin to end the tree.
+def stop_before(renewed_monotonic: float, lease: timedelta) -> float:
+    """When, by its own monotonic clock, a worker that could not renew must kill the tree.
 
-    Early enough that SIGTERM, the grace and SIGKILL are done before another may start the run;
-    never earlier than a third of the lease, so that one slow renewal is survived.
+    A third of the lease is left for the kill, so that the tree is gone before the run may be
+    claimed elsewhere; `renewed_monotonic` is when the last renewal that succeeded was asked for.
     """
-    margin = min(kill_grace + timedelta(seconds=1), lease * 2 / 3)
-    return claimed_monotonic + (lease - margin).total_seconds()
+    return renewed_monotonic + (lease * 2 / 3).total_seconds()

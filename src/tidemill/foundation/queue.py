@@ -5,6 +5,8 @@ from typing import Protocol
 
 import msgspec
 
+from tidemill.domain.worker import Worker
+
 
 class RunMessage(msgspec.Struct, frozen=True):
     """Names runs of one lane, in the order in which they should start."""
@@ -28,8 +30,8 @@ class Delivery(Protocol):
 class Subscription(Protocol):
     """What one worker receives."""
 
-    async def receive(self, timeout_seconds: float | None = None) -> Delivery | None:
-        """The next message for this worker, or None when so many seconds passed first."""
+    async def receive(self) -> Delivery:
+        """The next message for this worker; waits for it."""
 
     async def close(self) -> None:
         """Receive no more; what was delivered and not acknowledged goes to others."""
@@ -41,8 +43,8 @@ class MessageQueue(Protocol):
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         """Hand these over; raises Unavailable when that cannot be said for sure."""
 
-    async def subscribe(self, queues: Sequence[str], task_types: Sequence[str]) -> Subscription:
-        """Receive the messages of the lanes that these queues and task types make up."""
+    async def subscribe(self, worker: Worker) -> Subscription:
+        """Receive the messages of the lanes that this worker serves."""
 
     async def close(self) -> None:
         """Free what is held; may be called twice."""

@@ -209,8 +209,11 @@ class Transaction(Reads, Protocol):
     def append_logs(self, lines: Sequence[LogLines]) -> None:
         """Store output; what is there already under the same number stays."""
 
+    def last_log_seqs(self, run_ids: Collection[int]) -> dict[int, int]:
+        """The number of the last line stored of each of these runs that has any."""
+
     def note_progress(self, run_id: int, **columns: Any) -> None:
-        """Set log_seq, progress or checkpoint of a run that is held; no event is told."""
+        """Set columns of a run that its life does not turn on; no event is told."""
 
     # workers
 

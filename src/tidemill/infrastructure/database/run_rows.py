@@ -146,6 +146,11 @@ _renew = (
 _held_statuses = select(_runs.id, _runs.fence, _runs.status).where(
     text(IS_LEASED), in_array(_runs.id, "ids"), _runs.worker_id == bindparam("holder")
 )
+_last_log_seqs = (
+    select(run_logs.c.run_id, func.max(run_logs.c.last_seq))
+    .where(in_array(run_logs.c.run_id, "ids"))
+    .group_by(run_logs.c.run_id)
+)
 _prunable = (
     select(_runs.id)
     .where(_runs.completed_at <= bindparam("before"))
@@ -325,6 +330,9 @@ class RunRows(Rows):
 
     def append_logs(self, lines: Sequence[LogLines]) -> None:
         self.insert_rows(run_logs, LogLines.__struct_fields__, map(msgspec.structs.astuple, lines))
+
+    def last_log_seqs(self, run_ids: Collection[int]) -> dict[int, int]:
+        return dict(self.fetch(_last_log_seqs, ids=run_ids))
 
     def note_progress(self, run_id: int, **columns: Any) -> None:
         names = tuple(sorted(columns))

@@ -32,7 +32,10 @@ class Instant(TypeDecorator[datetime]):
         return (value - _EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None or dialect.name == "postgresql":
+        if value is None:
+            return None
+        if dialect.name == "postgresql":
+            assert isinstance(value, datetime)
             return value
         return _EPOCH + timedelta(microseconds=value)
 

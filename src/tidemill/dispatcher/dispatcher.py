@@ -1,0 +1,97 @@
+"""When schedules fire, ready runs are dispatched, lost ones recovered and history pruned.
+
+A dispatcher keeps nothing in memory that matters: any number of them may run, start and vanish.
+"""
+
+from datetime import datetime, timedelta
+from functools import partial
+
+import msgspec
+
+from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
+from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.prune_history import prune_history
+from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.queue import MessageQueue
+from tidemill.foundation.service import Loop
+from tidemill.foundation.store import Store
+from tidemill.foundation.wakeups import Topic, Wakeups
+
+
+class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how much; durations in seconds."""
+
+    scan_interval_seconds: float = 1.0  # looks at least this often, woken or not
+    scan_batch: int = 500
+    recovery_interval_seconds: float = 1.0
+    claim_within_seconds: float = 30.0  # a dispatched run that is not claimed is dispatched again
+    silent_after_seconds: float = 10.0  # a worker that says nothing for so long is lost
+    keep_history_seconds: float = 30 * 86_400
+    prune_interval_seconds: float = 60.0
+
+
+class Dispatcher:
+    """The loops of one dispatcher."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: MessageQueue,
+        wakeups: Wakeups,
+        clock: Clock,
+        options: DispatcherOptions,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._clock = clock
+        self._options = options
+        self.firing = Loop("firing", self._fire, wakeups.listen(Topic.SCHEDULES))
+        self.dispatch = Loop("dispatch", self._dispatch, wakeups.listen(Topic.READY))
+        self.recovery = Loop("recovery", self._recover, wakeups.listen())
+        self.retention = Loop("retention", self._prune, wakeups.listen())
+        self._loops = (self.firing, self.dispatch, self.recovery, self.retention)
+
+    async def start(self) -> None:
+        for loop in self._loops:
+            await loop.start()
+
+    async def stop(self) -> None:
+        for loop in self._loops:
+            await loop.stop()
+
+    async def _fire(self) -> float:
+        fired = await self._store.transact(partial(fire_due_tasks, limit=self._options.scan_batch))
+        return self._until(fired.next_due_at)
+
+    async def _dispatch(self) -> float:
+        dispatched = await self._store.transact(
+            partial(dispatch_ready_runs, limit=self._options.scan_batch)
+        )
+        if dispatched.messages:
+            await self._queue.publish(dispatched.messages)
+        return 0 if dispatched.has_more else self._until(dispatched.next_ready_at)
+
+    async def _recover(self) -> float:
+        await self._store.transact(
+            partial(
+                recover_lost_runs,
+                limit=self._options.scan_batch,
+                claim_within=timedelta(seconds=self._options.claim_within_seconds),
+                silent_after=timedelta(seconds=self._options.silent_after_seconds),
+            )
+        )
+        return self._options.recovery_interval_seconds
+
+    async def _prune(self) -> float:
+        keep = timedelta(seconds=self._options.keep_history_seconds)
+        pruned = await self._store.transact(
+            partial(prune_history, keep=keep, limit=self._options.scan_batch)
+        )
+        return 0 if pruned == self._options.scan_batch else self._options.prune_interval_seconds
+
+    def _until(self, instant: datetime | None) -> float:
+        longest = self._options.scan_interval_seconds
+        if instant is None:
+            return longest
+        return min(max((instant - self._clock.now()).total_seconds(), 0), longest)

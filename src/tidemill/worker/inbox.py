@@ -1,0 +1,43 @@
+"""What the queue delivered and the worker has not yet claimed."""
+
+from collections import deque
+
+from tidemill.foundation.queue import Delivery, Subscription
+
+
+class Inbox:
+    """Gathers run ids from deliveries; a delivery is acknowledged once all its runs were tried."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._hints: deque[tuple[int, Delivery]] = deque()
+        self._open: dict[Delivery, int] = {}
+
+    async def take(self, at_most: int) -> "list[tuple[int, Delivery]]":
+        """Up to so many hints, as soon as there is one."""
+        if not self._hints:
+            delivery = await self._subscription.receive()
+            run_ids = delivery.message.run_ids
+            self._open[delivery] = len(run_ids)
+            self._hints.extend((run_id, delivery) for run_id in run_ids)
+        return [self._hints.popleft() for _ in range(min(at_most, len(self._hints)))]
+
+    async def settle(self, hints: "list[tuple[int, Delivery]]") -> None:
+        """The claim of these is committed, or they were found gone."""
+        for _, delivery in hints:
+            self._open[delivery] -= 1
+            if not self._open[delivery]:
+                del self._open[delivery]
+                await delivery.acknowledge()
+
+    def put_back(self, hints: "list[tuple[int, Delivery]]") -> None:
+        """These were not tried after all."""
+        self._hints.extendleft(reversed(hints))
+
+    async def close(self) -> None:
+        """Give back what was not tried."""
+        self._hints.clear()
+        for delivery in list(self._open):
+            await delivery.refuse()
+        self._open.clear()
+        await self._subscription.close()
