@@ -28,7 +28,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     ip_address: str | None = None
     port: int | None = None
     task_types: list[str] = []
-    queues: list[str] = ["default"]
+    queues: list[str]
     labels: dict[str, str] = {}
     max_concurrent_tasks: int = 1
     current_task_count: int = 0

@@ -139,6 +139,9 @@ class WorkerService:
             except Unavailable as error:
                 _log.warning("cannot claim now: %s", error)
                 await self._clock.sleep(self._options.heartbeat_seconds / 4)
+            except Exception:
+                _log.exception("claiming failed; trying again")
+                await self._clock.sleep(self._options.heartbeat_seconds / 4)
 
     async def _claim(self) -> None:
         assert self._inbox is not None
@@ -146,15 +149,14 @@ class WorkerService:
         hints = await self._inbox.take(self._slots.free)
         asked_at = self._clock.monotonic()
         # Once asked for, a claim may be committed: it is waited for even while this is cancelled.
-        claim = asyncio.ensure_future(
-            self._store.transact(
-                partial(
-                    claim_runs,
-                    worker_id=self._worker.id,
-                    run_ids=[run_id for run_id, _ in hints],
-                    lease=self._options.lease,
-                )
-            )
+        wanted = partial(
+            claim_runs,
+            worker_id=self._worker.id,
+            run_ids=[run_id for run_id, _ in hints],
+            lease=self._options.lease,
+        )
+        claim: asyncio.Future[list[ClaimedRun]] = asyncio.ensure_future(
+            self._store.transact(wanted)
         )
         try:
             claimed = await asyncio.shield(claim)

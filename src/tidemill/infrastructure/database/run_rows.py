@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, or_, select, text
+from sqlalchemy import bindparam, func, select, text
 
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.overlap import UnfinishedRun
@@ -16,6 +16,8 @@ from tidemill.foundation.store import AttemptClosing, LogLines
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
+    HAS_DEADLINE,
+    HAS_QUEUE_DEADLINE,
     HAS_SUCCEEDED,
     HOLDS_KEY,
     IS_DISPATCHED,
@@ -23,6 +25,7 @@ from tidemill.infrastructure.database.tables import (
     IS_HELD_FOR_TASK,
     IS_HELD_FOR_TIME,
     IS_LEASED,
+    IS_NOT_LEASED,
     IS_READY,
     IS_UNFINISHED,
     run_attempts,
@@ -106,15 +109,10 @@ _expired = (
 )
 _held_by = _locked.where(text(IS_LEASED), in_array(_runs.worker_id, "workers"))
 _overdue = _locked.where(
-    text(IS_UNFINISHED),
-    or_(
-        and_(
-            _runs.queue_deadline_at.is_not(None),
-            _runs.queue_deadline_at <= bindparam("now"),
-        ),
-        and_(_runs.deadline_at.is_not(None), _runs.deadline_at <= bindparam("now")),
-    ),
-    _runs.status.not_in([RunStatus.RUNNING, RunStatus.CANCELLING]),
+    text(HAS_DEADLINE), text(IS_NOT_LEASED), _runs.deadline_at <= bindparam("now")
+).limit(bindparam("limit"))
+_overdue_in_queue = _locked.where(
+    text(HAS_QUEUE_DEADLINE), text(IS_NOT_LEASED), _runs.queue_deadline_at <= bindparam("now")
 ).limit(bindparam("limit"))
 _stuck = _locked.where(text(IS_DISPATCHED), _runs.dispatched_at <= bindparam("before")).limit(
     bindparam("limit")
@@ -289,7 +287,9 @@ class RunRows(Rows):
         return _all(self.fetch(_held_by, workers=worker_ids))
 
     def overdue_runs(self, limit: int) -> list[TaskRun]:
-        return _all(self.fetch(_overdue, now=self.now, limit=limit))
+        rows = self.fetch(_overdue, now=self.now, limit=limit)
+        rows += self.fetch(_overdue_in_queue, now=self.now, limit=limit)
+        return list({row[0]: run_from(row) for row in rows}.values())
 
     def stuck_dispatches(self, before: datetime, limit: int) -> list[TaskRun]:
         return _all(self.fetch(_stuck, before=before, limit=limit))

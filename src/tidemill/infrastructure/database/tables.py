@@ -47,13 +47,6 @@ def _partial(name: str, *columns: Any, where: str, unique: bool = False) -> Inde
 NOT_DELETED = "deleted_at IS NULL"
 FIRES = "status = 'active' AND deleted_at IS NULL AND next_run_at IS NOT NULL"
 
-namespaces = Table(
-    "namespaces",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("created_at", Instant, nullable=False),
-)
-
 tasks = Table(
     "tasks",
     metadata,
@@ -111,8 +104,11 @@ IS_HELD_FOR_TIME = "hold = 'time'"
 IS_HELD_FOR_LIMIT = "hold = 'limit'"
 IS_HELD_FOR_TASK = "hold IN ('overlap', 'catch_up')"
 IS_LEASED = "status IN ('running', 'cancelling')"
+IS_NOT_LEASED = "status NOT IN ('running', 'cancelling')"
 IS_DISPATCHED = "status = 'dispatched'"
 HOLDS_KEY = "concurrency_key IS NOT NULL AND status IN ('dispatched', 'running', 'cancelling')"
+HAS_DEADLINE = "deadline_at IS NOT NULL AND completed_at IS NULL"
+HAS_QUEUE_DEADLINE = "queue_deadline_at IS NOT NULL AND completed_at IS NULL"
 HAS_SUCCEEDED = "status = 'succeeded'"
 
 task_runs = Table(
@@ -182,12 +178,12 @@ task_runs = Table(
     _partial(
         "ix_task_runs_queue_deadline",
         "queue_deadline_at",
-        where="queue_deadline_at IS NOT NULL AND completed_at IS NULL",
+        where=HAS_QUEUE_DEADLINE,
     ),
     _partial(
         "ix_task_runs_deadline",
         "deadline_at",
-        where="deadline_at IS NOT NULL AND completed_at IS NULL",
+        where=HAS_DEADLINE,
     ),
     _partial("ix_task_runs_success", "task_id", "completed_at", where=HAS_SUCCEEDED),
     _partial("ix_task_runs_completed", "completed_at", where="completed_at IS NOT NULL"),

@@ -1,4 +1,4 @@
-"""The queue of one process: what it holds is gone with the process, and the sweep finds it again."""
+"""The queue of one process: what it holds goes with the process, and the sweep finds it again."""
 
 import asyncio
 from collections import deque

@@ -1,0 +1,82 @@
+"""Which schema a database has, and the way to the one that this version needs."""
+
+import sqlite3
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+from tidemill.errors import Unavailable
+
+HEAD = "0001"  # the newest migration; a test holds it against the folder
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def prepare_sqlite(path: Path) -> None:
+    """Create the database where there is none, and migrate it where it is older.
+
+    Raises Unavailable where the file cannot be used, or was written by a newer version.
+    """
+    try:
+        found = sqlite_revision(path)
+        if found == HEAD:
+            return
+        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+        with engine.connect() as connection:
+            upgrade(connection)
+    except sqlite3.Error as error:
+        raise Unavailable(f"the database {path.name} cannot be used: {error}") from error
+
+
+def sqlite_revision(path: Path) -> str | None:
+    """The revision that a database file is at; None where it is empty or missing."""
+    if not path.exists():
+        return None
+    connection = sqlite3.connect(path)
+    try:
+        rows = connection.execute(
+            "SELECT name FROM sqlite_master WHERE name = 'alembic_version'"
+        ).fetchall()
+        if not rows:
+            return None
+        versions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        return versions[0][0] if versions else None
+    finally:
+        connection.close()
+
+
+def upgrade(connection: Connection) -> None:
+    """Run the migrations that are missing; each is its own transaction and may be run again."""
+    # Alembic takes long to import, and a database that is up to date does not need it.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise Unavailable(
+            f"the database was written by a newer version of Tidemill; run that one ({error})"
+        ) from error
+
+
+@cache
+def empty_schema() -> bytes:
+    """An empty SQLite database with all tables, as its file would be: a copy costs nothing."""
+    from sqlalchemy.pool import StaticPool
+
+    from tidemill.infrastructure.database.tables import metadata
+
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
+    metadata.create_all(engine)
+    connection.commit()
+    copied = connection.serialize()
+    engine.dispose()
+    connection.close()
+    return copied
