@@ -4,7 +4,7 @@ SQLAlchemy writes the SQL and knows the types; the driver runs it. Between the t
 what the types say about values, so that a hot statement costs what the driver costs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from json import dumps
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.sql.selectable import Select
 from sqlalchemy.sql.type_api import TypeEngine
 from sqlalchemy.types import Boolean, TypeDecorator
 
-Convert = Callable[[Any], Any]
+from tidemill.infrastructure.database.types import Convert, Converted
 
 
 class Prepared:
@@ -93,6 +93,7 @@ class InArray(ColumnElement[bool]):
 
     inherit_cache = False
     type = Boolean()
+    _is_implicitly_boolean = True  # else `= 1` is appended, and no index is used
 
     def __init__(self, column: ColumnElement[Any], array: BindParameter[Any]) -> None:
         self.column = column
@@ -136,8 +137,12 @@ def _bind_of(table: Table, name: str) -> BindParameter[Any]:
 
 
 def _to_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
+    if isinstance(type_, Converted):
+        return type_.to_driver(dialect)
     return type_.dialect_impl(dialect).bind_processor(dialect)
 
 
 def _from_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
+    if isinstance(type_, Converted):
+        return type_.from_driver(dialect)
     return type_.dialect_impl(dialect).result_processor(dialect, None)

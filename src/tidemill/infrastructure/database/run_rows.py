@@ -32,6 +32,7 @@ from tidemill.infrastructure.database.tables import (
     run_events,
     run_logs,
     task_runs,
+    tasks,
 )
 
 _FIELDS = TaskRun.__struct_fields__
@@ -97,11 +98,16 @@ _held_keys = (
     .where(text(IS_HELD_FOR_LIMIT))
     .group_by(_runs.concurrency_key)
 )
-_previous_success = (
-    select(_runs.task_id, func.max(_runs.completed_at))
-    .where(text(HAS_SUCCEEDED), in_array(_runs.task_id, "ids"))
-    .group_by(_runs.task_id)
-)
+# One probe of the index per task: an aggregate would walk through all that ever succeeded.
+_previous_success = select(
+    tasks.c.id,
+    select(_runs.completed_at)
+    .where(text(HAS_SUCCEEDED), _runs.task_id == tasks.c.id)
+    .order_by(_runs.completed_at.desc())
+    .limit(1)
+    .correlate(tasks)
+    .scalar_subquery(),
+).where(in_array(tasks.c.id, "ids"))
 _expired = (
     _locked.where(text(IS_LEASED), _runs.lease_expires_at <= bindparam("now"))
     .order_by(_runs.lease_expires_at)
@@ -278,7 +284,8 @@ class RunRows(Rows):
         return dict(self.fetch(_held_keys))
 
     def previous_successes(self, task_ids: Collection[int]) -> dict[int, datetime]:
-        return dict(self.fetch(_previous_success, ids=task_ids))
+        rows = self.fetch(_previous_success, ids=task_ids)
+        return {task_id: at for task_id, at in rows if at is not None}
 
     def expired_leases(self, limit: int) -> list[TaskRun]:
         return _all(self.fetch(_expired, now=self.now, limit=limit))

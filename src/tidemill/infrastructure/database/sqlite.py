@@ -25,8 +25,8 @@ from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.store import Reads, Transaction
 from tidemill.foundation.wakeups import Wakeups
 from tidemill.infrastructure.database.rows import StatementCache
-from tidemill.infrastructure.database.tables import task_runs
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
+from tidemill.infrastructure.database.types import microseconds_of
 
 T = TypeVar("T")
 
@@ -34,7 +34,6 @@ _SHARED_AT_MOST = 64  # transactions in one commit: bounds what a failed commit 
 _READERS = 2
 _BACKWARD_STEP = timedelta(seconds=5)  # a wall clock set back by less is waited out
 _RUNS = 3  # how often a transaction that met a moved row is run before that is an error
-_INSTANT = task_runs.c.scheduled_for.type.bind_processor
 
 _dialect = sqlite_dialect.dialect(paramstyle="qmark")
 
@@ -64,9 +63,7 @@ class SqliteTransaction(DatabaseTransaction):
         return self.ids.take(count)
 
     def instants(self, values: Iterable[datetime]) -> list[Any]:
-        convert = _INSTANT(_dialect)
-        assert convert is not None
-        return [convert(value) for value in values]
+        return [microseconds_of(value) for value in values]
 
 
 class RunIds:
