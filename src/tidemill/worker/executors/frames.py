@@ -1,0 +1,50 @@
+"""Messages between a worker and its processes: four bytes of length, then JSON.
+
+Only the standard library is used here: every process of a task's tree imports this.
+"""
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+_LENGTH = struct.Struct("!I")
+_LARGEST = 64 * 1024 * 1024
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One message as it goes over the wire."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Puts messages together from whatever arrives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """The messages that `data` completes; raises ValueError where it is none of ours."""
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > _LARGEST:
+                raise ValueError(f"a message of {length} bytes cannot be one of ours")
+            end = start + _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            yield json.loads(self._buffer[start + _LENGTH.size : end])
+            start = end
+        del self._buffer[:start]
+
+
+def receive(connection: socket.socket, reader: FrameReader) -> list[dict[str, Any]] | None:
+    """What is there to be read, waiting for it; None once the other side is gone."""
+    try:
+        data = connection.recv(262_144)
+    except ConnectionError:
+        return None
+    return list(reader.feed(data)) if data else None

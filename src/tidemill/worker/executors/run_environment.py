@@ -1,0 +1,39 @@
+"""What every task is told about its run (CONTRACT §3), whatever its kind."""
+
+import json
+from datetime import datetime
+
+from tidemill.foundation.executor import Execution
+
+
+def run_facts(execution: Execution) -> dict[str, str]:
+    """Name → value; names are as in headers (`Run-Id`), to be spelt as each kind needs them."""
+    return {
+        "Run-Id": str(execution.run_id),
+        "Task-Id": str(execution.task_id),
+        "Task-Name": execution.task_name,
+        "Namespace": execution.namespace,
+        "Attempt": str(execution.attempt),
+        "Fence": str(execution.fence),
+        "Scheduled-For": rfc3339(execution.scheduled_for),
+        "Previous-Success-At": rfc3339(execution.previous_success_at),
+        "Missed-Count": str(execution.missed_count),
+        "Flow-Run-Id": execution.flow_run_id or "",
+        "Parameters": json.dumps(execution.parameters, separators=(",", ":")),
+    }
+
+
+def run_environment(execution: Execution) -> dict[str, str]:
+    """The variables of a shell task."""
+    facts = {
+        f"TIDEMILL_{name.upper().replace('-', '_')}": value
+        for name, value in run_facts(execution).items()
+    }
+    return facts | ({"TRACEPARENT": execution.traceparent} if execution.traceparent else {})
+
+
+def rfc3339(instant: datetime | None) -> str:
+    """UTC with milliseconds, or nothing."""
+    return (
+        "" if instant is None else f"{instant:%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03}Z"
+    )

@@ -1,0 +1,131 @@
+"""Shell tasks: a command line for the shell, or a program and its arguments without one."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from tidemill.domain.outcome import Outcome, failure, success
+from tidemill.errors import Problem
+from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.worker.executors.capped_output import Lines
+from tidemill.worker.executors.chunks import chunk_of
+from tidemill.worker.executors.containment import (
+    Containment,
+    Slot,
+    TreeEnd,
+    TreeRequest,
+    without_settings,
+)
+from tidemill.worker.executors.run_environment import run_environment
+
+MARK = "::result::"
+
+_HOME = os.path.expanduser("~")  # where cron starts its commands as well
+_RESULT_BYTES = 256 * 1024
+
+
+class ShellArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The mapping that `arguments` of a shell task may be; a list is short for `argv`."""
+
+    argv: list[str] | None = None  # with it, `command` is a program and no shell is used
+    environment: dict[Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    working_directory: str | None = None
+    stdin: str | None = None
+    shell: str = "/bin/sh"
+
+
+class ShellExecutor:
+    """Runs commands, each in a process tree of its own."""
+
+    task_type = "shell"
+
+    def __init__(self, containment: Containment) -> None:
+        self._containment = containment
+
+    def check(self, command: str, arguments: Any) -> Sequence[Problem]:
+        problems = []
+        if "\0" in command or not command.strip():
+            problems.append(Problem("/command", "must be a command line or a program"))
+        try:
+            read_arguments(arguments)
+        except msgspec.ValidationError as error:
+            problems.append(
+                Problem(
+                    "/arguments",
+                    f"{error}; a list of strings (argv), or a mapping of argv, environment, "
+                    "working_directory, stdin, shell",
+                )
+            )
+        return problems
+
+    async def start(self) -> None:
+        """Nothing to prepare."""
+
+    async def execute(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
+    ) -> Outcome:
+        arguments = read_arguments(execution.arguments)
+        request = TreeRequest(
+            argv=_argv_of(execution.command, arguments),
+            environment=without_settings(os.environ)
+            | arguments.environment
+            | run_environment(execution),
+            directory=arguments.working_directory or _HOME,
+            stdin=arguments.stdin,
+            grace=stop.grace,
+        )
+
+        def say(lines: Lines) -> None:
+            reports.output(chunk_of(lines))
+
+        def hold(slot: Slot) -> None:
+            stop.on_request(lambda: slot.stop(stop.grace))
+
+        return outcome_of(await self._containment.run(request, say, hold), execution.command)
+
+    async def close(self) -> None:
+        """The containment is closed by whoever made it."""
+
+
+def read_arguments(arguments: Any) -> ShellArguments:
+    """What `arguments` of a shell task say; raises msgspec.ValidationError."""
+    if isinstance(arguments, list):
+        arguments = {"argv": arguments}
+    return msgspec.convert(arguments or {}, ShellArguments)
+
+
+def _argv_of(command: str, arguments: ShellArguments) -> list[str]:
+    if arguments.argv is None:
+        return [arguments.shell, "-c", command]
+    return [command, *arguments.argv]
+
+
+def outcome_of(end: TreeEnd, command: str) -> Outcome:
+    """What the end of a tree means for the run."""
+    if end.not_started is not None:
+        hint = "" if shutil.which(command) else "; is it installed on this worker?"
+        return failure("not_started", f"cannot start {command!r}: {end.not_started}{hint}")
+    if end.exit_code is None:
+        return failure("killed", "the process that watched over the task was killed")
+    if end.exit_code < 0:
+        return failure("signal", f"ended by signal {-end.exit_code}", exit_code=end.exit_code)
+    if end.exit_code > 0:
+        return failure("exit_code", f"exit code {end.exit_code}", exit_code=end.exit_code)
+    return _with_result(end)
+
+
+def _with_result(end: TreeEnd) -> Outcome:
+    text = end.result
+    if text is None and end.last_line.startswith(MARK):
+        text = end.last_line.removeprefix(MARK)
+    if text is None:
+        return success(None, 0)
+    if len(text.encode()) > _RESULT_BYTES:
+        return failure("result_too_large", f"a result has at most {_RESULT_BYTES} bytes")
+    try:
+        return success(msgspec.json.decode(text), 0)
+    except msgspec.DecodeError as error:
+        return failure("invalid_result", f"the result is not JSON: {error}", exit_code=0)
