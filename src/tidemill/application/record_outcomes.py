@@ -17,6 +17,8 @@ from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, a
 from tidemill.foundation.store import AttemptClosing, Transaction
 from tidemill.foundation.wakeups import Topic
 
+EXECUTOR_LOST = "executor_lost"  # the attempt fell with another's process; it costs nothing
+
 Cause = Literal["itself", "timeout", "deadline", "cancel", "drain"]
 
 
@@ -72,7 +74,7 @@ def _ending(
         return _final(run, report, RunStatus.CANCELLED, reason, how, now)
     if report.outcome.succeeded:
         return _final(run, report, RunStatus.SUCCEEDED, None, AttemptOutcome.SUCCEEDED, now)
-    if report.cause == "drain":
+    if report.cause == "drain" or report.outcome.reason == EXECUTOR_LOST:
         return _handed_back(run, report, now)
     if report.cause == "deadline":
         return _final(run, report, RunStatus.TIMED_OUT, "deadline", AttemptOutcome.TIMED_OUT, now)

@@ -15,6 +15,7 @@ from tidemill.domain.worker import WorkerStatus
 from tidemill.foundation.store import AttemptClosing, Transaction
 from tidemill.foundation.wakeups import Topic
 
+_EVERYTHING = 1_000_000
 _LOST = "the worker that ran it stopped answering"
 
 
@@ -61,6 +62,17 @@ def recover_from_dead_workers(transaction: Transaction, worker_ids: Sequence[str
     runs = transaction.runs_held_by(worker_ids)
     lose_runs(transaction, runs)
     return len(runs)
+
+
+def recover_after_restart(transaction: Transaction) -> int:
+    """Take back everything, where it is known that no other process works on this database."""
+    taken = recover_from_dead_workers(
+        transaction, [worker.id for worker in transaction.workers_alive()]
+    )
+    stuck = transaction.stuck_dispatches(transaction.now, _EVERYTHING)
+    _dispatch_again(transaction, stuck)
+    transaction.announce(Topic.READY)
+    return taken + len(stuck)
 
 
 def lose_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
@@ -25,6 +25,7 @@ from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.store import Reads, Transaction
 from tidemill.foundation.wakeups import Wakeups
 from tidemill.infrastructure.database.rows import StatementCache
+from tidemill.infrastructure.database.schema import prepare_sqlite
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
 from tidemill.infrastructure.database.types import microseconds_of
 
@@ -161,7 +162,12 @@ class SqliteStore:
     """The embedded database in one file, which it locks against a second process."""
 
     def __init__(
-        self, path: Path, clock: Clock, wakeups: Wakeups, sinks: Sequence[EventSink] = ()
+        self,
+        path: Path,
+        lock: IO[str],
+        clock: Clock,
+        wakeups: Wakeups,
+        sinks: Sequence[EventSink],
     ) -> None:
         self._path = path
         self._clock = clock
@@ -173,11 +179,24 @@ class SqliteStore:
         self._local = threading.local()
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
-        self._lock = lock_file(path.with_name(path.name + ".lock"))
+        self._lock = lock
         self._writer = threading.Thread(
             target=self._write, args=(open_database(path),), name="sqlite-writer"
         )
         self._writer.start()
+
+    @classmethod
+    async def open(
+        cls, path: Path, clock: Clock, wakeups: Wakeups, sinks: Sequence[EventSink] = ()
+    ) -> "SqliteStore":
+        """Lock the file, bring its schema up to date and begin; raises Unavailable."""
+        lock = lock_file(path.with_name(path.name + ".lock"))
+        try:
+            await asyncio.to_thread(prepare_sqlite, path)
+            return cls(path, lock, clock, wakeups, sinks)
+        except BaseException:
+            lock.close()
+            raise
 
     async def transact(self, body: Callable[[Transaction], T]) -> T:
         if self._is_closed:
@@ -339,7 +358,7 @@ def _connect(path: Path) -> SqliteConnection:
     return SqliteConnection(driver)
 
 
-def lock_file(path: Path) -> Any:
+def lock_file(path: Path) -> IO[str]:
     """Hold `path` until it is closed, so that two processes never write to one database."""
     try:
         file = path.open("w")

@@ -1,0 +1,196 @@
+"""HTTP tasks: one request, judged by its status."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import httpx2
+import msgspec
+
+from tidemill.domain.outcome import Outcome, failure, success
+from tidemill.errors import Problem
+from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.worker.executors.capped_output import CappedOutput
+from tidemill.worker.executors.chunks import chunk_of
+from tidemill.worker.executors.guarded_transport import AddressRefused, GuardedTransport
+from tidemill.worker.executors.run_environment import run_facts
+
+Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
+
+_RESULT_BYTES = 256 * 1024
+_CONNECT_SECONDS = 10
+_MAX_REDIRECTS = 5
+
+
+class HttpArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `arguments` of an HTTP task may say; `command` is the URL."""
+
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = "GET"
+    headers: dict[str, str] = {}
+    body: str | None = None
+    json: Any = msgspec.UNSET
+    expected_status: list[Status] | Status | None = None  # None: any 2xx
+    follow_redirects: bool = False
+    verify_tls: bool = True
+    max_response_bytes: Annotated[int, msgspec.Meta(ge=0, le=64 * 1024 * 1024)] = 10 * 1024 * 1024
+
+
+class HttpExecutor:
+    """Sends requests from the worker's own loop; nothing of them outlives the attempt."""
+
+    task_type = "http"
+
+    def __init__(self, allowed_networks: Sequence[str] = ()) -> None:
+        self._allowed_networks = allowed_networks
+        self._clients: dict[bool, httpx2.AsyncClient] = {}
+
+    def check(self, command: str, arguments: Any) -> Sequence[Problem]:
+        problems = []
+        try:
+            url = httpx2.URL(command)
+        except (httpx2.InvalidURL, ValueError) as error:
+            problems.append(Problem("/command", f"is not a URL: {error}"))
+        else:
+            if url.scheme not in {"http", "https"} or not url.host:
+                problems.append(Problem("/command", "must be a URL with http:// or https://"))
+        try:
+            read = _read(arguments)
+        except msgspec.ValidationError as error:
+            problems.append(Problem("/arguments", str(error)))
+        else:
+            if read.body is not None and read.json is not msgspec.UNSET:
+                problems.append(Problem("/arguments", "takes `body` or `json`, not both"))
+            if any(not _is_header(*header) for header in read.headers.items()):
+                problems.append(Problem("/arguments/headers", "a name or value is not allowed"))
+        return problems
+
+    async def start(self) -> None:
+        """Nothing to prepare: a client is made when it is first needed."""
+
+    async def close(self) -> None:
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.aclose()
+
+    async def execute(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
+    ) -> Outcome:
+        output = CappedOutput()
+        request = asyncio.create_task(self._request(execution, output))
+        stop.on_request(lambda: _give_up(request))
+        try:
+            return await request
+        except asyncio.CancelledError:
+            if not stop.is_requested:
+                raise
+            return failure("cancelled", "the request was given up")
+        finally:
+            for lines in output.finish():
+                reports.output(chunk_of(lines))
+
+    async def _request(self, execution: Execution, output: CappedOutput) -> Outcome:
+        arguments = _read(execution.arguments)
+        client = self._client(verify_tls=arguments.verify_tls)
+        began = time.monotonic()
+        try:
+            async with client.stream(
+                arguments.method,
+                execution.command,
+                headers=_headers_of(execution, arguments),
+                content=_content_of(arguments),
+                follow_redirects=arguments.follow_redirects,
+            ) as response:
+                body, is_whole = await _read_body(response, arguments.max_response_bytes)
+        except AddressRefused as error:
+            return failure("address_refused", str(error))
+        except httpx2.TooManyRedirects:
+            return failure("redirects", f"more than {_MAX_REDIRECTS} redirects")
+        except (httpx2.HTTPError, ssl.SSLError) as error:
+            return failure("connection", f"{type(error).__name__}: {str(error) or 'no answer'}")
+        elapsed_ms = (time.monotonic() - began) * 1000
+        said = (
+            f"{arguments.method} {response.url} -> {response.status_code} in {elapsed_ms:.0f} ms\n"
+        )
+        output.feed("log", said.encode(), time.time())
+        output.feed("stdout", body, time.time())
+        if not _is_expected(arguments, response.status_code):
+            return failure("http_status", f"status {response.status_code} was not expected")
+        if not is_whole:
+            return failure(
+                "response_too_large", f"more than {arguments.max_response_bytes} bytes came back"
+            )
+        return success({"status": response.status_code, "body": _json_of(response, body)})
+
+    def _client(self, *, verify_tls: bool) -> httpx2.AsyncClient:
+        if verify_tls not in self._clients:
+            self._clients[verify_tls] = httpx2.AsyncClient(
+                transport=GuardedTransport(self._allowed_networks, verify_tls=verify_tls),
+                timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS, pool=_CONNECT_SECONDS),
+                max_redirects=_MAX_REDIRECTS,
+                trust_env=False,
+            )
+        return self._clients[verify_tls]
+
+
+def _give_up(request: "asyncio.Task[Outcome]") -> None:
+    request.cancel()
+
+
+def _read(arguments: Any) -> HttpArguments:
+    return msgspec.convert(arguments or {}, HttpArguments)
+
+
+def _headers_of(execution: Execution, arguments: HttpArguments) -> dict[str, str]:
+    told = {
+        f"Tidemill-{name}": value
+        for name, value in run_facts(execution).items()
+        if name != "Parameters" and value.isascii()
+    }
+    if execution.parameters:
+        told["Tidemill-Parameters"] = json.dumps(execution.parameters, separators=(",", ":"))
+    if execution.traceparent:
+        told["traceparent"] = execution.traceparent
+    if arguments.json is not msgspec.UNSET:
+        told["Content-Type"] = "application/json"
+    return told | arguments.headers
+
+
+def _content_of(arguments: HttpArguments) -> bytes | None:
+    if arguments.json is not msgspec.UNSET:
+        return msgspec.json.encode(arguments.json)
+    return None if arguments.body is None else arguments.body.encode()
+
+
+def _is_header(name: str, value: str) -> bool:
+    token = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+    return token and not any(sign in value for sign in "\r\n\0")
+
+
+def _is_expected(arguments: HttpArguments, status: int) -> bool:
+    expected = arguments.expected_status
+    if expected is None:
+        return 200 <= status < 300
+    return status in (expected if isinstance(expected, list) else [expected])
+
+
+async def _read_body(response: httpx2.Response, at_most: int) -> tuple[bytes, bool]:
+    """The body, as much as is allowed, and whether that is all of it."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > at_most:
+            return bytes(body[:at_most]), False
+    return bytes(body), True
+
+
+def _json_of(response: httpx2.Response, body: bytes) -> Any:
+    """The body as JSON where it says it is, for whoever reads the result; else None."""
+    if "json" not in response.headers.get("content-type", "") or len(body) > _RESULT_BYTES:
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None

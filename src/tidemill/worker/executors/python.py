@@ -1,0 +1,404 @@
+"""Python tasks: `package.module:function`, in warm processes that can be killed."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Literal, cast
+
+import msgspec
+
+from tidemill.domain.outcome import Outcome, failure, success
+from tidemill.errors import Problem
+from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.worker.executors.capped_output import Lines
+from tidemill.worker.executors.chunks import chunk_of
+from tidemill.worker.executors.containment import (
+    Containment,
+    Slot,
+    TreeEnd,
+    TreeRequest,
+    without_settings,
+)
+from tidemill.worker.executors.frames import FrameReader, encode
+from tidemill.worker.executors.run_environment import run_environment
+
+Mode = Literal["sync", "async"]
+
+_GROW_AFTER_SECONDS = 0.05  # a run that waits this long for a process is worth another process
+_IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends
+_RESULT_BYTES = 256 * 1024
+_TAIL_CHARACTERS = 2_000  # of what a process that died said last
+
+
+class PythonExecutor:
+    """Sync functions one at a time in a process each; async ones together in one of their own."""
+
+    task_type = "python"
+
+    def __init__(
+        self, containment: Containment, python_paths: Sequence[str], max_processes: int
+    ) -> None:
+        self._containment = containment
+        self._paths = list(python_paths)
+        self._pool = _SyncPool(self._start_host, max_processes)
+        self._async_host: asyncio.Task[_Host] | None = None
+        self._async_commands: set[str] = set()
+
+    def check(self, command: str, arguments: Any) -> Sequence[Problem]:
+        problems = []
+        module, _, path = command.partition(":")
+        names = [*module.split("."), *path.split(".")]
+        if not all(name.isidentifier() for name in names):
+            problems.append(Problem("/command", "must be package.module:function"))
+        if not isinstance(arguments, dict):
+            problems.append(Problem("/arguments", "must be a mapping of keyword arguments"))
+        return problems
+
+    async def start(self) -> None:
+        """Nothing to prepare: the first run starts a process."""
+
+    async def close(self) -> None:
+        await self._pool.close()
+        if self._async_host is not None:
+            host = await self._async_host
+            await host.kill()
+
+    async def execute(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
+    ) -> Outcome:
+        try:
+            if execution.command in self._async_commands:
+                return await (await self._host_for_async()).run(execution, reports, stop)
+            host = await self._pool.take(stop)
+        except _HostFailed as error:
+            return failure("not_started", f"no Python process could be started: {error}")
+        if host is None:
+            return failure("cancelled", "stopped before a process was free")
+        try:
+            return await host.run(execution, reports, stop)
+        finally:
+            if host.last_was_async:
+                self._async_commands.add(execution.command)
+            self._pool.give_back(host)
+
+    async def _host_for_async(self) -> "_Host":
+        if self._async_host is None or (
+            self._async_host.done()
+            and (self._async_host.exception() or not self._async_host.result().is_alive)
+        ):
+            self._async_host = asyncio.create_task(self._start_host("async"))
+        return await asyncio.shield(self._async_host)
+
+    async def _start_host(self, mode: Mode) -> "_Host":
+        host = _Host(mode)
+        await host.start(self._containment, self._paths)
+        return host
+
+
+class _HostFailed(Exception):
+    """A process ended before it was ready; says what it said last."""
+
+
+class _SyncPool:
+    """Processes for sync functions; grows while runs wait, shrinks when nobody needs them."""
+
+    def __init__(self, start: Any, max_processes: int) -> None:
+        self._start = start
+        self._max = max_processes
+        self._count = 0
+        self._idle: list[_Host] = []
+        self._waiting: deque[asyncio.Future[_Host]] = deque()
+        self._starting: asyncio.Task[None] | None = None
+        self._growing: asyncio.TimerHandle | None = None
+
+    async def take(self, stop: StopRequest) -> "_Host | None":
+        """A process; None where the run was stopped while it waited for one."""
+        while self._idle:
+            host = self._idle.pop()
+            if host.is_alive:
+                host.rest_no_more()
+                return host
+            self._count -= 1
+        future: asyncio.Future[_Host] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        if self._count == 0:
+            self._grow()
+        else:
+            self._grow_later()
+        stop.on_request(lambda: self._leave(future))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not stop.is_requested:
+                raise
+            return None
+
+    def give_back(self, host: "_Host") -> None:
+        """Free again, or dead."""
+        if not host.is_alive:
+            self._count -= 1
+            if self._waiting:
+                self._grow()
+            return
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(host)
+                return
+        self._idle.append(host)
+        host.rest(_IDLE_SECONDS, lambda: self._retire(host))
+
+    async def close(self) -> None:
+        if self._growing is not None:
+            self._growing.cancel()
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        for host in self._idle:
+            host.rest_no_more()
+            await host.kill()
+        self._idle.clear()
+
+    def _leave(self, future: "asyncio.Future[_Host]") -> None:
+        if not future.done():
+            self._waiting.remove(future)
+            future.cancel()
+
+    def _retire(self, host: "_Host") -> None:
+        if host in self._idle:
+            self._idle.remove(host)
+            self._count -= 1
+            host.hang_up()
+
+    def _grow_later(self) -> None:
+        if self._growing is None:
+            loop = asyncio.get_running_loop()
+            self._growing = loop.call_later(_GROW_AFTER_SECONDS, self._grow_if_waited)
+
+    def _grow_if_waited(self) -> None:
+        self._growing = None
+        if self._waiting:
+            self._grow()
+            self._grow_later()
+
+    def _grow(self) -> None:
+        is_busy = self._starting is not None and not self._starting.done()
+        if not is_busy and self._count < self._max:
+            self._count += 1
+            self._starting = asyncio.create_task(self._add())
+
+    async def _add(self) -> None:
+        try:
+            host = await self._start("sync")
+        except Exception as error:
+            self._count -= 1
+            failed = error if isinstance(error, _HostFailed) else _HostFailed(str(error))
+            while self._waiting and self._count == 0:
+                future = self._waiting.popleft()
+                if not future.done():
+                    future.set_exception(failed)
+        else:
+            self.give_back(host)
+
+
+class _Host(asyncio.Protocol):
+    """The worker's end of one process that runs Python tasks."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+        self.last_was_async = False
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._slot: Slot | None = None
+        self._tree: asyncio.Task[TreeEnd] | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running: dict[int, _Running] = {}
+        self._ids = 0
+        self._said: deque[str] = deque(maxlen=20)
+        self._retirement: asyncio.TimerHandle | None = None
+        self._killed_for: int | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        return self._tree is not None and not self._tree.done() and self._killed_for is None
+
+    async def start(self, containment: Containment, paths: list[str]) -> None:
+        """Return when it is ready; raises _HostFailed."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._slot = await containment.slot(theirs)
+        ours.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
+        request = TreeRequest(
+            argv=[sys.executable, "-m", f"{__package__}.python_host", self.mode, json.dumps(paths)],
+            environment=without_settings(os.environ),
+            directory="/",
+        )
+        self._tree = asyncio.create_task(self._slot.run(request, self._hear_raw))
+        self._tree.add_done_callback(self._ended)
+        await self._ready
+
+    async def run(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
+    ) -> Outcome:
+        """Run one attempt to its end."""
+        if self._transport is None or not self.is_alive:
+            return self._outcome_of_death(None)
+        self._ids += 1
+        running = _Running(self._ids, reports)
+        self._running[running.id] = running
+        self._transport.write(encode({"run": _request_of(running.id, execution)}))
+        stop.on_request(lambda: self._cancel(running, stop.grace))
+        try:
+            return await running.outcome
+        finally:
+            running.forget_kill()
+
+    def rest(self, seconds: float, retire: Any) -> None:
+        """Call `retire` when nobody needs this process for so long."""
+        self._retirement = asyncio.get_running_loop().call_later(seconds, retire)
+
+    def rest_no_more(self) -> None:
+        """Somebody needs it."""
+        if self._retirement is not None:
+            self._retirement.cancel()
+
+    def hang_up(self) -> None:
+        """The process ends when it has nothing to do, and its slot with it."""
+        if self._slot is not None:
+            self._slot.hang_up()
+
+    async def kill(self) -> None:
+        """End it now; returns when it is gone."""
+        self.hang_up()
+        if self._tree is not None:
+            await asyncio.wait([self._tree])
+
+    def _cancel(self, running: "_Running", grace: timedelta) -> None:
+        if self._transport is None or running.outcome.done():
+            return
+        self._transport.write(encode({"cancel": {"id": running.id}}))
+        running.kill_later(grace, lambda: self._kill_for(running))
+
+    def _kill_for(self, running: "_Running") -> None:
+        """It does not end by itself: only with its whole process."""
+        self._killed_for = running.id
+        if self._slot is not None:
+            self._slot.stop(timedelta(0))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._reader.feed(data):
+            if "end" in message:
+                self._hear_end(**message["end"])
+            elif "lines" in message:
+                attempt_id, *lines = message["lines"]
+                self._running[attempt_id].reports.output(chunk_of(Lines(*lines)))
+            elif "progress" in message:
+                attempt_id, fraction, said = message["progress"]
+                self._running[attempt_id].reports.progress(fraction, said)
+            elif "checkpoint" in message:
+                attempt_id, checkpoint = message["checkpoint"]
+                self._running[attempt_id].reports.checkpoint(checkpoint)
+            elif not self._ready.done():
+                self._ready.set_result(None)
+
+    def _hear_end(self, id: int, outcome: dict[str, Any], is_async: bool) -> None:
+        self.last_was_async = is_async
+        running = self._running.pop(id)
+        if not running.outcome.done():
+            running.outcome.set_result(_outcome_of(outcome))
+
+    def _hear_raw(self, lines: Lines) -> None:
+        """What the process says past its attempts: warnings at start, last words."""
+        self._said.append(lines.text)
+
+    def _ended(self, tree: "asyncio.Task[TreeEnd]") -> None:
+        end = None if tree.cancelled() else tree.result()
+        if self._slot is not None:
+            self._slot.hang_up()
+        if self._transport is not None:
+            self._transport.close()
+        if not self._ready.done():
+            self._ready.set_exception(_HostFailed(self._last_words(end)))
+        running, self._running = self._running, {}
+        for each in running.values():
+            if not each.outcome.done():
+                each.outcome.set_result(self._outcome_of_death(end, each.id))
+
+    def _outcome_of_death(self, end: TreeEnd | None, attempt_id: int | None = None) -> Outcome:
+        if self._killed_for is not None and self._killed_for != attempt_id:
+            return failure("executor_lost", "its process was killed to end another task")
+        code = None if end is None else end.exit_code
+        reason = "signal" if code is not None and code < 0 else "exit_code"
+        return failure(reason, self._last_words(end), exit_code=code)
+
+    def _last_words(self, end: TreeEnd | None) -> str:
+        code = None if end is None else end.exit_code
+        how = "was killed" if code is None else f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was ended by signal {-code}"
+        said = "".join(self._said)[-_TAIL_CHARACTERS:].strip()
+        return f"the Python process {how}" + (f": {said}" if said else "")
+
+
+class _Running:
+    """One attempt inside a process."""
+
+    def __init__(self, id: int, reports: ExecutionReports) -> None:
+        self.id = id
+        self.reports = reports
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._kill: asyncio.TimerHandle | None = None
+
+    def kill_later(self, grace: timedelta, kill: Any) -> None:
+        self._kill = asyncio.get_running_loop().call_later(grace.total_seconds(), kill)
+
+    def forget_kill(self) -> None:
+        if self._kill is not None:
+            self._kill.cancel()
+
+
+def _request_of(id: int, execution: Execution) -> dict[str, Any]:
+    return {
+        "id": id,
+        "command": execution.command,
+        "arguments": execution.arguments or {},
+        "facts": {
+            "run_id": execution.run_id,
+            "task_id": execution.task_id,
+            "task_name": execution.task_name,
+            "namespace": execution.namespace,
+            "attempt": execution.attempt,
+            "fence": execution.fence,
+            "scheduled_for": execution.scheduled_for.isoformat(),
+            "parameters": execution.parameters,
+            "checkpoint": execution.checkpoint,
+            "environment": run_environment(execution),
+        },
+    }
+
+
+def _outcome_of(told: dict[str, Any]) -> Outcome:
+    if "result" not in told:
+        return failure(
+            told["reason"],
+            told["error_message"],
+            exit_code=told.get("exit_code"),
+            exception_type=told.get("exception_type"),
+        )
+    if len(told["result"]) > _RESULT_BYTES:
+        return failure("result_too_large", f"a result has at most {_RESULT_BYTES} bytes")
+    with contextlib.suppress(msgspec.DecodeError):
+        return success(msgspec.json.decode(told["result"]))
+    return failure("invalid_result", "the result is not JSON")

@@ -1,0 +1,396 @@
+"""A warm process that runs Python tasks: `sync` ones one at a time, or many `async` ones at once.
+
+Started in a slot as `python -m tidemill.worker.executors.python_host MODE PATHS`, with its
+connection to the worker under descriptor CHANNEL.
+
+Messages in: `run` {id, command, arguments, facts}, `cancel` {id}.
+Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` {id, outcome, is_async}.
+"""
+
+import asyncio
+import importlib
+import inspect
+import io
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from tidemill.task_context import RunContext, TaskCancelled, _current
+from tidemill.worker.executors.capped_output import CappedOutput, Lines
+from tidemill.worker.executors.frames import FrameReader, encode, receive
+from tidemill.worker.executors.process_tree import (
+    become_subreaper,
+    children_of,
+    descendants_of,
+    signal_all,
+)
+
+CHANNEL = 3
+
+_FLUSH_SECONDS = 0.1
+_PIPE_BYTES = 65_536
+_LEFT_BEHIND_SECONDS = 2.0  # what a function leaves running may take this long after SIGTERM
+
+_running: "ContextVar[_Attempt | None]" = ContextVar("tidemill_attempt", default=None)
+
+
+def main() -> None:
+    """Serve until the worker hangs up."""
+    mode, paths = sys.argv[1], json.loads(sys.argv[2])
+    sys.path[:0] = paths
+    become_subreaper()
+    channel = _Channel(socket.socket(fileno=CHANNEL))
+    os.set_inheritable(CHANNEL, False)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[_LogLines()],
+        force=True,
+    )
+    if mode == "sync":
+        _SyncHost(channel).serve()
+    else:
+        asyncio.run(_AsyncHost(channel).serve())
+
+
+class _Channel:
+    """The connection to the worker; several threads may send."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._reader = FrameReader()
+        self._lock = threading.Lock()
+
+    def send(self, *messages: dict[str, Any]) -> None:
+        data = b"".join(map(encode, messages))
+        with self._lock:
+            self.connection.sendall(data)
+
+    def receive(self) -> list[dict[str, Any]] | None:
+        return receive(self.connection, self._reader)
+
+
+class _Attempt:
+    """One attempt under way: its context and what it has said."""
+
+    def __init__(self, request: dict[str, Any], channel: _Channel) -> None:
+        self.id: int = request["id"]
+        self.command: str = request["command"]
+        self.arguments: dict[str, Any] = request["arguments"]
+        self.context = RunContext(request["facts"], self)
+        self._channel = channel
+        self._output = CappedOutput()
+        self._lock = threading.Lock()
+        self._flushed_at = 0.0
+        self.has_pending = False
+
+    def say(self, stream: str, data: bytes) -> bool:
+        """Take output; True where somebody has to come back and flush it."""
+        with self._lock:
+            self._output.feed(stream, data, time.time())
+            if not self._output.has_ready:
+                return False
+            if time.monotonic() - self._flushed_at >= _FLUSH_SECONDS:
+                self._flush()
+                return False
+            was_pending, self.has_pending = self.has_pending, True
+            return not was_pending
+
+    def flush(self) -> None:
+        """Send what waits."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._flushed_at, self.has_pending = time.monotonic(), False
+        self._send_lines(self._output.take())
+
+    def _send_lines(self, lines: list[Lines]) -> None:
+        self._channel.send(*({"lines": [self.id, *each]} for each in lines))
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        self._channel.send({"progress": [self.id, fraction, message]})
+
+    def checkpoint(self, data: Any) -> None:
+        self._channel.send({"checkpoint": [self.id, data]})
+
+    def end(self, outcome: dict[str, Any], *, is_async: bool) -> None:
+        with self._lock:
+            self._send_lines(self._output.finish())
+        self._channel.send({"end": {"id": self.id, "outcome": outcome, "is_async": is_async}})
+
+
+class _SyncHost:
+    """Functions run in the main thread, where a signal can interrupt them; a second one listens."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
+        self._requests: deque[dict[str, Any]] = deque()
+        self._arrived = threading.Semaphore(0)
+        self._attempt: _Attempt | None = None
+        self._may_interrupt = False
+        self._pipes = {_capture(1): "stdout", _capture(2): "stderr"}
+        self._woken, self._wake = os.pipe()
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGUSR1, self._interrupt)
+        _lead_standard_streams(self._say)
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._channel.send({"ready": True})
+        while True:
+            self._arrived.acquire()
+            self._run(_Attempt(self._requests.popleft(), self._channel))
+
+    def _run(self, attempt: _Attempt) -> None:
+        self._attempt = attempt
+        is_async = False
+        running, current = _running.set(attempt), _current.set(attempt.context)
+        os.environ.update(attempt.context.environment)
+        try:
+            try:
+                self._may_interrupt = True
+                function = _resolve(attempt.command)
+                is_async = inspect.iscoroutinefunction(function)
+                value = function(**_arguments_for(function, attempt))
+                result = asyncio.run(value) if is_async else value
+            finally:
+                self._may_interrupt = False
+            outcome = _success(result)
+        except BaseException as error:
+            outcome = _failure(error, attempt)
+        for name in attempt.context.environment:
+            os.environ.pop(name, None)
+        end_what_is_left_behind()
+        for descriptor in self._pipes:
+            self._drain(descriptor, attempt)
+        self._attempt = None
+        _running.reset(running)
+        _current.reset(current)
+        attempt.end(outcome, is_async=is_async)
+
+    def _say(self, stream: str, data: bytes) -> None:
+        attempt = self._attempt
+        if attempt is not None and attempt.say(stream, data):
+            os.write(self._wake, b"!")
+
+    def _listen(self) -> None:
+        """Hear the worker, and what is written past Python to the standard descriptors."""
+        watched = [self._channel.connection.fileno(), self._woken, *self._pipes]
+        while True:
+            attempt = self._attempt
+            is_pending = attempt is not None and attempt.has_pending
+            ready, _, _ = select.select(watched, [], [], _FLUSH_SECONDS if is_pending else None)
+            if is_pending and attempt is not None:
+                attempt.flush()
+            for descriptor in ready:
+                if descriptor == self._woken:
+                    os.read(self._woken, _PIPE_BYTES)
+                elif descriptor in self._pipes:
+                    self._drain(descriptor, self._attempt)
+                else:
+                    self._heed()
+
+    def _heed(self) -> None:
+        messages = self._channel.receive()
+        if messages is None:
+            os._exit(0)
+        for message in messages:
+            if "run" in message:
+                self._requests.append(message["run"])
+                self._arrived.release()
+            elif "cancel" in message:
+                attempt = self._attempt
+                if attempt is not None and attempt.id == message["cancel"]["id"]:
+                    attempt.context.is_cancelled = True
+                    os.kill(os.getpid(), signal.SIGUSR1)
+
+    def _drain(self, descriptor: int, attempt: _Attempt | None) -> None:
+        try:
+            while data := os.read(descriptor, _PIPE_BYTES):
+                if attempt is not None:
+                    attempt.say(self._pipes[descriptor], data)
+        except BlockingIOError:
+            return
+
+    def _interrupt(self, *_: Any) -> None:
+        attempt = self._attempt
+        if self._may_interrupt and attempt is not None and attempt.context.is_cancelled:
+            self._may_interrupt = False
+            raise TaskCancelled
+
+
+class _AsyncHost:
+    """Coroutines share one loop; each has its context by way of context variables."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._attempts: dict[int, _Attempt] = {}
+        self._closed = asyncio.Event()
+
+    async def serve(self) -> None:
+        _lead_standard_streams(self._say)
+        asyncio.get_running_loop().add_reader(self._channel.connection.fileno(), self._heed)
+        self._channel.send({"ready": True})
+        await self._closed.wait()
+        os._exit(0)
+
+    def _heed(self) -> None:
+        messages = self._channel.receive()
+        if messages is None:
+            self._closed.set()
+            return
+        for message in messages:
+            if "run" in message:
+                attempt = _Attempt(message["run"], self._channel)
+                self._attempts[attempt.id] = attempt
+                self._tasks[attempt.id] = asyncio.create_task(self._run(attempt))
+            elif "cancel" in message:
+                self._cancel(message["cancel"]["id"])
+
+    def _cancel(self, attempt_id: int) -> None:
+        if attempt_id in self._tasks:
+            self._attempts[attempt_id].context.is_cancelled = True
+            self._tasks[attempt_id].cancel()
+
+    async def _run(self, attempt: _Attempt) -> None:
+        _running.set(attempt)
+        _current.set(attempt.context)
+        try:
+            function = _resolve(attempt.command)
+            outcome = _success(await function(**_arguments_for(function, attempt)))
+        except BaseException as error:
+            outcome = _failure(error, attempt)
+        del self._tasks[attempt.id], self._attempts[attempt.id]
+        if not self._tasks:
+            end_what_is_left_behind()
+        attempt.end(outcome, is_async=True)
+
+    def _say(self, stream: str, data: bytes) -> None:
+        attempt = _running.get()
+        if attempt is not None and attempt.say(stream, data):
+            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, attempt.flush)
+
+
+class _Said(io.RawIOBase):
+    """The far end of sys.stdout and sys.stderr: what is printed belongs to the attempt."""
+
+    def __init__(self, stream: str, say: Callable[[str, bytes], None]) -> None:
+        self._stream = stream
+        self._say = say
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self._say(self._stream, bytes(data))
+        return len(data)
+
+    def fileno(self) -> int:
+        return 1 if self._stream == "stdout" else 2
+
+
+def _lead_standard_streams(say: Callable[[str, bytes], None]) -> None:
+    for stream in ("stdout", "stderr"):
+        said = _Said(stream, say)
+        wrapper = io.TextIOWrapper(said, "utf-8", "replace", write_through=True)  # type: ignore[type-var]
+        setattr(sys, stream, wrapper)
+
+
+class _LogLines(logging.Handler):
+    """Log records of the task and of the libraries it uses."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        attempt = _running.get()
+        if attempt is not None:
+            attempt.say("log", f"{self.format(record)}\n".encode("utf-8", "replace"))
+
+
+def _capture(descriptor: int) -> int:
+    """Lead a standard descriptor into a pipe and return the end to read from."""
+    read, write = os.pipe()
+    os.dup2(write, descriptor)
+    os.close(write)
+    os.set_blocking(read, False)
+    return read
+
+
+def _resolve(command: str) -> Callable[..., Any]:
+    module_name, _, path = command.partition(":")
+    found: Any = importlib.import_module(module_name)
+    for name in path.split("."):
+        found = getattr(found, name)
+    if not callable(found):
+        raise TypeError(f"{command} is not callable")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _arguments_for(function: Callable[..., Any], attempt: _Attempt) -> dict[str, Any]:
+    """The task's arguments, and the context where the function asks for it by annotation."""
+    wanted = {
+        name: attempt.context
+        for name, annotation in getattr(function, "__annotations__", {}).items()
+        if annotation is RunContext or annotation == "RunContext"
+    }
+    wanted.pop("return", None)
+    return attempt.arguments | wanted
+
+
+def _success(result: Any) -> dict[str, Any]:
+    try:
+        text = json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return {"reason": "invalid_result", "error_message": f"the result is not JSON: {error}"}
+    return {"result": text}
+
+
+def _failure(error: BaseException, attempt: _Attempt) -> dict[str, Any]:
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if code == 0:
+            return {"result": "null"}
+        return {"reason": "exit_code", "error_message": f"exit code {code}", "exit_code": code}
+    if not isinstance(error, (TaskCancelled, asyncio.CancelledError)):
+        trace = traceback.format_exception(error)
+        attempt.say("stderr", "".join(trace).encode("utf-8", "replace"))
+    kind = type(error)
+    return {
+        "reason": "exception",
+        "error_message": f"{kind.__name__}: {error}"[:4_000],
+        "exception_type": f"{kind.__module__}.{kind.__qualname__}",
+    }
+
+
+def end_what_is_left_behind() -> None:
+    """End every process that a function started and did not wait for."""
+    deadline = 0.0
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid:
+            continue
+        now = time.monotonic()
+        if not deadline:
+            deadline = now + _LEFT_BEHIND_SECONDS
+            signal_all(descendants_of(os.getpid()), signal.SIGTERM)
+        elif now >= deadline:
+            signal_all(children_of(os.getpid()), signal.SIGKILL)
+        time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    main()
