@@ -1,5 +1,7 @@
 """Workers come, say what they can do, and go."""
 
+from typing import Any
+
 import msgspec
 
 from tidemill.domain.worker import Worker, WorkerStatus
@@ -32,10 +34,44 @@ def sign_off_worker(transaction: Transaction, worker_id: str) -> Worker:
 
 
 def _to(transaction: Transaction, worker_id: str, status: WorkerStatus) -> Worker:
-    worker = transaction.worker(worker_id)
-    if worker is None:
-        raise NotFound("worker", worker_id)
+    worker = _known(transaction, worker_id)
     changed = msgspec.structs.replace(worker, status=status, last_heartbeat=transaction.now)
     transaction.save_worker(changed)
     transaction.announce(Topic.LEASES, Topic.READY)
     return changed
+
+
+def note_heartbeat(transaction: Transaction, worker_id: str, current_task_count: int) -> Worker:
+    """It is there; raises Conflict where it was given up and must register again."""
+    worker = _known(transaction, worker_id)
+    if worker.status not in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}:
+        raise Conflict(f"worker {worker_id} is {worker.status}; register again")
+    changed = msgspec.structs.replace(
+        worker, last_heartbeat=transaction.now, current_task_count=current_task_count
+    )
+    transaction.save_worker(changed)
+    return changed
+
+
+def change_worker(transaction: Transaction, worker_id: str, changes: dict[str, Any]) -> Worker:
+    """Change what it offers: labels, max_concurrent_tasks, metadata."""
+    changed = msgspec.structs.replace(_known(transaction, worker_id), **changes)
+    transaction.save_worker(changed)
+    transaction.announce(Topic.READY)
+    return changed
+
+
+def remove_worker(transaction: Transaction, worker_id: str) -> None:
+    """Forget one that is gone; raises Conflict while it is there or holds runs."""
+    worker = _known(transaction, worker_id)
+    is_gone = worker.status in {WorkerStatus.OFFLINE, WorkerStatus.LOST}
+    if not is_gone or transaction.runs_held_by([worker_id]):
+        raise Conflict(f"worker {worker_id} is {worker.status}; drain and stop it first")
+    transaction.delete_worker(worker_id)
+
+
+def _known(transaction: Transaction, worker_id: str) -> Worker:
+    worker = transaction.worker(worker_id)
+    if worker is None:
+        raise NotFound("worker", worker_id)
+    return worker

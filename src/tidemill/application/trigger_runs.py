@@ -12,7 +12,7 @@ from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.errors import Conflict, InvalidInput, NotFound, Problem
-from tidemill.foundation.store import StoredAnswer, Transaction
+from tidemill.foundation.store import Reads, StoredAnswer, Transaction
 from tidemill.foundation.wakeups import Topic
 
 
@@ -85,13 +85,13 @@ def _tasks_of(transaction: Transaction, requests: Sequence[TriggerRequest]) -> l
     return tasks
 
 
-def find_task(transaction: Transaction, namespace: str, key: int | str) -> Task | None:
+def find_task(reads: Reads, namespace: str, key: int | str) -> Task | None:
     """The task with this id, or with this `name:NAME`."""
     if isinstance(key, int):
-        return transaction.task(key, namespace)
+        return reads.task(key, namespace)
     if key.startswith("name:"):
-        return transaction.task_named(namespace, key.removeprefix("name:"))
-    return transaction.task(int(key), namespace) if key.isdecimal() else None
+        return reads.task_named(namespace, key.removeprefix("name:"))
+    return reads.task(int(key), namespace) if key.isdecimal() else None
 
 
 def _run_of(transaction: Transaction, task: Task, request: TriggerRequest) -> TaskRun:

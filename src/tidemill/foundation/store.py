@@ -13,11 +13,22 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskDefinition
 from tidemill.domain.task_run import AttemptOutcome, RunAttempt, RunChange, TaskRun
 from tidemill.domain.worker import Worker
+from tidemill.foundation.listing import (
+    LaneDepth,
+    LedgerCount,
+    Page,
+    PageRequest,
+    RunFilter,
+    RunStats,
+    TaskFilter,
+    WorkerFilter,
+)
 from tidemill.foundation.wakeups import Topic
 
 T = TypeVar("T")
@@ -54,6 +65,22 @@ class LogLines(msgspec.Struct, frozen=True):
     text: str
 
 
+class TaskVersion(msgspec.Struct, frozen=True):
+    """A definition as it was in force; the fields are the columns of `task_versions`."""
+
+    task_id: int
+    version: int
+    definition: TaskDefinition
+    created_at: datetime
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event and its place among those of all runs."""
+
+    id: int
+    event: RunEvent
+
+
 class StoredAnswer(msgspec.Struct, frozen=True):
     """What was answered to the first call that carried an idempotency key."""
 
@@ -85,6 +112,68 @@ class Reads(Protocol):
 
     def workers_alive(self) -> list[Worker]:
         """Workers that are active or draining."""
+
+    def worker(self, worker_id: str) -> Worker | None:
+        """One worker; locked, where this is a transaction."""
+
+    def key_runners(self, keys: Collection[str]) -> dict[str, int]:
+        """How many runs are running or cancelling under each concurrency key."""
+
+    def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
+        """All unfinished runs of these tasks but backfills, oldest first."""
+
+    # lists, newest or smallest first as asked; every one by an index
+
+    def list_tasks(self, wanted: TaskFilter, page: PageRequest) -> Page[Task]:
+        """Tasks that were not deleted."""
+
+    def list_runs(self, wanted: RunFilter, page: PageRequest) -> Page[TaskRun]:
+        """Runs."""
+
+    def list_workers(self, wanted: WorkerFilter, page: PageRequest) -> Page[Worker]:
+        """Workers, by id, those that left included."""
+
+    def list_versions(self, task_id: int, page: PageRequest) -> Page[TaskVersion]:
+        """The versions of a task, newest first."""
+
+    def attempts(self, run_id: int) -> list[RunAttempt]:
+        """All attempts of a run, in order."""
+
+    def run_events(self, run_id: int, after: int, limit: int) -> list[RunEvent]:
+        """Events of a run with `seq` above `after`, in order."""
+
+    def run_logs(self, run_id: int, after: int, limit: int) -> list[LogLines]:
+        """Output of a run with lines above `after`, in order, at most `limit` rows."""
+
+    def events_after(self, event_id: int, namespace: str | None, limit: int) -> list[StoredEvent]:
+        """Events of all runs, in the order in which they were committed."""
+
+    def last_event_id(self) -> int:
+        """The id of the newest event; 0 where there is none."""
+
+    # summaries
+
+    def ledger_counts(self, task_id: int, since: datetime, until: datetime) -> list[LedgerCount]:
+        """What became of the firings with a row in [since, until)."""
+
+    def ledger_rows(
+        self, task_id: int, since: datetime, until: datetime, limit: int
+    ) -> list[TaskRun]:
+        """The rows of firings in [since, until), oldest first."""
+
+    def run_stats(
+        self, since: datetime, task_id: int | None = None, worker_id: str | None = None
+    ) -> list[RunStats]:
+        """Runs that ended since, by status, of one task or worker or of all."""
+
+    def lane_depths(self) -> list[LaneDepth]:
+        """Every lane in which something waits, runs or was lately started."""
+
+    def ready_before(self, lane: str, rank: datetime, run_id: int, limit: int) -> int:
+        """How many ready runs of a lane start before this one, counted up to `limit`."""
+
+    def status_counts(self) -> dict[RunStatus, int]:
+        """How many runs are in each unfinished status."""
 
 
 class Transaction(Reads, Protocol):
@@ -143,9 +232,6 @@ class Transaction(Reads, Protocol):
         Raises ConcurrentChange where a row is no longer what `before` says.
         """
 
-    def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
-        """All unfinished runs of these tasks but backfills, oldest first."""
-
     def runs_of_tasks(
         self, task_ids: Collection[int], statuses: Collection[RunStatus]
     ) -> list[TaskRun]:
@@ -165,9 +251,6 @@ class Transaction(Reads, Protocol):
 
     def key_holders(self, keys: Collection[str]) -> dict[str, int]:
         """How many runs are dispatched, running or cancelling under each concurrency key."""
-
-    def key_runners(self, keys: Collection[str]) -> dict[str, int]:
-        """How many runs are running or cancelling under each concurrency key."""
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""
@@ -217,11 +300,11 @@ class Transaction(Reads, Protocol):
 
     # workers
 
-    def worker(self, worker_id: str) -> Worker | None:
-        """One worker, locked."""
-
     def save_worker(self, worker: Worker) -> None:
         """Insert or replace."""
+
+    def delete_worker(self, worker_id: str) -> None:
+        """Forget it."""
 
     def silent_workers(self, before: datetime) -> list[Worker]:
         """Active or draining workers whose last heartbeat is older than this instant."""

@@ -15,7 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.selectable import Select
 from sqlalchemy.sql.type_api import TypeEngine
-from sqlalchemy.types import Boolean, TypeDecorator
+from sqlalchemy.types import Boolean, Float, TypeDecorator
 
 from tidemill.infrastructure.database.types import Convert, Converted
 
@@ -110,6 +110,53 @@ def _in_array_on_sqlite(element: InArray, compiler: SQLCompiler, **kw: Any) -> s
 def _in_array_on_postgresql(element: InArray, compiler: SQLCompiler, **kw: Any) -> str:
     column, array = compiler.process(element.column, **kw), compiler.process(element.array, **kw)
     return f"{column} = ANY({array})"
+
+
+class SecondsBetween(ColumnElement[float]):
+    """How many seconds lie between two instants."""
+
+    inherit_cache = False
+    type = Float()
+
+    def __init__(self, since: ColumnElement[Any], until: ColumnElement[Any]) -> None:
+        self.since = since
+        self.until = until
+
+
+@compiles(SecondsBetween, "sqlite")
+def _seconds_on_sqlite(element: SecondsBetween, compiler: SQLCompiler, **kw: Any) -> str:
+    since, until = compiler.process(element.since, **kw), compiler.process(element.until, **kw)
+    return f"(({until} - {since}) / 1000000.0)"
+
+
+@compiles(SecondsBetween, "postgresql")
+def _seconds_on_postgresql(element: SecondsBetween, compiler: SQLCompiler, **kw: Any) -> str:
+    since, until = compiler.process(element.since, **kw), compiler.process(element.until, **kw)
+    return f"extract(epoch FROM {until} - {since})"
+
+
+class HasElement(ColumnElement[bool]):
+    """A JSON array holds this string."""
+
+    inherit_cache = False
+    type = Boolean()
+    _is_implicitly_boolean = True
+
+    def __init__(self, array: ColumnElement[Any], value: BindParameter[str]) -> None:
+        self.array = array
+        self.value = value
+
+
+@compiles(HasElement, "sqlite")
+def _has_element_on_sqlite(element: HasElement, compiler: SQLCompiler, **kw: Any) -> str:
+    array, value = compiler.process(element.array, **kw), compiler.process(element.value, **kw)
+    return f"EXISTS (SELECT 1 FROM json_each({array}) WHERE value = {value})"
+
+
+@compiles(HasElement, "postgresql")
+def _has_element_on_postgresql(element: HasElement, compiler: SQLCompiler, **kw: Any) -> str:
+    array, value = compiler.process(element.array, **kw), compiler.process(element.value, **kw)
+    return f"jsonb_exists({array}, {value})"
 
 
 class Array(TypeDecorator[Any]):

@@ -109,6 +109,7 @@ IS_DISPATCHED = "status = 'dispatched'"
 HOLDS_KEY = "concurrency_key IS NOT NULL AND status IN ('dispatched', 'running', 'cancelling')"
 HAS_DEADLINE = "deadline_at IS NOT NULL AND completed_at IS NULL"
 HAS_QUEUE_DEADLINE = "queue_deadline_at IS NOT NULL AND completed_at IS NULL"
+HAS_ENDED = "completed_at IS NOT NULL"
 HAS_SUCCEEDED = "status = 'succeeded'"
 
 task_runs = Table(
@@ -186,7 +187,7 @@ task_runs = Table(
         where=HAS_DEADLINE,
     ),
     _partial("ix_task_runs_success", "task_id", "completed_at", where=HAS_SUCCEEDED),
-    _partial("ix_task_runs_completed", "completed_at", where="completed_at IS NOT NULL"),
+    _partial("ix_task_runs_completed", "completed_at", where=HAS_ENDED),
     sqlite_autoincrement=True,
 )
 

@@ -28,6 +28,7 @@ _update = (
     .where(workers.c.id == bindparam("worker_id"))
     .values({name: bindparam(f"new_{name}", type_=workers.c[name].type) for name in _FIELDS[1:]})
 )
+_delete = workers.delete().where(workers.c.id == bindparam("worker_id"))
 _answer = struct_columns(idempotency_keys, StoredAnswer.__struct_fields__).where(
     idempotency_keys.c.scope == bindparam("scope"),
     idempotency_keys.c.key == bindparam("key"),
@@ -46,18 +47,21 @@ class WorkerRows(Rows):
 
     def worker(self, worker_id: str) -> Worker | None:
         rows = self.fetch(_by_id, worker_id=worker_id)
-        return _from(rows[0]) if rows else None
+        return worker_from(rows[0]) if rows else None
 
     def workers_alive(self) -> list[Worker]:
-        return [_from(row) for row in self.fetch(_alive)]
+        return [worker_from(row) for row in self.fetch(_alive)]
 
     def silent_workers(self, before: datetime) -> list[Worker]:
-        return [_from(row) for row in self.fetch(_silent, before=before)]
+        return [worker_from(row) for row in self.fetch(_silent, before=before)]
 
     def save_worker(self, worker: Worker) -> None:
         values = {f"new_{name}": getattr(worker, name) for name in _FIELDS[1:]}
         if not self.execute(_update, worker_id=worker.id, **values):
             self.insert_rows(workers, _FIELDS, [msgspec.structs.astuple(worker)])
+
+    def delete_worker(self, worker_id: str) -> None:
+        self.execute(_delete, worker_id=worker_id)
 
     def stored_answer(self, scope: str, key: str) -> StoredAnswer | None:
         after = self.now - ANSWERS_ARE_KEPT
@@ -76,5 +80,6 @@ class WorkerRows(Rows):
         return self.execute(_prune_answers, before=created_before)
 
 
-def _from(row: list[Any]) -> Worker:
+def worker_from(row: list[Any]) -> Worker:
+    """A row of the columns that `Worker` names."""
     return Worker(**dict(zip(_FIELDS, row, strict=True)))

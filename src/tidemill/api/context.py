@@ -1,0 +1,49 @@
+"""What every route may use; handed in by whoever assembles the application."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from tidemill.domain.task import TaskDefinition
+from tidemill.errors import Problem
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.store import Store
+from tidemill.foundation.wakeups import Wakeups
+
+
+class ApiContext:
+    """The API's collaborators, and whether it still takes requests."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        wakeups: Wakeups,
+        clock: Clock,
+        check_task: Callable[[TaskDefinition], Sequence[Problem]],
+        render_metrics: Callable[[], bytes],
+        version: str,
+        max_body_bytes: int,
+        allowed_hosts: frozenset[str] | None,
+    ) -> None:
+        self.store = store
+        self.wakeups = wakeups
+        self.clock = clock
+        self.check_task = check_task
+        self.render_metrics = render_metrics
+        self.version = version
+        self.max_body_bytes = max_body_bytes
+        self.allowed_hosts = allowed_hosts  # None: any `Host` is answered
+        self.started_at = clock.now()
+        self.closing = asyncio.Event()  # set when the server drains: streams end
+
+
+def context_of(request: Request) -> ApiContext:
+    """The context of the application that answers this request."""
+    context: ApiContext = request.app.state.context
+    return context
+
+
+Context = Annotated[ApiContext, Depends(context_of)]

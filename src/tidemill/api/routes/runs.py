@@ -1,0 +1,332 @@
+"""Runs: asked for, looked at, followed, explained, ended."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from pydantic import AwareDatetime
+from starlette.responses import Response
+
+from tidemill.api import streams
+from tidemill.api.answers import (
+    Answer,
+    Cursor,
+    IdempotencyKey,
+    JsonRoute,
+    Limit,
+    carry_out,
+    documented,
+    json_answer,
+    page_answer,
+    page_request,
+)
+from tidemill.api.context import Context
+from tidemill.api.permissions import Permission, requires
+from tidemill.api.schemas import (
+    AttemptOut,
+    BulkBody,
+    BulkOut,
+    EventOut,
+    ExplanationOut,
+    IdsOut,
+    Listed,
+    LogOut,
+    NoBody,
+    RunFilterBody,
+    RunOut,
+    RunsBody,
+)
+from tidemill.api.streams import LastEventId
+from tidemill.api.views import attempt_view, event_view, explanation_view, log_views, run_view
+from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.queries.explain import explain as explain_run
+from tidemill.application.retry_runs import retry_runs
+from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.errors import Conflict, NotFound
+from tidemill.foundation.listing import RUN_SORTS, PageRequest, RunFilter
+from tidemill.foundation.store import Reads, Transaction
+
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
+
+RunId = Annotated[int, Path(ge=1, lt=2**62)]
+After = Annotated[int, Query(ge=0, lt=2**62, description="the number of the last one known")]
+Accept = Annotated[str, Header()]
+
+_MOST_IN_BULK = 1_000
+
+
+def _found(reads: Reads, run_id: int) -> TaskRun:
+    run = reads.run(run_id)
+    if run is None:
+        raise NotFound("run", run_id)
+    return run
+
+
+def _locked(transaction: Transaction, run_id: int) -> TaskRun:
+    run = transaction.runs([run_id]).get(run_id)
+    if run is None:
+        raise NotFound("run", run_id)
+    return run
+
+
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(202, IdsOut, 404, 409, 413, 415, 422),
+)
+async def trigger_many(
+    request: Request,
+    context: Context,
+    body: RunsBody,
+    namespace: Annotated[str, Query(max_length=100)] = "default",
+    idempotency_key: IdempotencyKey = None,
+    traceparent: Annotated[str | None, Header(max_length=100)] = None,
+) -> Response:
+    """Ask for many runs, all or none; their ids in the order of the items."""
+    wishes = [
+        TriggerRequest(
+            task=item.task,
+            namespace=namespace,
+            parameters=item.parameters,
+            priority=item.priority,
+            timeout_seconds=item.timeout_seconds,
+            run_at=item.run_at,
+            idempotency_key=item.idempotency_key,
+            trigger=Trigger.API,
+            traceparent=traceparent,
+        )
+        for item in body.items
+    ]
+
+    def act(transaction: Transaction) -> Answer:
+        return Answer(202, {"ids": [run.id for run in trigger_runs(transaction, wishes)]})
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+@router.get(
+    "",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[RunOut]),
+)
+async def list_runs(
+    context: Context,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    sort: str = "-id",
+    namespace: str | None = None,
+    task_id: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
+    status: RunStatus | None = None,
+    worker_id: str | None = None,
+    trigger: Trigger | None = None,
+    scheduled_after: AwareDatetime | None = None,
+    scheduled_before: AwareDatetime | None = None,
+    flow_run_id: str | None = None,
+) -> Response:
+    """The runs that match every filter, the newest first."""
+    wanted = RunFilter(
+        namespace=namespace,
+        task_id=task_id,
+        status=(status,) if status else (),
+        worker_id=worker_id,
+        trigger=trigger,
+        scheduled_after=scheduled_after,
+        scheduled_before=scheduled_before,
+        flow_run_id=flow_run_id,
+    )
+    page = page_request(limit, cursor, sort, RUN_SORTS)
+    return page_answer(await context.store.read(lambda r: r.list_runs(wanted, page)), run_view)
+
+
+@router.post(
+    "/bulk",
+    status_code=207,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(207, BulkOut, 413, 415, 422),
+)
+async def bulk(
+    request: Request, context: Context, body: BulkBody, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Cancel or retry many runs, by ids or by a filter; what became of each."""
+
+    def act(transaction: Transaction) -> Answer:
+        ids = body.ids if body.ids is not None else _matching(transaction, body)
+        runs = transaction.runs(ids)
+        chosen = [runs[run_id] for run_id in ids if run_id in runs and _suits(body, runs[run_id])]
+        new: dict[int, TaskRun] = {}
+        if not body.dry_run and body.action == "cancel":
+            cancel_runs(transaction, chosen, "cancelled_by_user")
+        elif not body.dry_run:
+            new = retry_runs(transaction, chosen)
+        items = [_bulk_item(body, run_id, runs.get(run_id), new) for run_id in ids]
+        return Answer(207, {"items": items, "dry_run": body.dry_run})
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+def _matching(transaction: Transaction, body: BulkBody) -> list[int]:
+    said = body.filter or RunFilterBody()
+    suited = [status for status in RunStatus if (status in FINAL) is (body.action == "retry")]
+    wanted = RunFilter(
+        namespace=said.namespace,
+        task_id=said.task_id,
+        status=(said.status,) if said.status else tuple(suited),
+        worker_id=said.worker_id,
+        trigger=said.trigger,
+        scheduled_after=said.scheduled_after,
+        scheduled_before=said.scheduled_before,
+    )
+    page = transaction.list_runs(wanted, PageRequest("-id", _MOST_IN_BULK))
+    return [run.id for run in page.items]
+
+
+def _suits(body: BulkBody, run: TaskRun) -> bool:
+    return (run.status in FINAL) is (body.action == "retry")
+
+
+def _bulk_item(
+    body: BulkBody, run_id: int, run: TaskRun | None, new: dict[int, TaskRun]
+) -> dict[str, Any]:
+    status, code = 202, "ok"
+    if run is None:
+        status, code = 404, "not_found"
+    elif not _suits(body, run):
+        status, code = 409, "conflict"
+    made = new[run_id].id if run_id in new else None
+    return {"id": run_id, "status": status, "code": code, "new_run_id": made}
+
+
+@router.get(
+    "/{id}",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, RunOut, 404),
+)
+async def get(context: Context, id: RunId) -> Response:
+    """One run."""
+    return json_answer(run_view(await context.store.read(lambda r: _found(r, id))))
+
+
+@router.post(
+    "/{id}/cancel",
+    status_code=202,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(202, RunOut, 404, 409, 413, 415, 422),
+)
+async def cancel(
+    request: Request,
+    context: Context,
+    id: RunId,
+    body: NoBody | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """End a run: at once where it has not started, else by its worker."""
+
+    def act(transaction: Transaction) -> Answer:
+        run = _locked(transaction, id)
+        if run.status in FINAL:
+            raise Conflict(f"run {id} has ended already: {run.status}")
+        cancel_runs(transaction, [run], "cancelled_by_user")
+        return Answer(202, run_view(_locked(transaction, id)))
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+@router.post(
+    "/{id}/retry",
+    status_code=202,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(202, RunOut, 404, 409, 413, 415, 422),
+)
+async def retry(
+    request: Request,
+    context: Context,
+    id: RunId,
+    body: NoBody | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Try a finished run again, as a new run that is linked to it."""
+
+    def act(transaction: Transaction) -> Answer:
+        run = _locked(transaction, id)
+        if run.status not in FINAL:
+            raise Conflict(f"run {id} has not ended: {run.status}")
+        new = retry_runs(transaction, [run])
+        if id not in new:
+            raise Conflict(f"the task of run {id} was deleted")
+        return Answer(202, run_view(new[id]), {"Location": f"/api/v1/runs/{new[id].id}"})
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+@router.get(
+    "/{id}/attempts",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[AttemptOut], 404),
+)
+async def attempts(context: Context, id: RunId) -> Response:
+    """Every try of a run, in order."""
+
+    def look(reads: Reads) -> list[Any]:
+        return [attempt_view(each) for each in reads.attempts(_found(reads, id).id)]
+
+    return json_answer({"items": await context.store.read(look), "next_cursor": None})
+
+
+@router.get(
+    "/{id}/events",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[EventOut], 404),
+)
+async def events(
+    context: Context,
+    id: RunId,
+    after: After = 0,
+    limit: Limit = 1_000,
+    follow: bool = False,
+    accept: Accept = "",
+    last_event_id: LastEventId = None,
+) -> Response:
+    """The facts of a run's life, in order; with `follow` (or `Accept: text/event-stream`) live."""
+    await context.store.read(lambda r: _found(r, id))
+    begin = int(last_event_id) if last_event_id else after
+    if follow or "text/event-stream" in accept:
+        return streams.stream(streams.follow_run_events(context, id, begin))
+    found = await context.store.read(lambda r: r.run_events(id, begin, limit))
+    return json_answer({"items": [event_view(each) for each in found], "next_cursor": None})
+
+
+@router.get(
+    "/{id}/logs",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[LogOut], 404),
+)
+async def logs(
+    context: Context,
+    id: RunId,
+    after: After = 0,
+    limit: Limit = 1_000,
+    follow: bool = False,
+    accept: Accept = "",
+    last_event_id: LastEventId = None,
+) -> Response:
+    """The output of a run from any line on; with `follow` live, closed by `end`."""
+    await context.store.read(lambda r: _found(r, id))
+    begin = int(last_event_id) if last_event_id else after
+    if follow or "text/event-stream" in accept:
+        return streams.stream(streams.follow_logs(context, id, begin))
+    rows = await context.store.read(lambda r: r.run_logs(id, begin, limit))
+    lines = log_views(rows, begin)
+    return json_answer({"items": lines[:limit], "next_cursor": None})
+
+
+@router.get(
+    "/{id}/explain",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, ExplanationOut, 404),
+)
+async def explain(context: Context, id: RunId) -> Response:
+    """Why it has started, or has not: every gate and what it found."""
+    found = await context.store.read(lambda r: explain_run(r, _found(r, id)))
+    return json_answer(explanation_view(found))

@@ -1,0 +1,495 @@
+"""Tasks: defined, changed, triggered, paused, made up for, and accounted for."""
+
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Path, Query, Request
+from pydantic import AwareDatetime
+from starlette.responses import Response
+
+from tidemill.api.answers import (
+    Answer,
+    Cursor,
+    IdempotencyKey,
+    JsonRoute,
+    Limit,
+    carry_out,
+    documented,
+    json_answer,
+    page_answer,
+    page_request,
+)
+from tidemill.api.context import Context
+from tidemill.api.definitions import definition_of, patched
+from tidemill.api.permissions import Permission, requires
+from tidemill.api.problems import BadQuery
+from tidemill.api.schemas import (
+    BackfillBody,
+    BackfillOut,
+    ExplanationOut,
+    FireOut,
+    LedgerOut,
+    Listed,
+    NoBody,
+    RunOut,
+    StatsOut,
+    TaskBody,
+    TaskOut,
+    TriggerBody,
+    VersionOut,
+)
+from tidemill.api.views import (
+    explanation_view,
+    fire_view,
+    instant,
+    ledger_view,
+    run_view,
+    stats_view,
+    task_view,
+    version_view,
+)
+from tidemill.application.backfill_task import backfill_task
+from tidemill.application.define_task import create_task, delete_task, replace_task
+from tidemill.application.pause_task import pause_task, resume_task
+from tidemill.application.queries.explain import explain_firing
+from tidemill.application.queries.ledger import ledger_of
+from tidemill.application.trigger_runs import TriggerRequest, find_task, trigger_runs
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import Task, TaskStatus
+from tidemill.domain.task_run import Trigger
+from tidemill.errors import InvalidInput, NotFound, Problem, VersionMismatch
+from tidemill.foundation.listing import RUN_SORTS, TASK_SORTS, RunFilter, TaskFilter
+from tidemill.foundation.store import Reads, Transaction
+
+router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=JsonRoute)
+
+TaskKey = Annotated[
+    str,
+    Path(
+        pattern=r"^(\d{1,18}|name:[^/\x00]{1,200})$",
+        description="an id, or `name:NAME`",
+    ),
+]
+Namespace = Annotated[str, Query(max_length=100, description="where `name:NAME` is looked up")]
+IfMatch = Annotated[str | None, Header(max_length=100)]
+
+_DAY = timedelta(days=1)
+
+
+def _found(reads: Reads, key: str, namespace: str) -> Task:
+    task = reads.task(int(key)) if key.isdecimal() else find_task(reads, namespace, key)
+    if task is None:
+        raise NotFound("task", key)
+    return task
+
+
+def _etag(task: Task) -> str:
+    return f'"{task.version}"'
+
+
+def _expected_version(if_match: str | None) -> int | None:
+    if if_match is None or if_match.strip() == "*":
+        return None
+    version = if_match.strip().strip('"')
+    if not version.isdecimal() or len(version) > 9:
+        raise VersionMismatch("If-Match names no version of this task")
+    return int(version)
+
+
+def _answer(task: Task, status: int = 200) -> Answer:
+    return Answer(status, task_view(task), {"ETag": _etag(task)})
+
+
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[requires(Permission.TASK_WRITE)],
+    responses=documented(201, TaskOut, 409, 413, 415, 422),
+)
+async def create(
+    request: Request, context: Context, body: TaskBody, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Define a task."""
+
+    def act(transaction: Transaction) -> Answer:
+        task = create_task(transaction, definition_of(body), context.check_task, body.status)
+        answer = _answer(task, 201)
+        answer.headers["Location"] = f"/api/v1/tasks/{task.id}"
+        return answer
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+@router.get(
+    "",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[TaskOut]),
+)
+async def list_tasks(
+    context: Context,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    sort: str = "id",
+    namespace: str | None = None,
+    status: TaskStatus | None = None,
+    task_type: str | None = None,
+    name: str | None = None,
+    tag: str | None = None,
+) -> Response:
+    """The tasks that match every filter."""
+    wanted = TaskFilter(namespace=namespace, status=status, task_type=task_type, name=name, tag=tag)
+    page = page_request(limit, cursor, sort, TASK_SORTS)
+    return page_answer(await context.store.read(lambda r: r.list_tasks(wanted, page)), task_view)
+
+
+@router.get(
+    "/{id}",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, TaskOut, 404),
+)
+async def get(context: Context, id: TaskKey, namespace: Namespace = "default") -> Response:
+    """One task."""
+    task = await context.store.read(partial(_found, key=id, namespace=namespace))
+    return json_answer(task_view(task), headers={"ETag": _etag(task)})
+
+
+@router.put(
+    "/{id}",
+    dependencies=[requires(Permission.TASK_WRITE)],
+    responses=documented(200, TaskOut, 404, 409, 412, 413, 415, 422),
+)
+async def replace(
+    context: Context,
+    id: TaskKey,
+    body: TaskBody,
+    namespace: Namespace = "default",
+    if_match: IfMatch = None,
+) -> Response:
+    """Put another definition in force; a version of its own where it differs."""
+
+    def act(transaction: Transaction) -> Task:
+        task = _found(transaction, id, namespace)
+        return _redefine(transaction, context, task, body, if_match)
+
+    task = await context.store.transact(act)
+    return json_answer(task_view(task), headers={"ETag": _etag(task)})
+
+
+@router.patch(
+    "/{id}",
+    dependencies=[requires(Permission.TASK_WRITE)],
+    responses=documented(200, TaskOut, 404, 409, 412, 413, 415, 422),
+)
+async def patch(
+    context: Context,
+    id: TaskKey,
+    body: Annotated[dict[str, Any], Body(description="an RFC 7396 merge patch of the task")],
+    namespace: Namespace = "default",
+    if_match: IfMatch = None,
+) -> Response:
+    """Change some fields; null gives a field its default back."""
+
+    def act(transaction: Transaction) -> Task:
+        task = _found(transaction, id, namespace)
+        return _redefine(transaction, context, task, patched(task, body), if_match)
+
+    task = await context.store.transact(act)
+    return json_answer(task_view(task), headers={"ETag": _etag(task)})
+
+
+def _redefine(
+    transaction: Transaction,
+    context: Context,
+    task: Task,
+    body: TaskBody,
+    if_match: str | None,
+) -> Task:
+    changed = replace_task(
+        transaction,
+        task.id,
+        definition_of(body),
+        context.check_task,
+        expected_version=_expected_version(if_match),
+    )
+    if body.status is changed.status:
+        return changed
+    if body.status is TaskStatus.PAUSED:
+        return pause_task(transaction, task.id)
+    return resume_task(transaction, task.id)
+
+
+@router.delete(
+    "/{id}",
+    status_code=204,
+    dependencies=[requires(Permission.TASK_DELETE)],
+    responses=documented(204, None, 404, 409, 412, 422),
+)
+async def delete(
+    context: Context, id: TaskKey, namespace: Namespace = "default", if_match: IfMatch = None
+) -> Response:
+    """Delete a task: nothing of it starts any more, its history stays."""
+
+    def act(transaction: Transaction) -> None:
+        task = _found(transaction, id, namespace)
+        delete_task(transaction, task.id, expected_version=_expected_version(if_match))
+
+    await context.store.transact(act)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{id}/trigger",
+    status_code=202,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(202, RunOut, 404, 409, 413, 415, 422),
+)
+async def trigger(
+    request: Request,
+    context: Context,
+    id: TaskKey,
+    body: TriggerBody | None = None,
+    namespace: Namespace = "default",
+    idempotency_key: IdempotencyKey = None,
+    traceparent: Annotated[str | None, Header(max_length=100)] = None,
+) -> Response:
+    """Ask for a run, now or at `run_at`."""
+    wish = body or TriggerBody()
+
+    def act(transaction: Transaction) -> Answer:
+        task = _found(transaction, id, namespace)
+        [run] = trigger_runs(
+            transaction,
+            [
+                TriggerRequest(
+                    task=task.id,
+                    namespace=task.definition.namespace,
+                    parameters=wish.parameters,
+                    priority=wish.priority,
+                    timeout_seconds=wish.timeout_seconds,
+                    run_at=wish.run_at,
+                    idempotency_key=wish.idempotency_key,
+                    traceparent=traceparent,
+                )
+            ],
+        )
+        return Answer(202, run_view(run), {"Location": f"/api/v1/runs/{run.id}"})
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+@router.post(
+    "/{id}/pause",
+    dependencies=[requires(Permission.TASK_WRITE)],
+    responses=documented(200, TaskOut, 404, 413, 415, 422),
+)
+async def pause(
+    request: Request,
+    context: Context,
+    id: TaskKey,
+    body: NoBody | None = None,
+    namespace: Namespace = "default",
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Fire nothing until it is resumed; it may still be triggered."""
+    return await carry_out(
+        request,
+        context,
+        idempotency_key,
+        lambda t: _answer(pause_task(t, _found(t, id, namespace).id)),
+    )
+
+
+@router.post(
+    "/{id}/resume",
+    dependencies=[requires(Permission.TASK_WRITE)],
+    responses=documented(200, TaskOut, 404, 413, 415, 422),
+)
+async def resume(
+    request: Request,
+    context: Context,
+    id: TaskKey,
+    body: NoBody | None = None,
+    namespace: Namespace = "default",
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Fire again from now on; what was missed meanwhile is skipped, reason `paused`."""
+    return await carry_out(
+        request,
+        context,
+        idempotency_key,
+        lambda t: _answer(resume_task(t, _found(t, id, namespace).id)),
+    )
+
+
+@router.post(
+    "/{id}/backfill",
+    status_code=202,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(202, BackfillOut, 404, 413, 415, 422),
+)
+async def backfill(
+    request: Request,
+    context: Context,
+    id: TaskKey,
+    body: BackfillBody,
+    namespace: Namespace = "default",
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Make up for the fire times in [from, to)."""
+
+    def act(transaction: Transaction) -> Answer:
+        task = _found(transaction, id, namespace)
+        made = backfill_task(
+            transaction,
+            task.id,
+            body.from_,
+            body.to,
+            max_parallel=body.max_parallel,
+            dry_run=body.dry_run,
+        )
+        return Answer(
+            202,
+            {
+                "fire_times": [instant(at) for at in made.fire_times],
+                "run_ids": [run.id for run in made.runs],
+                "dry_run": body.dry_run,
+            },
+        )
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+@router.get(
+    "/{id}/runs",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[RunOut], 404),
+)
+async def runs(
+    context: Context,
+    id: TaskKey,
+    namespace: Namespace = "default",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    sort: str = "-id",
+    status: RunStatus | None = None,
+    trigger: Trigger | None = None,
+) -> Response:
+    """The runs of a task, the newest first."""
+    page = page_request(limit, cursor, sort, RUN_SORTS)
+
+    def look(reads: Reads) -> Any:
+        task = _found(reads, id, namespace)
+        wanted = RunFilter(task_id=task.id, status=(status,) if status else (), trigger=trigger)
+        return reads.list_runs(wanted, page)
+
+    return page_answer(await context.store.read(look), run_view)
+
+
+@router.get(
+    "/{id}/stats",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, StatsOut, 404),
+)
+async def stats(
+    context: Context,
+    id: TaskKey,
+    namespace: Namespace = "default",
+    since: AwareDatetime | None = None,
+) -> Response:
+    """How the runs that ended since (by default within a day) went."""
+
+    def look(reads: Reads) -> Any:
+        begin = since or reads.now - _DAY
+        return stats_view(reads.run_stats(begin, _found(reads, id, namespace).id), begin)
+
+    return json_answer(await context.store.read(look))
+
+
+@router.get(
+    "/{id}/versions",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[VersionOut], 404),
+)
+async def versions(
+    context: Context,
+    id: TaskKey,
+    namespace: Namespace = "default",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    """Every definition that was ever in force, the newest first."""
+    page = page_request(limit, cursor, "-version", ("-version",))
+    found = await context.store.read(lambda r: r.list_versions(_found(r, id, namespace).id, page))
+    return page_answer(found, version_view)
+
+
+@router.get(
+    "/{id}/preview",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[FireOut], 404),
+)
+async def preview(
+    context: Context,
+    id: TaskKey,
+    namespace: Namespace = "default",
+    count: Annotated[int, Query(ge=1, le=1_000)] = 10,
+) -> Response:
+    """The next fire times."""
+    task = await context.store.read(partial(_found, key=id, namespace=namespace))
+    schedule = task.schedule
+    fires = schedule.preview(context.clock.now(), count) if schedule else []
+    return json_answer({"items": [fire_view(fire) for fire in fires], "next_cursor": None})
+
+
+@router.get(
+    "/{id}/ledger",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, LedgerOut, 404),
+)
+async def ledger(
+    context: Context,
+    id: TaskKey,
+    namespace: Namespace = "default",
+    from_: Annotated[AwareDatetime | None, Query(alias="from")] = None,
+    to: AwareDatetime | None = None,
+    limit: Limit = 1_000,
+) -> Response:
+    """What became of every due firing in [from, to); by default of the last day."""
+
+    def look(reads: Reads) -> Any:
+        until = to or reads.now
+        since = from_ or _earlier(until)
+        if until < since:
+            raise BadQuery(InvalidInput("`to` lies before `from`", [Problem("to", "too early")]))
+        return ledger_view(ledger_of(reads, _found(reads, id, namespace), since, until, limit))
+
+    return json_answer(await context.store.read(look))
+
+
+def _earlier(until: datetime) -> datetime:
+    try:
+        return until - _DAY
+    except OverflowError:
+        return until
+
+
+@router.get(
+    "/{id}/explain",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, ExplanationOut, 404),
+)
+async def explain(
+    context: Context,
+    id: TaskKey,
+    namespace: Namespace = "default",
+    at: AwareDatetime | None = None,
+) -> Response:
+    """Would a firing at `at` (by default the next one) start?"""
+
+    def look(reads: Reads) -> Any:
+        task = _found(reads, id, namespace)
+        when = at or task.next_run_at or reads.now
+        return explanation_view(explain_firing(reads, task, when))
+
+    return json_answer(await context.store.read(look))

@@ -1,0 +1,462 @@
+"""The bodies that the API takes and gives, as the OpenAPI document shows them."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import Priority, TaskStatus
+from tidemill.domain.task_run import AttemptOutcome, Trigger
+from tidemill.domain.worker import WorkerStatus
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^/\x00-\x1f\x7f]+$", min_length=1, max_length=200),
+]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 86_400)]
+Positive = Annotated[float, Field(gt=0, le=10 * 366 * 86_400)]
+TaskRef = Annotated[
+    int | str,
+    Field(description="an id, or `name:NAME`", examples=[7, "name:nightly-report"]),
+]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+def _check_year(value: datetime) -> datetime:
+    if not 1970 <= value.astimezone(UTC).year < 9999:
+        raise ValueError("must lie between the years 1970 and 9999")
+    return value.astimezone(UTC)
+
+
+def _written(value: datetime) -> str:
+    return f"{value:%Y-%m-%dT%H:%M:%S}.{value.microsecond // 1000:03}Z"
+
+
+Instant = Annotated[AwareDatetime, PlainSerializer(_written, return_type=str)]
+
+
+class Body(BaseModel):
+    """Unknown fields are errors: a misspelt one must not be lost in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        return _check_year(value) if isinstance(value, datetime) else value
+
+
+class Dst(Body):
+    gap: Literal["run_after", "skip"] = "run_after"
+    fold: Literal["first", "second", "both"] = "first"
+
+
+class MisfireBody(Body):
+    policy: Literal["run_once", "skip", "run_all"] = "run_once"
+    grace_seconds: Seconds = 60
+    max_runs: Annotated[int, Field(ge=1, le=10_000)] = 100
+    window_seconds: Seconds = 86_400
+
+
+class RetryBody(Body):
+    max_retries: Annotated[int, Field(ge=0, le=1_000)] = 0
+    delay_seconds: Seconds = 10
+    backoff: Literal["fixed", "linear", "exponential"] = "exponential"
+    factor: Annotated[float, Field(ge=1, le=100)] = 2.0
+    max_delay_seconds: Seconds = 3_600
+    jitter: bool = True
+    retry_on: Annotated[list[Label | int], Field(max_length=100)] = []
+    never_retry_on: Annotated[list[Label | int], Field(max_length=100)] = []
+
+
+class ConcurrencyBody(Body):
+    key: Label | None = None
+    limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ConcurrencyBody":
+        if self.key is not None and self.limit is None:
+            raise ValueError("a key needs a limit")
+        return self
+
+
+class DependencyBody(Body):
+    task: Label
+    condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
+
+
+class TaskBody(Body):
+    """A task's definition. Only name, executor and command are required."""
+
+    name: Name
+    namespace: Word = "default"
+    description: Annotated[str, StringConstraints(max_length=10_000)] = ""
+    task_type: Word | None = None
+    executor: Word
+    command: Annotated[str, StringConstraints(min_length=1, max_length=65_536)]
+    arguments: dict[str, Any] | list[str] = {}
+    schedule: Annotated[str, StringConstraints(min_length=1, max_length=1_000)] | None = None
+    timezone: Annotated[str, StringConstraints(min_length=1, max_length=100)] = "UTC"
+    dst: Dst = Dst()
+    misfire: MisfireBody = MisfireBody()
+    overlap: Literal["allow", "skip", "queue", "cancel_running"] = "skip"
+    jitter_seconds: Annotated[float, Field(ge=0, le=86_400)] = 0
+    start_at: Instant | None = None
+    end_at: Instant | None = None
+    priority: Priority = Priority.NORMAL
+    status: TaskStatus = TaskStatus.ACTIVE
+    retry: RetryBody = RetryBody()
+    timeout_seconds: Positive | None = 3_600
+    queue_timeout_seconds: Positive | None = None
+    deadline_seconds: Positive | None = None
+    concurrency: ConcurrencyBody = ConcurrencyBody()
+    queue: Word = "default"
+    worker_selector: Annotated[dict[Label, Label], Field(max_length=20)] = {}
+    strategy: Literal["queue"] | None = None
+    dependencies: Annotated[list[DependencyBody], Field(max_length=1_000)] = []
+    trigger_rule: Literal["all", "any", "none_failed"] = "all"
+    tags: Annotated[list[Label], Field(max_length=50)] = []
+    metadata: dict[str, Any] = {}
+
+    # What the server says of a task comes back with an edited copy, and changes nothing.
+    id: Annotated[int | None, Field(json_schema_extra={"readOnly": True})] = None
+    version: Annotated[int | None, Field(json_schema_extra={"readOnly": True})] = None
+    created_at: Annotated[Instant | None, Field(json_schema_extra={"readOnly": True})] = None
+    updated_at: Annotated[Instant | None, Field(json_schema_extra={"readOnly": True})] = None
+    last_run_at: Annotated[Instant | None, Field(json_schema_extra={"readOnly": True})] = None
+    next_run_at: Annotated[Instant | None, Field(json_schema_extra={"readOnly": True})] = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TaskBody":
+        if self.task_type is not None and self.task_type != self.executor:
+            raise ValueError(f"task_type must be the executor's, {self.executor!r}, or be left out")
+        if self.start_at and self.end_at and self.end_at <= self.start_at:
+            raise ValueError("end_at must lie after start_at")
+        return self
+
+
+class TaskPatch(BaseModel):
+    """An RFC 7396 merge patch of a task: what is null goes back to its default."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class TriggerBody(Body):
+    parameters: dict[str, Any] = {}
+    priority: Priority | None = None
+    timeout_seconds: Positive | None = None
+    run_at: Instant | None = None
+    idempotency_key: Key | None = None
+
+
+class RunItemBody(TriggerBody):
+    task: TaskRef
+
+
+class RunsBody(Body):
+    items: Annotated[list[RunItemBody], Field(min_length=1, max_length=1_000)]
+
+
+class BackfillBody(Body):
+    from_: Annotated[Instant, Field(alias="from")]
+    to: Instant
+    max_parallel: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    dry_run: bool = False
+
+
+class PreviewBody(Body):
+    schedule: Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+    timezone: Annotated[str, StringConstraints(min_length=1, max_length=100)] = "UTC"
+    dst: Dst = Dst()
+    count: Annotated[int, Field(ge=1, le=1_000)] = 10
+    after: Instant | None = None
+
+
+class RunFilterBody(Body):
+    task_id: Annotated[int, Field(ge=1, lt=2**62)] | None = None
+    status: RunStatus | None = None
+    worker_id: Label | None = None
+    trigger: Trigger | None = None
+    scheduled_after: Instant | None = None
+    scheduled_before: Instant | None = None
+    namespace: Word | None = None
+
+
+class BulkBody(Body):
+    action: Literal["cancel", "retry"]
+    ids: Annotated[list[Annotated[int, Field(ge=1, lt=2**62)]], Field(max_length=1_000)] | None = (
+        None
+    )
+    filter: RunFilterBody | None = None
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "BulkBody":
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("give either ids or filter")
+        return self
+
+
+class WorkerBody(Body):
+    name: Name
+    hostname: Label = "unknown"
+    ip_address: Label | None = None
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    task_types: Annotated[list[Word], Field(max_length=100)] = []
+    queues: Annotated[list[Word], Field(min_length=1, max_length=100)] = ["default"]
+    labels: Annotated[dict[Label, Label], Field(max_length=50)] = {}
+    max_concurrent_tasks: Annotated[int, Field(ge=1, le=10_000)] = 1
+    version: Annotated[str, StringConstraints(max_length=100)] = ""
+    metadata: dict[str, Any] = {}
+
+
+class WorkerChange(Body):
+    labels: Annotated[dict[Label, Label], Field(max_length=50)] | None = None
+    max_concurrent_tasks: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class HeartbeatBody(Body):
+    current_task_count: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
+
+class NoBody(Body):
+    """Nothing to say; `{}` or no body at all."""
+
+
+# answers
+
+
+class TaskOut(BaseModel):
+    id: int
+    name: str
+    namespace: str
+    description: str
+    task_type: str
+    executor: str
+    command: str
+    arguments: Any
+    schedule: str | None
+    timezone: str
+    dst: dict[str, Any]
+    misfire: dict[str, Any]
+    overlap: str
+    jitter_seconds: float
+    start_at: AwareDatetime | None
+    end_at: AwareDatetime | None
+    priority: Priority
+    status: TaskStatus
+    retry: dict[str, Any]
+    timeout_seconds: float | None
+    queue_timeout_seconds: float | None
+    deadline_seconds: float | None
+    concurrency: dict[str, Any]
+    queue: str
+    worker_selector: dict[str, str]
+    strategy: str | None
+    dependencies: list[dict[str, Any]]
+    trigger_rule: str
+    tags: list[str]
+    metadata: dict[str, Any]
+    version: int
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    last_run_at: AwareDatetime | None
+    next_run_at: AwareDatetime | None
+
+
+class RunOut(BaseModel):
+    id: int
+    task_id: int
+    task_name: str
+    task_version: int
+    namespace: str
+    status: RunStatus
+    reason: str | None
+    trigger: Trigger
+    scheduled_for: AwareDatetime
+    not_before: AwareDatetime
+    priority: Priority
+    parameters: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    fence: int
+    worker_id: str | None
+    flow_run_id: str | None
+    result: Any
+    error_message: str | None
+    exit_code: int | None
+    missed_count: int
+    coalesced_into: int | None
+    range_from: AwareDatetime | None
+    retry_of: int | None
+    progress: dict[str, Any] | None
+    created_at: AwareDatetime
+    dispatched_at: AwareDatetime | None
+    started_at: AwareDatetime | None
+    completed_at: AwareDatetime | None
+
+
+class AttemptOut(BaseModel):
+    attempt: int
+    fence: int
+    worker_id: str
+    started_at: AwareDatetime
+    completed_at: AwareDatetime | None
+    outcome: AttemptOutcome | None
+    exit_code: int | None
+    error_message: str | None
+
+
+class EventOut(BaseModel):
+    seq: int
+    type: str
+    at: AwareDatetime
+    data: dict[str, Any]
+
+
+class LogOut(BaseModel):
+    seq: int
+    attempt: int
+    stream: Literal["stdout", "stderr", "log"]
+    at: AwareDatetime
+    text: str
+
+
+class WorkerOut(BaseModel):
+    id: str
+    name: str
+    hostname: str
+    ip_address: str | None
+    port: int | None
+    task_types: list[str]
+    queues: list[str]
+    labels: dict[str, str]
+    max_concurrent_tasks: int
+    current_task_count: int
+    status: WorkerStatus
+    last_heartbeat: AwareDatetime
+    registered_at: AwareDatetime
+    version: str
+    metadata: dict[str, Any]
+
+
+class GateOut(BaseModel):
+    gate: str
+    passes: bool
+    detail: str
+
+
+class ExplanationOut(BaseModel):
+    may_start: bool
+    blocking: str | None
+    since: AwareDatetime
+    earliest_start: AwareDatetime | None
+    gates: list[GateOut]
+
+
+class FireOut(BaseModel):
+    at: AwareDatetime
+    local: AwareDatetime
+    note: str | None
+
+
+class LedgerItemOut(BaseModel):
+    scheduled_for: AwareDatetime
+    fate: Literal["ran", "coalesced", "skipped", "missed"]
+    reason: str | None
+    run_id: int | None
+    range_from: AwareDatetime | None
+    count: int
+
+
+class LedgerOut(BaseModel):
+    due: int
+    ran: int
+    coalesced: int
+    skipped: int
+    missed: int
+    items: list[LedgerItemOut]
+    next_from: AwareDatetime | None
+
+
+class VersionOut(BaseModel):
+    version: int
+    created_at: AwareDatetime
+    definition: dict[str, Any]
+
+
+class QueueOut(BaseModel):
+    name: str
+    depth: int
+    running: int
+    oldest_age_seconds: float | None
+    started_per_second: float
+
+
+class StatusStatsOut(BaseModel):
+    status: RunStatus
+    count: int
+    mean_seconds: float | None
+    latest_at: AwareDatetime | None
+
+
+class StatsOut(BaseModel):
+    since: AwareDatetime
+    finished: int
+    success_rate: float | None
+    by_status: list[StatusStatsOut]
+
+
+class IdsOut(BaseModel):
+    ids: list[int]
+
+
+class BackfillOut(BaseModel):
+    fire_times: list[AwareDatetime]
+    run_ids: list[int]
+    dry_run: bool
+
+
+class BulkItemOut(BaseModel):
+    id: int
+    status: int
+    code: str
+    new_run_id: int | None
+
+
+class BulkOut(BaseModel):
+    items: list[BulkItemOut]
+    dry_run: bool
+
+
+class ProblemOut(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[dict[str, str]] | None = None
+
+
+T = TypeVar("T")
+
+
+class Listed(BaseModel, Generic[T]):
+    """One page; `next_cursor` asks for the next, and is null on the last."""
+
+    items: list[T]
+    next_cursor: str | None = None

@@ -1,0 +1,219 @@
+"""Domain values as the API shows them."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from tidemill.application.queries.ledger import Ledger
+from tidemill.domain.events import RunEvent
+from tidemill.domain.gates import Explanation
+from tidemill.domain.schedule import Fire
+from tidemill.domain.task import Priority, Task, TaskDefinition
+from tidemill.domain.task_run import RunAttempt, TaskRun
+from tidemill.domain.worker import Worker
+from tidemill.foundation.listing import LaneDepth, RunStats
+from tidemill.foundation.store import LogLines, TaskVersion
+
+_RATE_SECONDS = 60
+_LEVELS = {priority.level: priority.value for priority in Priority}
+
+_RUN_PLAIN = (
+    "id", "task_id", "task_name", "task_version", "namespace", "reason", "parameters", "attempt",
+    "max_attempts", "fence", "worker_id", "flow_run_id", "result", "error_message", "exit_code",
+    "missed_count", "coalesced_into", "retry_of", "progress",
+)  # fmt: skip
+_RUN_INSTANTS = (
+    "scheduled_for", "not_before", "range_from", "created_at", "dispatched_at", "started_at",
+    "completed_at",
+)  # fmt: skip
+
+
+def instant(value: datetime | None) -> str | None:
+    """RFC 3339, UTC, milliseconds."""
+    if value is None:
+        return None
+    return f"{value:%Y-%m-%dT%H:%M:%S}.{value.microsecond // 1000:03}Z"
+
+
+def definition_view(definition: TaskDefinition) -> dict[str, Any]:
+    """A definition, every field named."""
+    view = {
+        name: msgspec.to_builtins(getattr(definition, name))
+        for name in TaskDefinition.__struct_fields__
+        if name not in {"start_at", "end_at"}
+    }
+    return view | {
+        "start_at": instant(definition.start_at),
+        "end_at": instant(definition.end_at),
+    }
+
+
+def task_view(task: Task) -> dict[str, Any]:
+    """A task: its definition in force and where its schedule is."""
+    return definition_view(task.definition) | {
+        "status": task.status.value,
+        "id": task.id,
+        "version": task.version,
+        "created_at": instant(task.created_at),
+        "updated_at": instant(task.updated_at),
+        "last_run_at": instant(task.last_run_at),
+        "next_run_at": None if task.paused_at else instant(task.next_run_at),
+    }
+
+
+def run_view(run: TaskRun) -> dict[str, Any]:
+    """A run."""
+    view: dict[str, Any] = {name: getattr(run, name) for name in _RUN_PLAIN}
+    for name in _RUN_INSTANTS:
+        view[name] = instant(getattr(run, name))
+    view["status"] = run.status.value
+    view["trigger"] = run.trigger.value
+    view["priority"] = _LEVELS[run.priority]
+    return view
+
+
+def attempt_view(attempt: RunAttempt) -> dict[str, Any]:
+    """One try of a run."""
+    return {
+        "attempt": attempt.attempt,
+        "fence": attempt.fence,
+        "worker_id": attempt.worker_id,
+        "started_at": instant(attempt.started_at),
+        "completed_at": instant(attempt.completed_at),
+        "outcome": attempt.outcome,
+        "exit_code": attempt.exit_code,
+        "error_message": attempt.error_message,
+    }
+
+
+def event_view(event: RunEvent) -> dict[str, Any]:
+    """One fact of a run's life."""
+    return {
+        "seq": event.seq,
+        "type": event.type.value,
+        "at": instant(event.at),
+        "data": event.data,
+    }
+
+
+def log_views(rows: list[LogLines], after: int) -> list[dict[str, Any]]:
+    """Stored output, a line each."""
+    views = []
+    for row in rows:
+        lines = row.text.removesuffix("\n").split("\n")
+        at = instant(row.at)
+        for seq, text in enumerate(lines, row.first_seq):
+            if seq > after:
+                views.append(
+                    {
+                        "seq": seq,
+                        "attempt": row.attempt,
+                        "stream": row.stream,
+                        "at": at,
+                        "text": text,
+                    }
+                )
+    return views
+
+
+def worker_view(worker: Worker) -> dict[str, Any]:
+    """A worker."""
+    view: dict[str, Any] = msgspec.to_builtins(worker)
+    view["last_heartbeat"] = instant(worker.last_heartbeat)
+    view["registered_at"] = instant(worker.registered_at)
+    return view
+
+
+def explanation_view(explanation: Explanation) -> dict[str, Any]:
+    """Every gate and what it found."""
+    return {
+        "may_start": explanation.may_start,
+        "blocking": explanation.blocking,
+        "since": instant(explanation.since),
+        "earliest_start": instant(explanation.earliest_start),
+        "gates": [msgspec.to_builtins(gate) for gate in explanation.gates],
+    }
+
+
+def fire_view(fire: Fire) -> dict[str, Any]:
+    """A fire time, as UTC and as the local clock shows it."""
+    return {
+        "at": instant(fire.at),
+        "local": fire.local.isoformat(timespec="milliseconds"),
+        "note": fire.note,
+    }
+
+
+def ledger_view(ledger: Ledger) -> dict[str, Any]:
+    """What became of every due firing."""
+    items = [
+        msgspec.to_builtins(item)
+        | {
+            "scheduled_for": instant(item.scheduled_for),
+            "range_from": instant(item.range_from),
+        }
+        for item in ledger.items
+    ]
+    return {
+        "due": ledger.due,
+        "ran": ledger.ran,
+        "coalesced": ledger.coalesced,
+        "skipped": ledger.skipped,
+        "missed": ledger.missed,
+        "items": items,
+        "next_from": instant(ledger.next_from),
+    }
+
+
+def version_view(version: TaskVersion) -> dict[str, Any]:
+    """A definition as it was in force."""
+    return {
+        "version": version.version,
+        "created_at": instant(version.created_at),
+        "definition": definition_view(version.definition),
+    }
+
+
+def stats_view(stats: list[RunStats], since: datetime) -> dict[str, Any]:
+    """Runs that ended since."""
+    tried = sum(each.count for each in stats if each.status not in {"skipped", "cancelled"})
+    succeeded = sum(each.count for each in stats if each.status == "succeeded")
+    return {
+        "since": instant(since),
+        "finished": sum(each.count for each in stats),
+        "success_rate": succeeded / tried if tried else None,
+        "by_status": [
+            {
+                "status": each.status.value,
+                "count": each.count,
+                "mean_seconds": each.mean_seconds,
+                "latest_at": instant(each.latest_at),
+            }
+            for each in stats
+        ],
+    }
+
+
+def queue_views(lanes: list[LaneDepth], now: datetime) -> list[dict[str, Any]]:
+    """Lanes gathered by their queue."""
+    queues: dict[str, dict[str, Any]] = {}
+    for lane in lanes:
+        name = lane.lane.partition("/")[0]
+        queue = queues.setdefault(
+            name,
+            {
+                "name": name,
+                "depth": 0,
+                "running": 0,
+                "oldest_age_seconds": None,
+                "started_per_second": 0.0,
+            },
+        )
+        queue["depth"] += lane.ready
+        queue["running"] += lane.running
+        queue["started_per_second"] += lane.started_last_minute / _RATE_SECONDS
+        if lane.oldest_ready_at is not None:
+            age = max((now - lane.oldest_ready_at) / timedelta(seconds=1), 0)
+            queue["oldest_age_seconds"] = max(queue["oldest_age_seconds"] or 0, age)
+    return [queues[name] for name in sorted(queues)]

@@ -1,0 +1,87 @@
+"""Why a run has started or has not, and whether a firing would."""
+
+from datetime import datetime, timedelta
+
+from tidemill.domain.gates import (
+    Explanation,
+    GateFinding,
+    RunFacts,
+    concurrency_gate,
+    explain_run,
+    worker_gate,
+)
+from tidemill.domain.new_run import fired_run
+from tidemill.domain.overlap import decide_overlap
+from tidemill.domain.task import Task, TaskStatus
+from tidemill.domain.task_run import TaskRun
+from tidemill.foundation.store import Reads
+
+_MOST_AHEAD = 1_000
+_TICK = timedelta(microseconds=1)
+
+
+def explain(reads: Reads, run: TaskRun) -> Explanation:
+    """Every gate's finding for a run as it stands."""
+    task = reads.task(run.task_id)
+    return explain_run(
+        RunFacts(
+            run=run,
+            now=reads.now,
+            task_status=task.status if task else None,
+            key_runners=_runners(reads, run),
+            workers=reads.workers_alive(),
+            ahead=reads.ready_before(run.lane, run.rank, run.id, _MOST_AHEAD),
+        )
+    )
+
+
+def explain_firing(reads: Reads, task: Task, at: datetime) -> Explanation:
+    """Every gate's finding for a firing of `task` at `at`, as far as it is known now."""
+    run = fired_run(task, at, at)
+    decision = decide_overlap(task.definition.overlap, reads.unfinished_runs([task.id]))
+    is_active = task.status is TaskStatus.ACTIVE
+    gates = [
+        GateFinding("status", True, "a new run would be pending"),
+        GateFinding("enabled", is_active, f"the task is {task.status}"),
+        _schedule_gate(task, at),
+        GateFinding("misfire", True, "it would be fired in time"),
+        GateFinding("overlap", decision.action == "start", _OVERLAP[decision.action]),
+        GateFinding("dependencies", True, "waits for no upstream run"),
+        concurrency_gate(run, _runners(reads, run)),
+        GateFinding("rate", True, "no rate limit applies"),
+        GateFinding("quota", True, "no quota applies"),
+        GateFinding("not_before", True, f"its time is {run.not_before:%FT%T.%fZ}"),
+        worker_gate(run.lane, reads.workers_alive()),
+        GateFinding("priority", True, "its place is known once it is ready"),
+    ]
+    blocking = next((finding.gate for finding in gates if not finding.passes), None)
+    return Explanation(
+        may_start=blocking is None,
+        blocking=blocking,
+        since=reads.now,
+        earliest_start=run.not_before,
+        gates=gates,
+    )
+
+
+_OVERLAP = {
+    "start": "no earlier run is in the way",
+    "skip": "an earlier run has not ended: the firing would be skipped",
+    "hold": "an earlier run has not ended: the firing would wait for it",
+}
+
+
+def _schedule_gate(task: Task, at: datetime) -> GateFinding:
+    schedule = task.schedule
+    if schedule is None:
+        return GateFinding("schedule", False, "the task has no schedule")
+    following = schedule.next_after(at - _TICK)
+    if following == at:
+        return GateFinding("schedule", True, "is a fire time of the version in force")
+    when = "never" if following is None else f"{following:%FT%T.%fZ}"
+    return GateFinding("schedule", False, f"is no fire time; the next one is {when}")
+
+
+def _runners(reads: Reads, run: TaskRun) -> int:
+    key = run.concurrency_key
+    return reads.key_runners([key]).get(key, 0) if key else 0

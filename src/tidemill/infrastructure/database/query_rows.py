@@ -1,0 +1,293 @@
+"""Lists and summaries: what people and the API look at."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Table, and_, bindparam, case, func, or_, select, text
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import Select
+
+from tidemill.domain.events import RunEvent
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import Task
+from tidemill.domain.task_run import RunAttempt, TaskRun, Trigger
+from tidemill.domain.worker import Worker
+from tidemill.foundation.listing import (
+    LaneDepth,
+    LedgerCount,
+    Page,
+    PageRequest,
+    Position,
+    RunFilter,
+    RunStats,
+    TaskFilter,
+    WorkerFilter,
+)
+from tidemill.foundation.store import LogLines, StoredEvent, TaskVersion
+from tidemill.infrastructure.database.prepared import HasElement, SecondsBetween, struct_columns
+from tidemill.infrastructure.database.rows import Rows
+from tidemill.infrastructure.database.run_rows import run_from
+from tidemill.infrastructure.database.tables import (
+    HAS_ENDED,
+    IS_LEASED,
+    IS_READY,
+    IS_UNFINISHED,
+    NOT_DELETED,
+    run_attempts,
+    run_events,
+    run_logs,
+    task_runs,
+    task_versions,
+    tasks,
+    workers,
+)
+from tidemill.infrastructure.database.task_rows import task_from
+from tidemill.infrastructure.database.types import instant_of, microseconds_of
+from tidemill.infrastructure.database.worker_rows import worker_from
+
+T = TypeVar("T")
+
+_RATE_WINDOW = timedelta(minutes=1)
+
+_runs = task_runs.c
+_fired = and_(
+    _runs.task_id == bindparam("task_id"),
+    _runs.trigger == Trigger.SCHEDULE,
+    _runs.scheduled_for >= bindparam("since", type_=_runs.scheduled_for.type),
+    _runs.scheduled_for < bindparam("until", type_=_runs.scheduled_for.type),
+)
+_stands_for = case((_runs.range_from.is_not(None), _runs.missed_count + 1), else_=1)
+_ledger_counts = (
+    select(_runs.status, _runs.reason, func.sum(_stands_for))
+    .where(_fired)
+    .group_by(_runs.status, _runs.reason)
+)
+_ledger_rows = (
+    struct_columns(task_runs, TaskRun.__struct_fields__)
+    .where(_fired)
+    .order_by(_runs.scheduled_for, _runs.id)
+    .limit(bindparam("limit"))
+)
+_attempts = (
+    struct_columns(run_attempts, RunAttempt.__struct_fields__)
+    .where(run_attempts.c.run_id == bindparam("run_id"))
+    .order_by(run_attempts.c.attempt)
+)
+_event = struct_columns(run_events, RunEvent.__struct_fields__)
+_events = (
+    _event.where(run_events.c.run_id == bindparam("run_id"), run_events.c.seq > bindparam("after"))
+    .order_by(run_events.c.seq)
+    .limit(bindparam("limit"))
+)
+_all_events = (
+    _event.add_columns(run_events.c.id)
+    .where(
+        run_events.c.id > bindparam("after"),
+        or_(
+            bindparam("namespace", type_=run_events.c.namespace.type).is_(None),
+            run_events.c.namespace == bindparam("namespace"),
+        ),
+    )
+    .order_by(run_events.c.id)
+    .limit(bindparam("limit"))
+)
+_last_event = select(func.max(run_events.c.id))
+_logs = (
+    struct_columns(run_logs, LogLines.__struct_fields__)
+    .where(run_logs.c.run_id == bindparam("run_id"), run_logs.c.last_seq > bindparam("after"))
+    .order_by(run_logs.c.first_seq)
+    .limit(bindparam("limit"))
+)
+_seconds_taken = SecondsBetween(_runs.started_at, _runs.completed_at)
+_ready_lanes = (
+    select(_runs.lane, func.count(), func.min(_runs.not_before))
+    .where(text(IS_READY))
+    .group_by(_runs.lane)
+)
+_is_recent = _runs.started_at > bindparam("since", type_=_runs.started_at.type)
+_running_lanes = (
+    select(_runs.lane, func.count(), func.sum(case((_is_recent, 1), else_=0)))
+    .where(text(IS_LEASED))
+    .group_by(_runs.lane)
+)
+_lately_ended_lanes = (
+    select(_runs.lane, func.count())
+    .where(
+        text(HAS_ENDED),
+        _runs.completed_at > bindparam("since", type_=_runs.started_at.type),
+        _is_recent,
+    )
+    .group_by(_runs.lane)
+)
+_status_counts = (
+    select(_runs.status, func.count()).where(text(IS_UNFINISHED)).group_by(_runs.status)
+)
+
+
+class QueryRows(Rows):
+    """The part of a transaction that only looks."""
+
+    def list_tasks(self, wanted: TaskFilter, page: PageRequest) -> Page[Task]:
+        conditions: list[ColumnElement[bool]] = [text(NOT_DELETED)]  # type: ignore[list-item]
+        if wanted.namespace is not None:
+            conditions.append(tasks.c.namespace == wanted.namespace)
+        if wanted.status is not None:
+            conditions.append(tasks.c.status == wanted.status)
+        if wanted.task_type is not None:
+            conditions.append(tasks.c.task_type == wanted.task_type)
+        if wanted.name is not None:
+            conditions.append(tasks.c.name == wanted.name)
+        if wanted.tag is not None:
+            conditions.append(HasElement(tasks.c.tags, bindparam("tag", wanted.tag)))
+        query = struct_columns(tasks, Task.__struct_fields__).where(*conditions)
+        found = [task_from(row) for row in self._page(query, tasks, page)]
+        return _cut(found, page, lambda task: _sort_value(task, task.definition, page.sort))
+
+    def list_runs(self, wanted: RunFilter, page: PageRequest) -> Page[TaskRun]:
+        conditions: list[ColumnElement[bool]] = []
+        for name in ("namespace", "task_id", "worker_id", "trigger", "flow_run_id"):
+            value = getattr(wanted, name)
+            if value is not None:
+                conditions.append(_runs[name] == value)
+        if wanted.status:
+            conditions.append(or_(*(_runs.status == status for status in wanted.status)))
+        if wanted.scheduled_after is not None:
+            conditions.append(_runs.scheduled_for >= wanted.scheduled_after)
+        if wanted.scheduled_before is not None:
+            conditions.append(_runs.scheduled_for < wanted.scheduled_before)
+        query = struct_columns(task_runs, TaskRun.__struct_fields__).where(*conditions)
+        found = [run_from(row) for row in self._page(query, task_runs, page)]
+        return _cut(found, page, lambda run: _sort_value(run, run, page.sort))
+
+    def list_workers(self, wanted: WorkerFilter, page: PageRequest) -> Page[Worker]:
+        query = struct_columns(workers, Worker.__struct_fields__)
+        if wanted.status is not None:
+            query = query.where(workers.c.status == wanted.status)
+        found = [worker_from(row) for row in self._page(query, workers, page)]
+        return _cut(found, page, lambda worker: worker.id)
+
+    def list_versions(self, task_id: int, page: PageRequest) -> Page[TaskVersion]:
+        query = (
+            struct_columns(task_versions, TaskVersion.__struct_fields__)
+            .where(task_versions.c.task_id == task_id)
+            .order_by(task_versions.c.version.desc())
+            .limit(page.limit + 1)
+        )
+        if page.after is not None:
+            query = query.where(task_versions.c.version < page.after.value)
+        found = [TaskVersion(*row) for row in self.fetch_once(query)]
+        return _cut(found, page, lambda each: each.version, lambda each: each.version)
+
+    def _page(self, query: Select[Any], table: Table, page: PageRequest) -> list[list[Any]]:
+        name = page.sort.removeprefix("-")
+        column, identity = table.c[name], table.c.id
+        is_descending = page.sort.startswith("-")
+        if page.after is not None:
+            value = page.after.value
+            if name == "scheduled_for":
+                value = instant_of(value)
+            beyond = column < value if is_descending else column > value
+            further = identity < page.after.id if is_descending else identity > page.after.id
+            query = query.where(
+                beyond if name == "id" else or_(beyond, and_(column == value, further))
+            )
+        order = [column] if name == "id" else [column, identity]
+        ordered = [each.desc() for each in order] if is_descending else order
+        return self.fetch_once(query.order_by(*ordered).limit(page.limit + 1))
+
+    def attempts(self, run_id: int) -> list[RunAttempt]:
+        fields = RunAttempt.__struct_fields__
+        rows = self.fetch(_attempts, run_id=run_id)
+        return [RunAttempt(**dict(zip(fields, row, strict=True))) for row in rows]
+
+    def run_events(self, run_id: int, after: int, limit: int) -> list[RunEvent]:
+        rows = self.fetch(_events, run_id=run_id, after=after, limit=limit)
+        return [RunEvent(*row) for row in rows]
+
+    def run_logs(self, run_id: int, after: int, limit: int) -> list[LogLines]:
+        return [
+            LogLines(*row) for row in self.fetch(_logs, run_id=run_id, after=after, limit=limit)
+        ]
+
+    def events_after(self, event_id: int, namespace: str | None, limit: int) -> list[StoredEvent]:
+        rows = self.fetch(_all_events, after=event_id, namespace=namespace, limit=limit)
+        return [StoredEvent(row[-1], RunEvent(*row[:-1])) for row in rows]
+
+    def last_event_id(self) -> int:
+        return self.fetch(_last_event)[0][0] or 0
+
+    def ledger_counts(self, task_id: int, since: datetime, until: datetime) -> list[LedgerCount]:
+        rows = self.fetch(_ledger_counts, task_id=task_id, since=since, until=until)
+        return [LedgerCount(*row) for row in rows]
+
+    def ledger_rows(
+        self, task_id: int, since: datetime, until: datetime, limit: int
+    ) -> list[TaskRun]:
+        rows = self.fetch(_ledger_rows, task_id=task_id, since=since, until=until, limit=limit)
+        return [run_from(row) for row in rows]
+
+    def run_stats(
+        self, since: datetime, task_id: int | None = None, worker_id: str | None = None
+    ) -> list[RunStats]:
+        query = (
+            select(
+                _runs.status, func.count(), func.avg(_seconds_taken), func.max(_runs.completed_at)
+            )
+            .where(text(HAS_ENDED), _runs.completed_at >= since)
+            .group_by(_runs.status)
+        )
+        if task_id is not None:
+            query = query.where(_runs.task_id == task_id)
+        if worker_id is not None:
+            query = query.where(_runs.worker_id == worker_id)
+        prepared = self.fetch_once(query)
+        return [RunStats(status, count, mean, latest) for status, count, mean, latest in prepared]
+
+    def lane_depths(self) -> list[LaneDepth]:
+        since = self.now - _RATE_WINDOW
+        ready = {lane: rest for lane, *rest in self.fetch(_ready_lanes)}
+        running = {lane: rest for lane, *rest in self.fetch(_running_lanes, since=since)}
+        ended = dict(self.fetch(_lately_ended_lanes, since=since))
+        depths = []
+        for lane in sorted(ready.keys() | running.keys() | ended.keys()):
+            waiting, oldest = ready.get(lane, (0, None))
+            held, started = running.get(lane, (0, 0))
+            depths.append(LaneDepth(lane, waiting, held, oldest, started + ended.get(lane, 0)))
+        return depths
+
+    def ready_before(self, lane: str, rank: datetime, run_id: int, limit: int) -> int:
+        before = (
+            select(_runs.id)
+            .where(
+                text(IS_READY),
+                _runs.lane == lane,
+                or_(_runs.rank < rank, and_(_runs.rank == rank, _runs.id < run_id)),
+            )
+            .limit(limit)
+        )
+        return len(self.fetch_once(before))
+
+    def status_counts(self) -> dict[RunStatus, int]:
+        return dict(self.fetch(_status_counts))
+
+
+def _cut(
+    found: Sequence[T], page: PageRequest, value_of: Any, id_of: Any = lambda item: item.id
+) -> Page[T]:
+    """The query asked for one more than the page holds: it tells whether there is another."""
+    items = list(found[: page.limit])
+    if len(found) <= page.limit:
+        return Page(items, None)
+    return Page(items, Position(page.sort, value_of(items[-1]), id_of(items[-1])))
+
+
+def _sort_value(item: Any, named: Any, sort: str) -> Any:
+    match sort.removeprefix("-"):
+        case "id":
+            return item.id
+        case "name":
+            return named.name
+        case "scheduled_for":
+            return microseconds_of(item.scheduled_for)
+    raise ValueError(sort)
