@@ -1,7 +1,6 @@
 """The API as one ASGI application."""
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
@@ -43,7 +42,7 @@ def _known_query(request: Request) -> None:
     """A misspelt filter must not be taken for none."""
     route = request.scope["route"]
     assert isinstance(route, APIRoute)
-    known = {field.alias for field in get_flat_dependant(route.dependant).query_params}
+    known = {field.alias for field in route.dependant.query_params}
     unknown = sorted(set(request.query_params) - known)
     if unknown:
         names = ", ".join(sorted(known)) or "none"

@@ -1,0 +1,106 @@
+"""Commands that start something: `up`, `serve`, `db`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from tidemill.errors import InvalidSettings, Problem
+
+_DATA_DIR = Annotated[str | None, Parameter(help="where everything is kept (default: ./data)")]
+
+
+def register(app: App) -> None:
+    """Add these commands."""
+    app.command(up)
+    app.command(serve)
+    db = App(name="db", help="The database's schema.")
+    db.command(db_upgrade, name="upgrade")
+    db.command(db_current, name="current")
+    db.command(db_check, name="check")
+    app.command(db)
+
+
+def up(
+    *,
+    data_dir: _DATA_DIR = None,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int = 1,
+    demo: bool = False,
+    config: Path | None = None,
+) -> int:
+    """Run everything in one process: API, dispatcher, workers, on SQLite.
+
+    Parameters
+    ----------
+    host
+        the address to listen on; loopback only, as long as nobody has to log in
+    port
+        0 takes a free one and prints it
+    workers
+        how many workers this process is
+    demo
+        define some tasks to look at
+    config
+        a TOML file of settings
+    """
+    from tidemill.cli.up import up as run_up
+
+    if workers < 1:
+        raise InvalidSettings([Problem("--workers", "must be at least 1")])
+    given = {"data_dir": data_dir, "api.host": host, "api.port": port}
+    flags = {key: value for key, value in given.items() if value is not None}
+    return run_up(flags, config, workers, is_demo=demo)
+
+
+def serve(role: Literal["api", "dispatcher", "worker"]) -> int:
+    """Run one role of a cluster."""
+    raise InvalidSettings(
+        [
+            Problem(
+                "database.url",
+                f"`serve {role}` shares a PostgreSQL database with the other roles, which this "
+                "version does not have yet; `tidemill up` runs everything in one process",
+            )
+        ]
+    )
+
+
+def db_upgrade(*, data_dir: _DATA_DIR = None) -> int:
+    """Bring the schema up to date; `up` does so by itself."""
+    from tidemill.infrastructure.database.schema import HEAD, prepare_sqlite
+    from tidemill.infrastructure.database.sqlite import lock_file
+
+    path = _database(data_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(path.with_name(path.name + ".lock")):
+        prepare_sqlite(path)
+    sys.stdout.write(f"{HEAD}\n")
+    return 0
+
+
+def db_current(*, data_dir: _DATA_DIR = None) -> int:
+    """Print the schema's revision."""
+    from tidemill.infrastructure.database.schema import sqlite_revision
+
+    sys.stdout.write(f"{sqlite_revision(_database(data_dir)) or 'none'}\n")
+    return 0
+
+
+def db_check(*, data_dir: _DATA_DIR = None) -> int:
+    """Exit with 0 where the schema is the one that this version needs."""
+    from tidemill.infrastructure.database.schema import HEAD, sqlite_revision
+
+    found = sqlite_revision(_database(data_dir))
+    sys.stderr.write(f"found {found or 'none'}, needed {HEAD}\n")
+    return 0 if found == HEAD else 1
+
+
+def _database(data_dir: str | None) -> Path:
+    from tidemill.config.load import load_settings
+
+    settings = load_settings(os.environ, flags={"data_dir": data_dir} if data_dir else {})
+    return Path(settings.data_dir).expanduser().absolute() / "tidemill.db"

@@ -1,0 +1,244 @@
+"""Builds everything out of settings, by plain constructor calls. The only room that knows all."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from tidemill import __version__
+from tidemill.api.app import create_app
+from tidemill.api.context import ApiContext
+from tidemill.application.recover_lost_runs import recover_after_restart
+from tidemill.config.settings import Settings
+from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
+from tidemill.errors import InvalidSettings, Problem
+from tidemill.foundation.clock import Clock, SystemClock
+from tidemill.foundation.registry import ExecutorRegistry
+from tidemill.foundation.store import Store
+from tidemill.infrastructure.database.sqlite import SqliteStore
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.observability.metrics import Metrics
+from tidemill.worker.executors.containment import Containment
+from tidemill.worker.executors.http import HttpExecutor
+from tidemill.worker.executors.python import PythonExecutor
+from tidemill.worker.executors.shell import ShellExecutor
+from tidemill.worker.worker import WorkerOptions, WorkerService
+
+_log = logging.getLogger("tidemill")
+
+_STREAMS_END_WITHIN_SECONDS = 3
+
+
+class AllInOne:
+    """What is running: the store for whoever sets it up, and the address for people."""
+
+    def __init__(self, store: Store, registry: ExecutorRegistry, url: str) -> None:
+        self.store = store
+        self.registry = registry
+        self.url = url
+
+
+@asynccontextmanager
+async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[AllInOne]:
+    """API, dispatcher and workers in one process, on SQLite and the queue in memory.
+
+    Raises InvalidSettings or Unavailable where something cannot be used as it is set; on leaving,
+    drains in the order in which nothing is lost.
+    """
+    _refuse_what_is_not_built(settings)
+    data_dir = _data_dir_of(settings)
+    clock, wakeups, queue, metrics = SystemClock(), MemoryWakeups(), MemoryQueue(), Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
+        store = await SqliteStore.open(_database_of(settings, data_dir), clock, wakeups, [metrics])
+        stack.push_async_callback(store.close)
+        containment = Containment(data_dir / "run", owner=str(data_dir))
+        await containment.start()
+        stack.push_async_callback(containment.close)
+        await store.transact(recover_after_restart)
+        registry = build_registry(settings, containment)
+        executors = registry.executors(settings.worker.allowed_executors)
+        for executor in executors.values():
+            await executor.start()
+            stack.push_async_callback(executor.close)
+        for number in range(workers):
+            worker = WorkerService(
+                store, queue, wakeups, clock, executors, _worker_options(settings, number, workers)
+            )
+            await worker.start()
+            stack.push_async_callback(worker.stop)
+        dispatcher = Dispatcher(store, queue, wakeups, clock, _dispatcher_options(settings))
+        await dispatcher.start()
+        stack.push_async_callback(dispatcher.stop)
+        api = _api_context(settings, store, wakeups, clock, registry, metrics)
+        await stack.enter_async_context(_serve(api, listener))
+        yield AllInOne(store, registry, _url_of(listener))
+
+
+def build_registry(settings: Settings, containment: Containment) -> ExecutorRegistry:
+    """Every kind of task that this version runs."""
+    worker = settings.worker
+    registry = ExecutorRegistry()
+    registry.register("shell", lambda: ShellExecutor(containment))
+    registry.register("http", lambda: HttpExecutor(worker.allowed_networks))
+    registry.register(
+        "python",
+        lambda: PythonExecutor(containment, worker.python_paths, worker.max_concurrent_tasks),
+    )
+    return registry
+
+
+def _api_context(
+    settings: Settings,
+    store: Store,
+    wakeups: MemoryWakeups,
+    clock: Clock,
+    registry: ExecutorRegistry,
+    metrics: Metrics,
+) -> ApiContext:
+    return ApiContext(
+        store=store,
+        wakeups=wakeups,
+        clock=clock,
+        check_task=registry.check,
+        render_metrics=metrics.render,
+        version=__version__,
+        max_body_bytes=settings.api.max_body_bytes,
+        allowed_hosts=frozenset({"localhost", "127.0.0.1", "::1", settings.api.host}),
+    )
+
+
+def _worker_options(settings: Settings, number: int, workers: int) -> WorkerOptions:
+    worker = settings.worker
+    name = worker.name or socket.gethostname()
+    return WorkerOptions(
+        name=name if workers == 1 else f"{name}-{number + 1}",
+        hostname=socket.gethostname(),
+        version=__version__,
+        queues=worker.queues,
+        labels=worker.labels,
+        max_concurrent_tasks=worker.max_concurrent_tasks,
+        heartbeat_seconds=worker.heartbeat_seconds,
+        lease_seconds=worker.lease_seconds,
+        drain_seconds=worker.drain_seconds,
+        kill_grace_seconds=worker.kill_grace_seconds,
+    )
+
+
+def _dispatcher_options(settings: Settings) -> DispatcherOptions:
+    dispatcher = settings.dispatcher
+    return DispatcherOptions(
+        scan_interval_seconds=dispatcher.scan_interval_seconds,
+        scan_batch=dispatcher.scan_batch,
+        recovery_interval_seconds=dispatcher.recovery_interval_seconds,
+        claim_within_seconds=dispatcher.claim_within_seconds,
+        silent_after_seconds=settings.worker.lease_seconds,
+        keep_history_seconds=settings.retention.runs_seconds,
+    )
+
+
+def _refuse_what_is_not_built(settings: Settings) -> None:
+    problems = []
+    if settings.message_queue.url != "memory://":
+        problems.append(
+            Problem("message_queue.url", "this version runs on memory:// only, in one process")
+        )
+    if settings.database.url and not settings.database.url.startswith("sqlite:///"):
+        problems.append(Problem("database.url", "this version runs on sqlite:///FILE only"))
+    if not _is_loopback(settings.api.host):
+        problems.append(
+            Problem(
+                "api.host",
+                f"{settings.api.host} can be reached from other machines and nobody has to log in "
+                "yet; use 127.0.0.1",
+            )
+        )
+    if problems:
+        raise InvalidSettings(problems)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _data_dir_of(settings: Settings) -> Path:
+    path = Path(settings.data_dir).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidSettings(
+            [Problem("data_dir", f"cannot use {path}: {error.strerror}")]
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InvalidSettings([Problem("data_dir", f"cannot write to {path}")])
+    return path
+
+
+def _database_of(settings: Settings, data_dir: Path) -> Path:
+    url = settings.database.url
+    return data_dir / (urlsplit(url).path.removeprefix("/") if url else "tidemill.db")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings(
+            [Problem("api.port", f"cannot listen on {host}:{port}: {error.strerror}")]
+        ) from error
+    return listener
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@asynccontextmanager
+async def _serve(context: ApiContext, listener: socket.socket) -> AsyncIterator[None]:
+    server = _Server(
+        uvicorn.Config(
+            create_app(context),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=_STREAMS_END_WITHIN_SECONDS,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="api")
+    try:
+        while not server.started:
+            await asyncio.wait([serving], timeout=0.01)
+        yield
+    finally:
+        context.closing.set()
+        server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process that it is a part of."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
