@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs
-from tidemill.application.fire_due_tasks import fire_tasks
+from tidemill.application.settle_task import settle_task
 from tidemill.application.trigger_runs import find_task
 from tidemill.domain.run_status import LEASED, NOT_STARTED
 from tidemill.domain.task import Task, TaskDefinition, TaskStatus, schedule_of
@@ -106,16 +106,7 @@ def _settled(transaction: Transaction, task_id: int, expected_version: int | Non
         raise NotFound("task", task_id)
     if expected_version is not None and task.version != expected_version:
         raise VersionMismatch(f"task {task_id} is at version {task.version} by now")
-    return settle(transaction, task)
-
-
-def settle(transaction: Transaction, task: Task) -> Task:
-    """Fire what is due of a locked task, and return it as it stands then."""
-    is_due = task.next_run_at is not None and task.next_run_at <= transaction.now
-    if task.status is not TaskStatus.ACTIVE or not is_due:
-        return task
-    fire_tasks(transaction, [task])
-    return transaction.tasks([task.id])[task.id]
+    return settle_task(transaction, task)
 
 
 def _first_fire(definition: TaskDefinition, anchor: datetime, now: datetime) -> datetime | None:

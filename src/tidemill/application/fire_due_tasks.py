@@ -167,6 +167,7 @@ def _make_way(transaction: Transaction, firing: _Firing) -> None:
     """End the earlier runs that new ones take the place of."""
     if not firing.superseded and not firing.cancelled:
         return
-    runs = transaction.runs([*firing.superseded, *firing.cancelled])
-    skip_runs(transaction, [runs[run_id] for run_id in firing.superseded], "overlap")
-    cancel_runs(transaction, [runs[run_id] for run_id in firing.cancelled], "overlap")
+    superseded, cancelled = set(firing.superseded), set(firing.cancelled)
+    runs = transaction.runs(superseded | cancelled)
+    skip_runs(transaction, [runs[run_id] for run_id in sorted(superseded)], "overlap")
+    cancel_runs(transaction, [runs[run_id] for run_id in sorted(cancelled)], "overlap")

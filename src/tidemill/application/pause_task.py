@@ -2,10 +2,8 @@
 
 import msgspec
 
-from tidemill.application.define_task import settle
 from tidemill.application.follow_up import rearm_tasks
-from tidemill.domain.misfire import skipped_while_paused
-from tidemill.domain.new_run import skipped_run
+from tidemill.application.settle_task import settle_task
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.errors import NotFound
 from tidemill.foundation.store import Transaction
@@ -17,7 +15,7 @@ def pause_task(transaction: Transaction, task_id: int) -> Task:
     before = _locked(transaction, task_id)
     if before.status is TaskStatus.PAUSED:
         return before
-    before = settle(transaction, before)
+    before = settle_task(transaction, before)
     after = msgspec.structs.replace(
         before,
         status=TaskStatus.PAUSED,
@@ -34,6 +32,7 @@ def resume_task(transaction: Transaction, task_id: int) -> Task:
     before = _locked(transaction, task_id)
     if before.status is TaskStatus.ACTIVE:
         return before
+    before = settle_task(transaction, before)
     now = transaction.now
     schedule = before.schedule
     is_fixed_delay = schedule is not None and schedule.kind == "after"
@@ -47,30 +46,8 @@ def resume_task(transaction: Transaction, task_id: int) -> Task:
     transaction.replace_task(before, after)
     if is_fixed_delay:
         rearm_tasks(transaction, [task_id])
-    else:
-        _account_for_pause(transaction, before)
     transaction.announce(Topic.SCHEDULES, Topic.EVENTS)
     return transaction.tasks([task_id])[task_id]
-
-
-def _account_for_pause(transaction: Transaction, task: Task) -> None:
-    schedule, now = task.schedule, transaction.now
-    if schedule is None or task.paused_at is None:
-        return
-    plan = skipped_while_paused(schedule, task.paused_at, now)
-    rows = [skipped_run(task, skip.scheduled_for, now, skip.reason) for skip in plan.skipped]
-    rows += [
-        skipped_run(
-            task,
-            stretch.last,
-            now,
-            stretch.reason,
-            range_from=stretch.first,
-            count=stretch.count,
-        )
-        for stretch in plan.ranges
-    ]
-    transaction.insert_runs(rows)
 
 
 def _locked(transaction: Transaction, task_id: int) -> Task:

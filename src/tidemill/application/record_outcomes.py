@@ -10,7 +10,7 @@ from tidemill.application.follow_up import follow_up_ended
 from tidemill.domain.events import EventType
 from tidemill.domain.lease import is_held
 from tidemill.domain.outcome import Outcome
-from tidemill.domain.retry import delay_before_retry, may_retry
+from tidemill.domain.retry import delay_before_retry, may_go_on, may_retry
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import TaskDefinition
 from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, annotate, move
@@ -75,7 +75,10 @@ def _ending(
     if report.outcome.succeeded:
         return _final(run, report, RunStatus.SUCCEEDED, None, AttemptOutcome.SUCCEEDED, now)
     if report.cause == "drain" or report.outcome.reason == EXECUTOR_LOST:
-        return _handed_back(run, report, now)
+        if may_go_on(run):
+            return _handed_back(run, report, now)
+        how = AttemptOutcome.HANDED_BACK
+        return _final(run, report, RunStatus.FAILED, "task_deleted", how, now)
     if report.cause == "deadline":
         return _final(run, report, RunStatus.TIMED_OUT, "deadline", AttemptOutcome.TIMED_OUT, now)
     failed = report.outcome
@@ -136,6 +139,8 @@ def _retrying(
         hold=Hold.TIME,
         not_before=not_before,
         lease_expires_at=None,
+        dispatched_at=None,
+        started_at=None,
         log_seq=report.log_seq,
         queue_deadline_at=queue_deadline(run, not_before),
     )
@@ -155,6 +160,8 @@ def _handed_back(
         hold=Hold.TIME,
         not_before=now,
         lease_expires_at=None,
+        dispatched_at=None,
+        started_at=None,
         hand_backs=run.hand_backs + 1,
         log_seq=report.log_seq,
         queue_deadline_at=queue_deadline(run, now),

@@ -8,7 +8,8 @@ import msgspec
 from tidemill.application.follow_up import follow_up_ended, let_waiting_for_keys_go
 from tidemill.application.record_outcomes import queue_deadline
 from tidemill.domain.events import EventType
-from tidemill.domain.lease import MAX_LOSSES, is_poison
+from tidemill.domain.lease import is_poison
+from tidemill.domain.retry import may_go_on
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, move
 from tidemill.domain.worker import WorkerStatus
@@ -101,18 +102,19 @@ def _loss_of(run: TaskRun, now: datetime) -> RunChange:
             run, RunStatus.CANCELLED, now, EventType.RUN_CANCELLED, told,
             losses=losses, lease_expires_at=None, completed_at=now,
         )  # fmt: skip
-    if is_poison(run):
+    if is_poison(run) or not may_go_on(run):
+        reason = "poison" if is_poison(run) else "worker_lost"
         return move(
             run,
             RunStatus.FAILED,
             now,
             EventType.RUN_LOST,
-            told | {"reason": "poison"},
+            told | {"reason": reason},
             losses=losses,
             lease_expires_at=None,
             completed_at=now,
-            reason="poison",
-            error_message=f"lost {MAX_LOSSES} workers while running",
+            reason=reason,
+            error_message=f"lost {losses} workers while running" if is_poison(run) else _LOST,
         )
     return move(
         run,
@@ -126,6 +128,8 @@ def _loss_of(run: TaskRun, now: datetime) -> RunChange:
         error_message=_LOST,
         hold=Hold.TIME,
         not_before=now,
+        dispatched_at=None,
+        started_at=None,
         queue_deadline_at=queue_deadline(run, now),
     )
 

@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,11 +95,9 @@ def _apply_one(client: Client, task: dict[str, Any], *, dry_run: bool) -> str:
     if _plain(stored) == _plain(task) and stored["metadata"].get("managed_by"):
         return "unchanged"
     if not dry_run:
-        path, params = (
-            _address(task["name"], task["namespace"]),
-            {"If-Match": f'"{stored["version"]}"'},
-        )
-        client.call("PUT", path[0], params=path[1], body=marked, headers=params)
+        path, params = _address(task["name"], task["namespace"])
+        match = {"If-Match": f'"{stored["version"]}"'}
+        client.call("PUT", path, params=params, body=marked, headers=match)
     return "changed"
 
 
@@ -185,22 +184,22 @@ def _tasks_of(file: Path, namespace: str) -> Iterator[dict[str, Any]]:
 def _checked(file: Path, index: int, task: Any, namespace: str) -> dict[str, Any]:
     if not isinstance(task, dict) or not isinstance(task.get("name"), str):
         raise InvalidInput(f"{file}: task {index + 1} is no mapping with a name")
-    task = {name: value for name, value in task.items() if name not in _READ_ONLY}
-    task.setdefault("namespace", namespace)
-    unknown = sorted(set(task) - {*TaskDefinition.__struct_fields__, "status"})
+    fields: dict[str, Any] = {n: value for n, value in task.items() if n not in _READ_ONLY}
+    fields.setdefault("namespace", namespace)
+    unknown = sorted(set(fields) - {*TaskDefinition.__struct_fields__, "status"})
     if unknown:
         raise InvalidInput(
             f"{file}: task {task['name']!r} has unknown fields",
             [Problem(f"/{name}", "is no field of a task") for name in unknown],
         )
     for name in ("start_at", "end_at"):
-        if hasattr(task.get(name), "isoformat"):
-            task[name] = task[name].isoformat()
+        if isinstance(fields.get(name), datetime):  # YAML reads instants by itself
+            fields[name] = fields[name].astimezone().isoformat()
     try:
-        _plain(task)
+        _plain(fields)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{file}: task {task['name']!r}: {error}") from error
-    return task
+    return fields
 
 
 def _in_order(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,12 @@ def may_retry(run: TaskRun, policy: Retry, outcome: Outcome) -> bool:
     return attempts_used(run) < run.max_attempts and is_retryable(policy, outcome)
 
 
+def may_go_on(run: TaskRun) -> bool:
+    """Whether any attempt may follow, a lost one's replacement included: not once the task is
+    deleted, which allows no attempt more."""
+    return run.max_attempts > 0
+
+
 def attempts_used(run: TaskRun) -> int:
     """Attempts that count: those lost or handed back are nobody's fault."""
     return run.attempt - run.losses - run.hand_backs

@@ -122,7 +122,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     definition: TaskDefinition
     anchor_at: datetime  # start of `@every` and `@after`; moves when the schedule is edited
     next_run_at: datetime | None  # the earliest fire time not yet accounted for
-    paused_at: datetime | None = None
+    paused_at: datetime | None = None  # since when fire times are missed without a row yet
     last_run_at: datetime | None = None
     created_at: datetime
     updated_at: datetime

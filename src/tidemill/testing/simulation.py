@@ -1,0 +1,486 @@
+"""The production use cases under a virtual clock, with seeded crashes, delays and reordering.
+
+Nothing here waits or sleeps: an agenda of what happens when is worked off in order of virtual
+time, and everything random comes from one seed, so that a seed that fails, fails again.
+
+    Simulation(seed=7).run()
+
+raises `Violation` where an invariant of the product's semantics does not hold (the numbers in the
+messages are theirs).
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import pairwise
+
+from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.claim_runs import ClaimedRun, claim_runs
+from tidemill.application.define_task import create_task, delete_task, replace_task
+from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
+from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.manage_workers import register_worker
+from tidemill.application.pause_task import pause_task, resume_task
+from tidemill.application.record_outcomes import AttemptReport, Cause, record_outcomes
+from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.application.renew_leases import renew_leases
+from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.events import EventType, RunEvent
+from tidemill.domain.lease import MAX_LOSSES, stop_before
+from tidemill.domain.outcome import failure, success
+from tidemill.domain.run_status import FINAL, LEASED, RunStatus, may_follow
+from tidemill.domain.task import Concurrency, Misfire, Retry, Task, TaskDefinition, schedule_of
+from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.errors import NotFound
+from tidemill.foundation.listing import PageRequest, RunFilter
+from tidemill.foundation.queue import RunMessage
+from tidemill.foundation.store import Transaction
+from tidemill.infrastructure.database.schema import empty_schema
+from tidemill.infrastructure.database.sqlite import InlineSqliteStore
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.testing.builders import definition, worker
+from tidemill.testing.clock import FakeClock
+
+LEASE = timedelta(seconds=10)
+HEARTBEAT = timedelta(seconds=2)
+CLAIM_WITHIN = timedelta(seconds=8)
+BATCH = 50
+
+_SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", None)
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class Simulation:
+    """One seed's story: some tasks, two dispatchers, three workers, and what goes wrong."""
+
+    def __init__(self, seed: int, *, minutes: float = 4.0) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)  # noqa: S311 - a story, not a secret
+        self.clock = FakeClock()
+        self.checks = _Checks()
+        self.store = InlineSqliteStore(
+            self.clock, MemoryWakeups(), [self.checks], schema=empty_schema()
+        )
+        self._agenda: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._count = 0
+        self._end = self.clock.now() + timedelta(minutes=minutes)
+        self._workers = [_Worker(self, number) for number in range(3)]
+        self._tasks: dict[int, list[tuple[datetime, Task | None]]] = {}
+        self.is_calm = False  # after the end nothing goes wrong any more
+
+    def run(self) -> None:
+        """Work off the agenda to its end, let everything settle, and check what is left."""
+        for _ in range(self.random.randint(1, 5)):
+            self._create_task()
+        for number in range(2):
+            self._start_dispatcher(number)
+        for each in self._workers:
+            each.start()
+        self.later(self._between(1, 5), self._operate)
+        self._work_off(lambda: self.clock.now() >= self._end)
+        self.is_calm = True
+        for task_id in list(self._tasks):
+            self._pause(task_id)
+        patience = self.clock.now() + timedelta(minutes=30)
+        self._work_off(lambda: self._is_settled() or self.clock.now() >= patience)
+        self._check_at_rest()
+
+    # the agenda
+
+    def later(self, after: timedelta, act: Callable[[], None]) -> None:
+        """Do this then."""
+        self._count += 1
+        heapq.heappush(self._agenda, (self.clock.now() + after, self._count, act))
+
+    def _work_off(self, is_over: Callable[[], bool]) -> None:
+        while self._agenda and not is_over():
+            at, _, act = heapq.heappop(self._agenda)
+            self.clock.advance(max(at - self.clock.now(), timedelta(0)))
+            act()
+
+    def _between(self, least: float, most: float) -> timedelta:
+        return timedelta(seconds=self.random.uniform(least, most))
+
+    def is_unlucky(self, chance: float) -> bool:
+        """Whether something with this chance goes wrong now."""
+        return not self.is_calm and self.random.random() < chance
+
+    # dispatchers
+
+    def _start_dispatcher(self, number: int) -> None:
+        for step in (self._fire, self._dispatch, self._recover):
+            self.later(self._between(0, 0.5), partial(self._loop, step))
+
+    def _loop(self, step: Callable[[], None]) -> None:
+        pause = self._between(0.05, 1.0)
+        if self.is_unlucky(0.01):
+            pause = self._between(5, 150)  # killed, and started again after a while
+        elif not self.is_unlucky(0.02):
+            step()
+        self.later(pause, partial(self._loop, step))
+
+    def _fire(self) -> None:
+        self.store.transact_now(partial(fire_due_tasks, limit=BATCH))
+
+    def _dispatch(self) -> None:
+        dispatched = self.store.transact_now(partial(dispatch_ready_runs, limit=BATCH))
+        for message in dispatched.messages:
+            self._send(message)
+
+    def _send(self, message: RunMessage) -> None:
+        if self.is_unlucky(0.05):
+            return  # lost
+        copies = 2 if self.is_unlucky(0.05) else 1
+        for _ in range(copies):
+            delay = self._between(0, 6) if self.is_unlucky(0.1) else self._between(0, 0.1)
+            chosen = self.random.choice(self._workers)
+            self.later(delay, partial(chosen.receive, message))
+
+    def _recover(self) -> None:
+        self.store.transact_now(
+            partial(recover_lost_runs, limit=BATCH, claim_within=CLAIM_WITHIN, silent_after=LEASE)
+        )
+
+    # people
+
+    def _operate(self) -> None:
+        if self.is_calm:
+            return
+        act = self.random.choice(
+            (self._create_task, self._trigger, self._trigger, self._edit, self._pause_one,
+             self._resume_one, self._cancel_one, self._delete_one)
+        )  # fmt: skip
+        act()
+        self.later(self._between(1, 20), self._operate)
+
+    def _create_task(self) -> None:
+        wanted = self._definition(f"task-{len(self._tasks) + 1}")
+        made = self.store.transact_now(lambda t: create_task(t, wanted, lambda d: ()))
+        self._note(made.id, made)
+
+    def _definition(self, name: str) -> TaskDefinition:
+        choose = self.random.choice
+        return definition(
+            name,
+            schedule=choose(_SCHEDULES),
+            overlap=choose(("allow", "skip", "queue", "cancel_running")),
+            misfire=Misfire(choose(("skip", "run_once", "run_all")), 5, 10, 120),
+            jitter_seconds=choose((0, 0, 3)),
+            retry=Retry(max_retries=choose((0, 2)), delay_seconds=2),
+            timeout_seconds=choose((3, 20, 3_600)),
+            queue_timeout_seconds=choose((None, None, 20)),
+            deadline_seconds=choose((None, None, 60)),
+            concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
+        )
+
+    def _some_task(self) -> int | None:
+        alive = [task_id for task_id, story in self._tasks.items() if story[-1][1] is not None]
+        return self.random.choice(alive) if alive else None
+
+    def _trigger(self) -> None:
+        task_id = self._some_task()
+        if task_id is not None:
+            wish = TriggerRequest(task=task_id)
+            self.store.transact_now(partial(trigger_runs, requests=[wish]))
+
+    def _edit(self) -> None:
+        task_id = self._some_task()
+        if task_id is None:
+            return
+        name = self._tasks[task_id][-1][1].definition.name  # type: ignore[union-attr]
+        changed = self.store.transact_now(
+            lambda t: replace_task(t, task_id, self._definition(name), lambda d: ())
+        )
+        self._note(task_id, changed)
+
+    def _pause_one(self) -> None:
+        task_id = self._some_task()
+        if task_id is not None:
+            self._pause(task_id)
+
+    def _pause(self, task_id: int) -> None:
+        try:
+            paused = self.store.transact_now(partial(pause_task, task_id=task_id))
+        except NotFound:
+            return
+        self._note(task_id, paused)
+
+    def _resume_one(self) -> None:
+        task_id = self._some_task()
+        if task_id is not None:
+            self._note(task_id, self.store.transact_now(partial(resume_task, task_id=task_id)))
+
+    def _cancel_one(self) -> None:
+        def act(transaction: Transaction) -> None:
+            page = transaction.list_runs(RunFilter(), PageRequest("-id", 20))
+            if page.items:
+                chosen = self.random.choice(page.items)
+                cancel_runs(
+                    transaction, list(transaction.runs([chosen.id]).values()), "cancelled_by_user"
+                )
+
+        self.store.transact_now(act)
+
+    def _delete_one(self) -> None:
+        task_id = self._some_task()
+        if task_id is not None and self.random.random() < 0.3:
+            self.store.transact_now(partial(delete_task, task_id=task_id))
+            self._note(task_id, None)
+
+    def _note(self, task_id: int, task: Task | None) -> None:
+        self._tasks.setdefault(task_id, []).append((self.clock.now(), task))
+
+    # the end
+
+    def _is_settled(self) -> bool:
+        return not self.store.read_now(lambda reads: reads.status_counts())
+
+    def _check_at_rest(self) -> None:
+        runs = self._all_runs()
+        unfinished = [run for run in runs if run.status not in FINAL]
+        self._demand(not unfinished, 15, f"unfinished at the end: {_brief(unfinished)}")
+        for run in runs:
+            self._check_attempts(run)
+            self._demand(self.checks.is_at(run), 13, f"the log of run {run.id} tells another end")
+        for task_id, story in self._tasks.items():
+            self._check_firings(task_id, story, [run for run in runs if run.task_id == task_id])
+
+    def _all_runs(self) -> list[TaskRun]:
+        return self.store.read_now(
+            lambda reads: reads.list_runs(RunFilter(), PageRequest("id", 1_000_000)).items
+        )
+
+    def _check_attempts(self, run: TaskRun) -> None:
+        attempts = self.store.read_now(lambda reads: reads.attempts(run.id))
+        numbers = [attempt.attempt for attempt in attempts]
+        self._demand(numbers == list(range(1, run.attempt + 1)), 17, f"attempts {numbers}")
+        is_closed = all(attempt.outcome is not None for attempt in attempts)
+        self._demand(is_closed, 17, f"an attempt of run {run.id} was never closed")
+        fences = [attempt.fence for attempt in attempts]
+        self._demand(fences == sorted(set(fences)), 20, f"fences {fences} of run {run.id}")
+        counted = run.attempt - run.losses - run.hand_backs
+        is_deleted = run.max_attempts == 0  # then no attempt followed the one that ran
+        self._demand(
+            counted <= run.max_attempts or is_deleted, 42, f"{counted} attempts of {run.id}"
+        )
+        self._demand(run.losses <= MAX_LOSSES, 42, f"{run.losses} losses of {run.id}")
+        instants = [run.created_at, run.dispatched_at, run.started_at, run.completed_at]
+        known = [instant for instant in instants if instant is not None]
+        self._demand(known == sorted(known), 19, f"instants of run {run.id}: {known}")
+
+    def _check_firings(
+        self, task_id: int, story: Sequence[tuple[datetime, Task | None]], runs: list[TaskRun]
+    ) -> None:
+        """Every fire time of every version in force has exactly one row, and no other has one."""
+        fired = [run for run in runs if run.trigger is Trigger.SCHEDULE]
+        times = [run.scheduled_for for run in fired]
+        self._demand(len(times) == len(set(times)), 1, f"task {task_id} fired twice for one time")
+        for (since, task), (until, _) in pairwise(story):
+            if task is None or task.definition.schedule is None:
+                continue
+            if task.definition.schedule.startswith("@after"):
+                continue  # its times depend on when its runs end
+            schedule = schedule_of(task.definition, task.anchor_at)
+            assert schedule is not None
+            due = set(schedule.fires_between(since, until, 100_000))
+            covered = {
+                at
+                for run in fired
+                for at in (
+                    [run.scheduled_for]
+                    if run.range_from is None
+                    else schedule.fires_between(
+                        run.range_from - timedelta(microseconds=1), run.scheduled_for, 100_000
+                    )
+                )
+            }
+            missing = {at for at in due - covered if at < until}
+            still_paused = task.paused_at is not None and self._stays_paused(task_id, since)
+            self._demand(
+                not missing or still_paused, 1, f"task {task_id} lacks {sorted(missing)[:3]}"
+            )
+            strange = {at for at in times if since < at < until} - due
+            self._demand(not strange, 2, f"task {task_id} fired at {sorted(strange)[:3]}")
+
+    def _stays_paused(self, task_id: int, since: datetime) -> bool:
+        later = [task for at, task in self._tasks[task_id] if at > since]
+        return all(task is None or task.paused_at is not None for task in later)
+
+    def _demand(self, holds: bool, invariant: int, said: str) -> None:
+        if not holds:
+            raise Violation(f"seed {self.seed}, invariant {invariant}: {said}")
+
+
+class _Worker:
+    """Claims, runs, reports; is killed, frozen, and comes back."""
+
+    def __init__(self, simulation: Simulation, number: int) -> None:
+        self._sim = simulation
+        self._number = number
+        self._incarnation = 0
+        self._id = ""
+        self._held: dict[int, _Held] = {}
+        self._frozen_until: datetime | None = None
+
+    def start(self) -> None:
+        self._incarnation += 1
+        self._held = {}
+        self._id = f"w{self._number}.{self._incarnation}"
+        new = worker(self._id, max_concurrent_tasks=3)
+        self._sim.store.transact_now(partial(register_worker, worker=new))
+        self._sim.later(HEARTBEAT, partial(self._beat, self._incarnation))
+
+    def receive(self, message: RunMessage) -> None:
+        if not self._id or self._is_frozen():
+            return  # it died with the message in its hands
+        asked_at = self._sim.clock.monotonic()
+        claimed = self._sim.store.transact_now(
+            partial(claim_runs, worker_id=self._id, run_ids=message.run_ids, lease=LEASE)
+        )
+        for each in claimed:
+            self._begin(each, asked_at)
+        if self._sim.is_unlucky(0.02):
+            self._die()
+        elif self._sim.is_unlucky(0.02):
+            self._freeze()
+
+    def _begin(self, claimed: ClaimedRun, asked_at: float) -> None:
+        run = claimed.run
+        self._sim.checks.claimed(run, self._id)
+        held = _Held(run, stop_before(asked_at, LEASE))
+        self._held[run.id] = held
+        length = self._sim._between(0.01, 12)
+        cause: Cause = "itself"
+        if run.timeout_seconds is not None and run.timeout_seconds < length.total_seconds():
+            length, cause = timedelta(seconds=run.timeout_seconds), "timeout"
+        self._sim.later(length, partial(self._finish, self._incarnation, held, cause))
+
+    def _finish(self, incarnation: int, held: "_Held", cause: Cause) -> None:
+        if incarnation != self._incarnation or self._held.get(held.run.id) is not held:
+            return
+        if self._is_frozen():
+            # A frozen worker's report arrives when it wakes: late, and refused where it is stale.
+            assert self._frozen_until is not None
+            wait = self._frozen_until - self._sim.clock.now()
+            self._sim.later(wait, partial(self._finish, incarnation, held, cause))
+            return
+        del self._held[held.run.id]
+        fails = self._sim.random.random() < 0.3
+        outcome = failure("exit_code", "exit code 1", exit_code=1) if fails else success()
+        if cause != "itself":
+            outcome = failure("signal", "ended by signal 15", exit_code=-15)
+        report = AttemptReport(held.run.id, held.run.fence, cause, outcome, 0)
+        self._sim.store.transact_now(partial(record_outcomes, reports=[report]))
+        if self._sim.is_unlucky(0.02):  # its answer got lost: it says so again
+            self._sim.store.transact_now(partial(record_outcomes, reports=[report]))
+
+    def _beat(self, incarnation: int) -> None:
+        if incarnation != self._incarnation:
+            return
+        if self._is_frozen():
+            self._sim.later(HEARTBEAT, partial(self._beat, incarnation))
+            return
+        asked_at = self._sim.clock.monotonic()
+        fences = {run_id: held.run.fence for run_id, held in self._held.items()}
+        renewal = self._sim.store.transact_now(
+            partial(renew_leases, worker_id=self._id, fences=fences, lease=LEASE)
+        )
+        for run_id, held in list(self._held.items()):
+            status = renewal.statuses.get(run_id)
+            if status is None:
+                del self._held[run_id]
+            elif status is RunStatus.CANCELLING:
+                self._finish(incarnation, held, "cancel")
+            else:
+                held.stop_before = stop_before(asked_at, LEASE)
+        if not renewal.is_known:
+            self.start()
+            return
+        if self._sim.is_unlucky(0.01):
+            self._die()
+        self._sim.later(HEARTBEAT, partial(self._beat, incarnation))
+
+    def _die(self) -> None:
+        """SIGKILL: what it held is forgotten here, and is found by the sweep."""
+        self._incarnation += 1
+        self._id = ""
+        self._held = {}
+        self._sim.later(self._sim._between(0.5, 20), self.start)
+
+    def _freeze(self) -> None:
+        """SIGSTOP, longer than its leases may be; it wakes and goes on as if nothing were."""
+        self._frozen_until = self._sim.clock.now() + self._sim._between(1, 25)
+
+    def _is_frozen(self) -> bool:
+        return self._frozen_until is not None and self._sim.clock.now() < self._frozen_until
+
+
+class _Held:
+    def __init__(self, run: TaskRun, until: float) -> None:
+        self.run = run
+        self.stop_before = until
+
+
+class _Checks:
+    """Looks at every committed event: what may be seen at each step."""
+
+    def __init__(self) -> None:
+        self._status: dict[int, str] = {}
+        self._seq: dict[int, int] = {}
+        self._fences: dict[int, int] = {}
+        self._holders: dict[str, set[int]] = {}
+        self._keys: dict[int, tuple[str, int]] = {}
+
+    def publish(self, events: Sequence[RunEvent]) -> None:
+        for event in events:
+            expected = self._seq.get(event.run_id, 0) + 1
+            if event.seq != expected:
+                raise Violation(
+                    f"invariant 13: event {event.seq} of run {event.run_id}, not {expected}"
+                )
+            self._seq[event.run_id] = event.seq
+            self._follow(event)
+
+    def _follow(self, event: RunEvent) -> None:
+        after = event.data.get("to")
+        if after is None:
+            return
+        before = event.data.get("from")
+        known = self._status.get(event.run_id)
+        if known != before:
+            raise Violation(
+                f"invariant 13: run {event.run_id} was {known}, the event says {before}"
+            )
+        if before is not None and not may_follow(RunStatus(before), RunStatus(after)):
+            raise Violation(f"invariant 13: run {event.run_id} went from {before} to {after}")
+        self._status[event.run_id] = after
+        if event.type is EventType.RUN_STARTED:
+            fence = event.data["fence"]
+            if fence <= self._fences.get(event.run_id, 0):
+                raise Violation(f"invariant 20: fence {fence} of run {event.run_id} did not grow")
+            self._fences[event.run_id] = fence
+        if RunStatus(after) not in LEASED:
+            for holders in self._holders.values():
+                holders.discard(event.run_id)
+
+    def claimed(self, run: TaskRun, worker_id: str) -> None:
+        """A claim was committed: its limit must still hold."""
+        if run.concurrency_key is None or run.concurrency_limit is None:
+            return
+        holders = self._holders.setdefault(run.concurrency_key, set())
+        holders.add(run.id)
+        if len(holders) > run.concurrency_limit:
+            raise Violation(f"invariant 38: {len(holders)} runs hold {run.concurrency_key!r}")
+
+    def is_at(self, run: TaskRun) -> bool:
+        """Whether the events told of the status that the row has."""
+        return self._status.get(run.id) == run.status.value and self._seq[run.id] == run.event_seq
+
+
+def _brief(runs: Sequence[TaskRun]) -> str:
+    return ", ".join(f"{run.id} {run.status} {run.hold} {run.reason}" for run in runs[:5])
