@@ -1,0 +1,57 @@
+"""What many tests need: a server of their own, its client, and the command."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tidemill.client.client import Client
+from tidemill.testing.server import Server
+
+TASKS = Path(__file__).parent / "tasks"  # Python tasks that tests run
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests of a session that leave it as they found it."""
+    environment = {
+        "TIDEMILL_WORKER__PYTHON_PATHS": f'["{TASKS}"]',
+        "TIDEMILL_WORKER__KILL_GRACE_SECONDS": "1",
+        "TIDEMILL_WORKER__DRAIN_SECONDS": "2",
+    }
+    data_dir = tmp_path_factory.mktemp("shared") / "data"
+    with Server(data_dir, environment=environment) as server:
+        yield server
+
+
+@pytest.fixture
+def client(shared_server: Server) -> Iterator[Client]:
+    """A client of the shared server."""
+    with shared_server.client() as found:
+        yield found
+
+
+@pytest.fixture
+def tidemill(shared_server: Server) -> Command:
+    """The command line, talking to the shared server."""
+
+    def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        return run_command(*arguments, server=shared_server.url)
+
+    return run
+
+
+def run_command(
+    *arguments: str, server: str = "http://127.0.0.1:9"
+) -> "subprocess.CompletedProcess[str]":
+    """`tidemill …` as a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "tidemill", *arguments],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "TIDEMILL_SERVER": server, "HOME": "/root"},
+    )
