@@ -241,7 +241,7 @@ class Simulation:
         return not self.store.read_now(lambda reads: reads.status_counts())
 
     def _check_at_rest(self) -> None:
-        runs = self._all_runs()
+        runs = self.all_runs()
         unfinished = [run for run in runs if run.status not in FINAL]
         self._demand(not unfinished, 15, f"unfinished at the end: {_brief(unfinished)}")
         for run in runs:
@@ -250,7 +250,8 @@ class Simulation:
         for task_id, story in self._tasks.items():
             self._check_firings(task_id, story, [run for run in runs if run.task_id == task_id])
 
-    def _all_runs(self) -> list[TaskRun]:
+    def all_runs(self) -> list[TaskRun]:
+        """Every run there is."""
         return self.store.read_now(
             lambda reads: reads.list_runs(RunFilter(), PageRequest("id", 1_000_000)).items
         )
