@@ -38,6 +38,8 @@ fi
 rm -f .venv/.ready-*
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 export VIRTUAL_ENV="$PWD/.venv"
-.venv/bin/uv pip install --quiet --require-hashes -r requirements.lock
+# Compiled here once: where Python may not write bytecode, each start would compile everything anew.
+.venv/bin/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .
+.venv/bin/python -m compileall -q src
 touch "$stamp"

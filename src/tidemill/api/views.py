@@ -31,9 +31,7 @@ _RUN_INSTANTS = (
 
 def instant(value: datetime | None) -> str | None:
     """RFC 3339, UTC, milliseconds."""
-    if value is None:
-        return None
-    return f"{value:%Y-%m-%dT%H:%M:%S}.{value.microsecond // 1000:03}Z"
+    return None if value is None else value.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def definition_view(definition: TaskDefinition) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def cancel_runs(transaction: Transaction, runs: Sequence[TaskRun], reason: str) 
     transaction.announce(Topic.EVENTS)
     if running:
         transaction.announce(Topic.LEASES)
+    if any(run.status is RunStatus.DISPATCHED for run in idle):
+        transaction.announce(Topic.READY)  # there is room for others in their place
     follow_up_ended(transaction, idle)
     return len(idle) + len(running)
 

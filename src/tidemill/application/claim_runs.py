@@ -59,7 +59,9 @@ def claim_runs(
         taken.append(msgspec.structs.replace(run, **change.changes))
     transaction.change_runs(changes)
     transaction.open_attempts([_attempt_of(run) for run in taken])
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    transaction.announce(Topic.EVENTS)
+    if transaction.has_ready_runs({run.lane for run in wanted}):
+        transaction.announce(Topic.READY)  # they wait for the room that was made
     return _with_context(transaction, taken)
 
 

@@ -33,9 +33,10 @@ def dispatch_ready_runs(transaction: Transaction, limit: int) -> Dispatched:
     messages = []
     workers = transaction.workers_alive()
     for lane, waiting in transaction.ready_lanes().items():
-        room = _room(lane, workers) - waiting
-        if room > 0:
-            runs = _dispatch_lane(transaction, lane, min(room, limit))
+        room = _room(lane, workers)
+        # Refilled when half of it is gone: many runs in one message instead of one in each.
+        if room and waiting <= room // 2:
+            runs = _dispatch_lane(transaction, lane, min(room - waiting, limit))
             if runs:
                 messages.append(RunMessage(lane, tuple(run.id for run in runs)))
     if messages or promoted:

@@ -44,7 +44,7 @@ def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
     transaction.insert_runs(list(firing.accounted(created)))
     transaction.advance_tasks(firing.advances)
     _make_way(transaction, firing)
-    transaction.announce(Topic.READY, Topic.EVENTS, Topic.SCHEDULES)
+    transaction.announce(Topic.READY, Topic.EVENTS)
 
 
 def _unfinished_by_task(

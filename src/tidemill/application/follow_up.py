@@ -26,7 +26,6 @@ def follow_up_ended(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
         },
     )
     _rearm_fixed_delays(transaction, ended)
-    transaction.announce(Topic.READY)
 
 
 def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int]) -> None:
@@ -60,6 +59,8 @@ def let_waiting_for_keys_go(transaction: Transaction, limits: dict[str, int]) ->
 
 
 def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
+    if not runs:
+        return
     now = transaction.now
     transaction.change_runs(
         [
@@ -73,6 +74,7 @@ def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
             for run in runs
         ]
     )
+    transaction.announce(Topic.READY)
 
 
 def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[TaskRun]) -> None:

@@ -61,7 +61,9 @@ def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) 
     follow_up_ended(
         transaction, [change.before for change in changes if change.changes["status"] in FINAL]
     )
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    transaction.announce(Topic.EVENTS)
+    if any(change.changes["status"] is RunStatus.RETRYING for change in changes):
+        transaction.announce(Topic.READY)
     return Recorded(len(changes), len(stale))
 
 

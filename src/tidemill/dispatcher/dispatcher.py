@@ -8,15 +8,18 @@ from functools import partial
 
 import msgspec
 
-from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
-from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.dispatch_ready_runs import Dispatched, dispatch_ready_runs
+from tidemill.application.fire_due_tasks import Fired, fire_due_tasks
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.service import Loop
-from tidemill.foundation.store import Store
+from tidemill.foundation.store import Store, Transaction
 from tidemill.foundation.wakeups import Topic, Wakeups
+
+# Between two looks at the schedules, so that what is due in a stream is fired together.
+_GATHER_SECONDS = 0.005
 
 
 class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,15 +64,17 @@ class Dispatcher:
             await loop.stop()
 
     async def _fire(self) -> float:
-        fired = await self._store.transact(partial(fire_due_tasks, limit=self._options.scan_batch))
-        return self._until(fired.next_due_at)
+        fired, dispatched = await self._store.transact(
+            partial(_fire_and_dispatch, limit=self._options.scan_batch)
+        )
+        await self._queue.publish(dispatched.messages)
+        return max(self._until(fired.next_due_at), _GATHER_SECONDS)
 
     async def _dispatch(self) -> float:
         dispatched = await self._store.transact(
             partial(dispatch_ready_runs, limit=self._options.scan_batch)
         )
-        if dispatched.messages:
-            await self._queue.publish(dispatched.messages)
+        await self._queue.publish(dispatched.messages)
         return 0 if dispatched.has_more else self._until(dispatched.next_ready_at)
 
     async def _recover(self) -> float:
@@ -95,3 +100,8 @@ class Dispatcher:
         if instant is None:
             return longest
         return min(max((instant - self._clock.now()).total_seconds(), 0), longest)
+
+
+def _fire_and_dispatch(transaction: Transaction, limit: int) -> tuple[Fired, Dispatched]:
+    """What fires is on its way with the commit that made it: one commit less before its start."""
+    return fire_due_tasks(transaction, limit), dispatch_ready_runs(transaction, limit)

@@ -33,6 +33,9 @@ class Subscription(Protocol):
     async def receive(self) -> Delivery:
         """The next message for this worker; waits for it."""
 
+    def received(self) -> Delivery | None:
+        """Another message that is here already; None where none is."""
+
     async def close(self) -> None:
         """Receive no more; what was delivered and not acknowledged goes to others."""
 

@@ -246,6 +246,9 @@ class Transaction(Reads, Protocol):
     def ready_lanes(self) -> dict[str, int]:
         """Lanes that have ready runs, each with how many of its runs are dispatched."""
 
+    def has_ready_runs(self, lanes: Collection[str]) -> bool:
+        """Whether any of these lanes has a ready run."""
+
     def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
         """Pending runs without a hold, by rank, then scheduled_for."""
 

@@ -16,11 +16,15 @@ class Inbox:
     async def take(self, at_most: int) -> "list[tuple[int, Delivery]]":
         """Up to so many hints, as soon as there is one."""
         if not self._hints:
-            delivery = await self._subscription.receive()
-            run_ids = delivery.message.run_ids
-            self._open[delivery] = len(run_ids)
-            self._hints.extend((run_id, delivery) for run_id in run_ids)
+            self._open_up(await self._subscription.receive())
+        while len(self._hints) < at_most and (delivery := self._subscription.received()):
+            self._open_up(delivery)
         return [self._hints.popleft() for _ in range(min(at_most, len(self._hints)))]
+
+    def _open_up(self, delivery: Delivery) -> None:
+        run_ids = delivery.message.run_ids
+        self._open[delivery] = len(run_ids)
+        self._hints.extend((run_id, delivery) for run_id in run_ids)
 
     async def settle(self, hints: "list[tuple[int, Delivery]]") -> None:
         """The claim of these is committed, or they were found gone."""

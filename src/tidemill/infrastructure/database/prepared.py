@@ -64,13 +64,24 @@ class Prepared:
 
 
 class PreparedRows:
-    """An INSERT of whole rows whose values stand in the order of `columns`."""
+    """An INSERT of whole rows whose values stand in the order of `columns`.
 
-    def __init__(self, table: Table, columns: Sequence[str], dialect: Dialect) -> None:
+    A row whose values of `unless_taken`, a unique key, are there already is left out.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        dialect: Dialect,
+        unless_taken: Sequence[str],
+    ) -> None:
         statement = table.insert().values({name: _bind_of(table, name) for name in columns})
         compiled = statement.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)
         self.sql = str(compiled)
+        if unless_taken:
+            self.sql += f" ON CONFLICT ({', '.join(unless_taken)}) DO NOTHING"
         order = [columns.index(name) for name in compiled.positiontup or []]
         assert order == list(range(len(columns))), "columns must stand in the table's order"
         self._converts = [

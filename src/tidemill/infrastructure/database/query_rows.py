@@ -9,7 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
 from tidemill.domain.events import RunEvent
-from tidemill.domain.run_status import RunStatus
+from tidemill.domain.run_status import FINAL, UNFINISHED, RunStatus
 from tidemill.domain.task import Task
 from tidemill.domain.task_run import RunAttempt, TaskRun, Trigger
 from tidemill.domain.worker import Worker
@@ -152,6 +152,7 @@ class QueryRows(Rows):
                 conditions.append(_runs[name] == value)
         if wanted.status:
             conditions.append(or_(*(_runs.status == status for status in wanted.status)))
+            conditions += _ended_or_not(wanted.status)
         if wanted.scheduled_after is not None:
             conditions.append(_runs.scheduled_for >= wanted.scheduled_after)
         if wanted.scheduled_before is not None:
@@ -270,6 +271,15 @@ class QueryRows(Rows):
 
     def status_counts(self) -> dict[RunStatus, int]:
         return dict(self.fetch(_status_counts))
+
+
+def _ended_or_not(statuses: Sequence[RunStatus]) -> list[ColumnElement[bool]]:
+    """What the statuses say of the end, in the words of the index that then serves the list."""
+    if FINAL.issuperset(statuses):
+        return [text(HAS_ENDED)]  # type: ignore[list-item]
+    if UNFINISHED.issuperset(statuses):
+        return [text(IS_UNFINISHED)]  # type: ignore[list-item]
+    return []
 
 
 def _cut(

@@ -33,7 +33,7 @@ class StatementCache:
         self.dialect = dialect
         self.definitions: dict[tuple[int, int], TaskDefinition] = {}
         self._prepared: dict[ClauseElement, Prepared] = {}
-        self._rows: dict[tuple[Table, tuple[str, ...]], PreparedRows] = {}
+        self._rows: dict[tuple[Any, ...], PreparedRows] = {}
         self._by_shape: dict[tuple[Any, ...], Prepared] = {}
 
     def prepared(self, statement: ClauseElement) -> Prepared:
@@ -43,11 +43,14 @@ class StatementCache:
             found = self._prepared[statement] = Prepared(statement, self.dialect)
         return found
 
-    def insert(self, table: Table, columns: tuple[str, ...]) -> PreparedRows:
+    def insert(
+        self, table: Table, columns: tuple[str, ...], unless_taken: tuple[str, ...]
+    ) -> PreparedRows:
         """The INSERT of these columns."""
-        found = self._rows.get((table, columns))
+        key = (table, columns, unless_taken)
+        found = self._rows.get(key)
         if found is None:
-            found = self._rows[table, columns] = PreparedRows(table, columns, self.dialect)
+            found = self._rows[key] = PreparedRows(table, columns, self.dialect, unless_taken)
         return found
 
     def shaped(self, shape: tuple[Any, ...], statement: ClauseElement | None) -> Prepared | None:
@@ -92,8 +95,14 @@ class Rows:
         return self.connection.execute_many(prepared.sql, [prepared.bind(row) for row in rows])
 
     def insert_rows(
-        self, table: Table, columns: tuple[str, ...], rows: Iterable[Iterable[Any]]
-    ) -> None:
-        """Insert whole rows."""
-        prepared = self.cache.insert(table, columns)
-        self.connection.execute_many(prepared.sql, [prepared.bind(row) for row in rows])
+        self,
+        table: Table,
+        columns: tuple[str, ...],
+        rows: Iterable[Iterable[Any]],
+        *,
+        unless_taken: tuple[str, ...] = (),
+    ) -> int:
+        """Insert whole rows, without those whose values of `unless_taken` are there already; how
+        many were inserted."""
+        prepared = self.cache.insert(table, columns, unless_taken)
+        return self.connection.execute_many(prepared.sql, [prepared.bind(row) for row in rows])

@@ -1,6 +1,6 @@
 """Runs, their attempts, events and output."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -44,9 +44,8 @@ _locked = _run.with_for_update()
 _by_id = _run.where(_runs.id == bindparam("run_id"))
 _by_id_in_namespace = _by_id.where(_runs.namespace == bindparam("namespace"))
 _by_ids = _locked.where(in_array(_runs.id, "ids"))
-_existing_firings = select(_runs.task_id, _runs.trigger_key, _runs.scheduled_for).where(
-    in_array(_runs.task_id, "ids"), in_array(_runs.scheduled_for, "times")
-)
+_FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
+_stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
 _unfinished = (
     select(_runs.id, _runs.task_id, _runs.status, _runs.hold)
     .where(
@@ -68,9 +67,10 @@ _next_hold = select(func.min(_runs.not_before)).where(text(IS_HELD_FOR_TIME))
 # One probe of the index per lane, however many runs are ready: the smallest lane, then the next.
 _lanes = text(
     f"WITH RECURSIVE lanes(lane) AS ("
-    f" SELECT min(lane) FROM task_runs WHERE {IS_READY}"
-    f" UNION ALL SELECT (SELECT min(r.lane) FROM task_runs r"
-    f" WHERE {IS_READY} AND r.lane > lanes.lane) FROM lanes WHERE lanes.lane IS NOT NULL)"
+    f" SELECT * FROM (SELECT lane FROM task_runs WHERE {IS_READY} ORDER BY lane LIMIT 1) AS first"
+    f" UNION ALL SELECT (SELECT r.lane FROM task_runs r"
+    f" WHERE {IS_READY} AND r.lane > lanes.lane ORDER BY r.lane LIMIT 1)"
+    f" FROM lanes WHERE lanes.lane IS NOT NULL)"
     f" SELECT lane, (SELECT count(*) FROM task_runs d"
     f" WHERE d.{IS_DISPATCHED} AND d.lane = lanes.lane) FROM lanes WHERE lane IS NOT NULL"
 )
@@ -78,6 +78,12 @@ _ready = (
     _locked.where(text(IS_READY), _runs.lane == bindparam("lane"))
     .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
     .limit(bindparam("limit"))
+)
+_any_ready = (
+    select(_runs.lane)
+    .where(text(IS_READY), in_array(_runs.lane, "lanes"))
+    .order_by(_runs.lane, _runs.rank)
+    .limit(1)
 )
 _key_holders = (
     select(_runs.concurrency_key, func.count())
@@ -186,37 +192,23 @@ class RunRows(Rows):
         return {row[0]: run_from(row) for row in self.fetch(_by_ids, ids=run_ids)}
 
     def insert_runs(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
-        new = self._without_existing(runs)
-        if not new:
+        if not runs:
             return []
-        ids = self.allocate_run_ids(len(new))
-        stored = [
+        new = [
             msgspec.structs.replace(run, id=run_id, event_seq=1)
-            for run, run_id in zip(new, ids, strict=True)
+            for run, run_id in zip(runs, self.allocate_run_ids(len(runs)), strict=True)
         ]
-        self.insert_rows(task_runs, _FIELDS, map(msgspec.structs.astuple, stored))
-        self._append_events([_first_event(run) for run in stored])
-        return stored
-
-    def _without_existing(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
-        rows = self.fetch(
-            _existing_firings,
-            ids={run.task_id for run in runs},
-            times=self.instants({run.scheduled_for for run in runs}),
+        count = self.insert_rows(
+            task_runs, _FIELDS, map(msgspec.structs.astuple, new), unless_taken=_FIRING
         )
-        if not rows:
-            return list(runs)
-        existing = {tuple(row) for row in rows}
-        return [
-            run for run in runs if (run.task_id, run.trigger_key, run.scheduled_for) not in existing
-        ]
+        if count < len(new):
+            stored = {row[0] for row in self.fetch(_stored_ids, ids=[run.id for run in new])}
+            new = [run for run in new if run.id in stored]
+        self._append_events([_first_event(run) for run in new])
+        return new
 
     def allocate_run_ids(self, count: int) -> Sequence[int]:
         """So many new ids, ascending."""
-        raise NotImplementedError
-
-    def instants(self, values: Iterable[datetime]) -> list[Any]:
-        """Instants as they stand in an array parameter."""
         raise NotImplementedError
 
     def change_runs(self, changes: Sequence[RunChange]) -> None:
@@ -261,6 +253,9 @@ class RunRows(Rows):
 
     def ready_lanes(self) -> dict[str, int]:
         return dict(self.fetch(_lanes))
+
+    def has_ready_runs(self, lanes: Collection[str]) -> bool:
+        return bool(self.fetch(_any_ready, lanes=lanes))
 
     def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
         return _all(self.fetch(_ready, lane=lane, limit=limit))

@@ -10,7 +10,7 @@ import fcntl
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -27,7 +27,6 @@ from tidemill.foundation.wakeups import Wakeups
 from tidemill.infrastructure.database.rows import StatementCache
 from tidemill.infrastructure.database.schema import prepare_sqlite
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
-from tidemill.infrastructure.database.types import microseconds_of
 
 T = TypeVar("T")
 
@@ -62,9 +61,6 @@ class SqliteTransaction(DatabaseTransaction):
 
     def allocate_run_ids(self, count: int) -> Sequence[int]:
         return self.ids.take(count)
-
-    def instants(self, values: Iterable[datetime]) -> list[Any]:
-        return [microseconds_of(value) for value in values]
 
 
 class RunIds:

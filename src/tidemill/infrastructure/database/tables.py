@@ -163,7 +163,8 @@ task_runs = Table(
     Column("started_at", Instant),
     Column("completed_at", Instant),
     UniqueConstraint("task_id", "trigger_key", "scheduled_for", name="uq_task_runs_firing"),
-    Index("ix_task_runs_status", "status", "id"),
+    # Of ended runs only: a planner would take it for the ready ones too, and read all of them.
+    _partial("ix_task_runs_status", "status", "id", where=HAS_ENDED),
     Index("ix_task_runs_task_id", "task_id", "id"),
     Index("ix_task_runs_scheduled_for", "scheduled_for"),
     _partial("ix_task_runs_worker_id", "worker_id", "id", where="worker_id IS NOT NULL"),

@@ -62,9 +62,15 @@ class MemorySubscription:
         self._unsettled: set[MemoryDelivery] = set()
 
     async def receive(self) -> "MemoryDelivery":
-        while (message := self._queue.take(self._worker)) is None:
+        while (delivery := self.received()) is None:
             self.arrived.clear()
             await self.arrived.wait()
+        return delivery
+
+    def received(self) -> "MemoryDelivery | None":
+        message = self._queue.take(self._worker)
+        if message is None:
+            return None
         delivery = MemoryDelivery(self, message)
         self._unsettled.add(delivery)
         return delivery

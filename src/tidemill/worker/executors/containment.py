@@ -237,6 +237,11 @@ class Slot(asyncio.Protocol):
         if self.is_connected:
             self._send({"stop": {"grace": grace.total_seconds()}})
 
+    def interrupt(self) -> None:
+        """Send SIGUSR1 to the main process of the tree."""
+        if self.is_connected:
+            self._send({"interrupt": {}})
+
     def hang_up(self) -> None:
         """The slot kills its tree, if it has one, and ends."""
         if self._transport is not None and self._transport.can_write_eof():

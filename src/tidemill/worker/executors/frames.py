@@ -6,7 +6,7 @@ Only the standard library is used here: every process of a task's tree imports t
 import json
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _LENGTH = struct.Struct("!I")
@@ -15,15 +15,20 @@ _LARGEST = 64 * 1024 * 1024
 
 def encode(message: dict[str, Any]) -> bytes:
     """One message as it goes over the wire."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    return framed(json.dumps(message, separators=(",", ":")).encode())
+
+
+def framed(body: bytes) -> bytes:
+    """JSON as it goes over the wire."""
     return _LENGTH.pack(len(body)) + body
 
 
 class FrameReader:
-    """Puts messages together from whatever arrives."""
+    """Puts messages together from whatever arrives; `decode` reads the JSON of one."""
 
-    def __init__(self) -> None:
+    def __init__(self, decode: Callable[[bytearray], Any] = json.loads) -> None:
         self._buffer = bytearray()
+        self._decode = decode
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """The messages that `data` completes; raises ValueError where it is none of ours."""
@@ -36,15 +41,18 @@ class FrameReader:
             end = start + _LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            yield json.loads(self._buffer[start + _LENGTH.size : end])
+            yield self._decode(self._buffer[start + _LENGTH.size : end])
             start = end
         del self._buffer[:start]
 
 
-def receive(connection: socket.socket, reader: FrameReader) -> list[dict[str, Any]] | None:
-    """What is there to be read, waiting for it; None once the other side is gone."""
+def receive(
+    connection: socket.socket, reader: FrameReader, flags: int = 0
+) -> list[dict[str, Any]] | None:
+    """What is there to be read, waiting for it unless `flags` say otherwise; None once the other
+    side is gone."""
     try:
-        data = connection.recv(262_144)
+        data = connection.recv(262_144, flags)
     except ConnectionError:
         return None
     return list(reader.feed(data)) if data else None

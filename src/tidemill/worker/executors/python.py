@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, cast
 
@@ -25,7 +25,7 @@ from tidemill.worker.executors.containment import (
     TreeRequest,
     without_settings,
 )
-from tidemill.worker.executors.frames import FrameReader, encode
+from tidemill.worker.executors.frames import FrameReader, framed
 from tidemill.worker.executors.run_environment import run_environment
 
 Mode = Literal["sync", "async"]
@@ -106,31 +106,36 @@ class _HostFailed(Exception):
 
 
 class _SyncPool:
-    """Processes for sync functions; grows while runs wait, shrinks when nobody needs them."""
+    """Processes for sync functions; grows while runs wait, shrinks when nobody needs them.
 
-    def __init__(self, start: Any, max_processes: int) -> None:
+    Functions that end at once share a few processes, however many there are: another process adds
+    a start of a tenth of a second and no processor. Functions that take long get one each.
+    """
+
+    def __init__(self, start: Callable[[Mode], Awaitable["_Host"]], max_processes: int) -> None:
         self._start = start
         self._max = max_processes
-        self._count = 0
+        self._quick_enough = (os.cpu_count() or 1) + 1
         self._idle: list[_Host] = []
+        self._busy: dict[_Host, float] = {}  # since when, by the loop's clock
+        self._starting: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[_Host]] = deque()
-        self._starting: asyncio.Task[None] | None = None
         self._growing: asyncio.TimerHandle | None = None
 
     async def take(self, stop: StopRequest) -> "_Host | None":
         """A process; None where the run was stopped while it waited for one."""
+        loop = asyncio.get_running_loop()
         while self._idle:
             host = self._idle.pop()
             if host.is_alive:
                 host.rest_no_more()
+                self._busy[host] = loop.time()
                 return host
-            self._count -= 1
-        future: asyncio.Future[_Host] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[_Host] = loop.create_future()
         self._waiting.append(future)
-        if self._count == 0:
+        if not self._busy and not self._starting:
             self._grow()
-        else:
-            self._grow_later()
+        self._grow_later()
         stop.on_request(lambda: self._leave(future))
         try:
             return await future
@@ -141,28 +146,32 @@ class _SyncPool:
 
     def give_back(self, host: "_Host") -> None:
         """Free again, or dead."""
-        if not host.is_alive:
-            self._count -= 1
-            if self._waiting:
-                self._grow()
-            return
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(host)
-                return
-        self._idle.append(host)
-        host.rest(_IDLE_SECONDS, lambda: self._retire(host))
+        del self._busy[host]
+        if host.is_alive:
+            self._offer(host)
+        elif self._waiting:
+            self._grow()
 
     async def close(self) -> None:
         if self._growing is not None:
             self._growing.cancel()
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
+        if self._starting:
+            await asyncio.wait(self._starting)
         for host in self._idle:
             host.rest_no_more()
             await host.kill()
         self._idle.clear()
+
+    def _offer(self, host: "_Host") -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                self._busy[host] = loop.time()
+                future.set_result(host)
+                return
+        self._idle.append(host)
+        host.rest(_IDLE_SECONDS, lambda: self._retire(host))
 
     def _leave(self, future: "asyncio.Future[_Host]") -> None:
         if not future.done():
@@ -172,7 +181,6 @@ class _SyncPool:
     def _retire(self, host: "_Host") -> None:
         if host in self._idle:
             self._idle.remove(host)
-            self._count -= 1
             host.hang_up()
 
     def _grow_later(self) -> None:
@@ -182,28 +190,32 @@ class _SyncPool:
 
     def _grow_if_waited(self) -> None:
         self._growing = None
-        if self._waiting:
+        if not self._waiting:
+            return
+        long_ago = asyncio.get_running_loop().time() - _GROW_AFTER_SECONDS
+        quick = sum(since > long_ago for since in self._busy.values())
+        wanted = self._quick_enough - quick - len(self._starting)
+        for _ in range(min(wanted, len(self._waiting))):
             self._grow()
-            self._grow_later()
+        self._grow_later()
 
     def _grow(self) -> None:
-        is_busy = self._starting is not None and not self._starting.done()
-        if not is_busy and self._count < self._max:
-            self._count += 1
-            self._starting = asyncio.create_task(self._add())
+        if len(self._busy) + len(self._starting) < self._max:
+            starting = asyncio.create_task(self._add())
+            self._starting.add(starting)
+            starting.add_done_callback(self._starting.discard)
 
     async def _add(self) -> None:
         try:
             host = await self._start("sync")
         except Exception as error:
-            self._count -= 1
             failed = error if isinstance(error, _HostFailed) else _HostFailed(str(error))
-            while self._waiting and self._count == 0:
+            while self._waiting and not self._busy:
                 future = self._waiting.popleft()
                 if not future.done():
                     future.set_exception(failed)
         else:
-            self.give_back(host)
+            self._offer(host)
 
 
 class _Host(asyncio.Protocol):
@@ -212,7 +224,7 @@ class _Host(asyncio.Protocol):
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         self.last_was_async = False
-        self._reader = FrameReader()
+        self._reader = FrameReader(msgspec.json.decode)
         self._transport: asyncio.Transport | None = None
         self._slot: Slot | None = None
         self._tree: asyncio.Task[TreeEnd] | None = None
@@ -252,7 +264,7 @@ class _Host(asyncio.Protocol):
         self._ids += 1
         running = _Running(self._ids, reports)
         self._running[running.id] = running
-        self._transport.write(encode({"run": _request_of(running.id, execution)}))
+        self._transport.write(_frame({"run": _request_of(running.id, execution)}))
         stop.on_request(lambda: self._cancel(running, stop.grace))
         try:
             return await running.outcome
@@ -282,7 +294,9 @@ class _Host(asyncio.Protocol):
     def _cancel(self, running: "_Running", grace: timedelta) -> None:
         if self._transport is None or running.outcome.done():
             return
-        self._transport.write(encode({"cancel": {"id": running.id}}))
+        self._transport.write(_frame({"cancel": {"id": running.id}}))
+        if self.mode == "sync" and self._slot is not None:
+            self._slot.interrupt()
         running.kill_later(grace, lambda: self._kill_for(running))
 
     def _kill_for(self, running: "_Running") -> None:
@@ -362,11 +376,16 @@ class _Running:
         self._kill: asyncio.TimerHandle | None = None
 
     def kill_later(self, grace: timedelta, kill: Any) -> None:
+        self.forget_kill()
         self._kill = asyncio.get_running_loop().call_later(grace.total_seconds(), kill)
 
     def forget_kill(self) -> None:
         if self._kill is not None:
             self._kill.cancel()
+
+
+def _frame(message: dict[str, Any]) -> bytes:
+    return framed(msgspec.json.encode(message))
 
 
 def _request_of(id: int, execution: Execution) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Started in a slot as `python -m tidemill.worker.executors.python_host MODE PATHS`, with its
 connection to the worker under descriptor CHANNEL.
 
-Messages in: `run` {id, command, arguments, facts}, `cancel` {id}.
+Messages in: `run` {id, command, arguments, facts}, `cancel` {id}. A sync function is interrupted by
+SIGUSR1, which the slot sends after its `cancel`.
 Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` {id, outcome, is_async}.
 """
 
@@ -78,7 +79,15 @@ class _Channel:
             self.connection.sendall(data)
 
     def receive(self) -> list[dict[str, Any]] | None:
+        """The next messages; None once the worker is gone."""
         return receive(self.connection, self._reader)
+
+    def receive_now(self) -> list[dict[str, Any]] | None:
+        """Those that are here already."""
+        try:
+            return receive(self.connection, self._reader, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
 
 
 class _Attempt:
@@ -114,10 +123,10 @@ class _Attempt:
 
     def _flush(self) -> None:
         self._flushed_at, self.has_pending = time.monotonic(), False
-        self._send_lines(self._output.take())
+        self._channel.send(*self._messages_of(self._output.take()))
 
-    def _send_lines(self, lines: list[Lines]) -> None:
-        self._channel.send(*({"lines": [self.id, *each]} for each in lines))
+    def _messages_of(self, lines: list[Lines]) -> list[dict[str, Any]]:
+        return [{"lines": [self.id, *each]} for each in lines]
 
     def progress(self, fraction: float | None, message: str) -> None:
         self._channel.send({"progress": [self.id, fraction, message]})
@@ -126,40 +135,57 @@ class _Attempt:
         self._channel.send({"checkpoint": [self.id, data]})
 
     def end(self, outcome: dict[str, Any], *, is_async: bool) -> None:
+        ended = {"end": {"id": self.id, "outcome": outcome, "is_async": is_async}}
         with self._lock:
-            self._send_lines(self._output.finish())
-        self._channel.send({"end": {"id": self.id, "outcome": outcome, "is_async": is_async}})
+            self._channel.send(*self._messages_of(self._output.finish()), ended)
 
 
 class _SyncHost:
-    """Functions run in the main thread, where a signal can interrupt them; a second one listens."""
+    """Functions run in the main thread, where a signal can interrupt them.
+
+    The same thread hears the worker between two functions. A second one looks after what is
+    written past Python and after output that waits, while a function runs.
+    """
 
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
         self._requests: deque[dict[str, Any]] = deque()
-        self._arrived = threading.Semaphore(0)
         self._attempt: _Attempt | None = None
         self._may_interrupt = False
+        self._was_signalled = False
+        self._environment: set[str] = set()
         self._pipes = {_capture(1): "stdout", _capture(2): "stderr"}
         self._woken, self._wake = os.pipe()
 
     def serve(self) -> None:
         signal.signal(signal.SIGUSR1, self._interrupt)
         _lead_standard_streams(self._say)
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._look_after_output, daemon=True).start()
         self._channel.send({"ready": True})
         while True:
-            self._arrived.acquire()
+            while not self._requests:
+                self._heed(self._channel.receive())
             self._run(_Attempt(self._requests.popleft(), self._channel))
+
+    def _heed(self, messages: list[dict[str, Any]] | None) -> None:
+        if messages is None:
+            os._exit(0)
+        for message in messages:
+            if "run" in message:
+                self._requests.append(message["run"])
+            elif self._attempt is not None and self._attempt.id == message["cancel"]["id"]:
+                self._attempt.context.is_cancelled = True
 
     def _run(self, attempt: _Attempt) -> None:
         self._attempt = attempt
         is_async = False
         running, current = _running.set(attempt), _current.set(attempt.context)
-        os.environ.update(attempt.context.environment)
+        self._show_environment(attempt.context.environment)
         try:
             try:
                 self._may_interrupt = True
+                if self._was_signalled:
+                    self._interrupt()
                 function = _resolve(attempt.command)
                 is_async = inspect.iscoroutinefunction(function)
                 value = function(**_arguments_for(function, attempt))
@@ -169,8 +195,6 @@ class _SyncHost:
             outcome = _success(result)
         except BaseException as error:
             outcome = _failure(error, attempt)
-        for name in attempt.context.environment:
-            os.environ.pop(name, None)
         end_what_is_left_behind()
         for descriptor in self._pipes:
             self._drain(descriptor, attempt)
@@ -179,14 +203,30 @@ class _SyncHost:
         _current.reset(current)
         attempt.end(outcome, is_async=is_async)
 
+    def _show_environment(self, environment: dict[str, str]) -> None:
+        for name in self._environment - environment.keys():
+            os.environ.pop(name, None)
+        os.environ.update(environment)
+        self._environment = set(environment)
+
+    def _interrupt(self, *_: Any) -> None:
+        """End the function that runs, if it was cancelled; a signal that came early is kept."""
+        if not self._may_interrupt:
+            self._was_signalled = True
+            return
+        self._was_signalled = False
+        self._heed(self._channel.receive_now())
+        if self._attempt is not None and self._attempt.context.is_cancelled:
+            self._may_interrupt = False
+            raise TaskCancelled
+
     def _say(self, stream: str, data: bytes) -> None:
         attempt = self._attempt
         if attempt is not None and attempt.say(stream, data):
             os.write(self._wake, b"!")
 
-    def _listen(self) -> None:
-        """Hear the worker, and what is written past Python to the standard descriptors."""
-        watched = [self._channel.connection.fileno(), self._woken, *self._pipes]
+    def _look_after_output(self) -> None:
+        watched = [self._woken, *self._pipes]
         while True:
             attempt = self._attempt
             is_pending = attempt is not None and attempt.has_pending
@@ -196,24 +236,8 @@ class _SyncHost:
             for descriptor in ready:
                 if descriptor == self._woken:
                     os.read(self._woken, _PIPE_BYTES)
-                elif descriptor in self._pipes:
-                    self._drain(descriptor, self._attempt)
                 else:
-                    self._heed()
-
-    def _heed(self) -> None:
-        messages = self._channel.receive()
-        if messages is None:
-            os._exit(0)
-        for message in messages:
-            if "run" in message:
-                self._requests.append(message["run"])
-                self._arrived.release()
-            elif "cancel" in message:
-                attempt = self._attempt
-                if attempt is not None and attempt.id == message["cancel"]["id"]:
-                    attempt.context.is_cancelled = True
-                    os.kill(os.getpid(), signal.SIGUSR1)
+                    self._drain(descriptor, self._attempt)
 
     def _drain(self, descriptor: int, attempt: _Attempt | None) -> None:
         try:
@@ -222,12 +246,6 @@ class _SyncHost:
                     attempt.say(self._pipes[descriptor], data)
         except BlockingIOError:
             return
-
-    def _interrupt(self, *_: Any) -> None:
-        attempt = self._attempt
-        if self._may_interrupt and attempt is not None and attempt.context.is_cancelled:
-            self._may_interrupt = False
-            raise TaskCancelled
 
 
 class _AsyncHost:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from functools import cache
 
 from tidemill.foundation.executor import Execution
 
@@ -25,15 +26,15 @@ def run_facts(execution: Execution) -> dict[str, str]:
 
 def run_environment(execution: Execution) -> dict[str, str]:
     """The variables of a shell task."""
-    facts = {
-        f"TIDEMILL_{name.upper().replace('-', '_')}": value
-        for name, value in run_facts(execution).items()
-    }
+    facts = {_variable(name): value for name, value in run_facts(execution).items()}
     return facts | ({"TRACEPARENT": execution.traceparent} if execution.traceparent else {})
+
+
+@cache
+def _variable(name: str) -> str:
+    return f"TIDEMILL_{name.upper().replace('-', '_')}"
 
 
 def rfc3339(instant: datetime | None) -> str:
     """UTC with milliseconds, or nothing."""
-    return (
-        "" if instant is None else f"{instant:%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03}Z"
-    )
+    return "" if instant is None else instant.isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -4,7 +4,7 @@ It adopts whatever its tree leaves behind, so that no `setsid` and no double for
 it reports the end only when it has no child left. When the worker's end of the connection closes,
 the tree is killed at once: a worker that dies takes its tasks with it.
 
-Messages in: `run` {argv, environment, directory, stdin, result_file}, `stop` {grace}, `input`.
+Messages in: `run` {argv, environment, directory, stdin, grace}, `stop` {grace}, `interrupt`.
 Messages out: `failed` {errno, message} where nothing could be started, `lines`, `end` {exit_code,
 result, last_line}.
 """
@@ -207,6 +207,8 @@ class _Tree:
         for message in messages:
             if "stop" in message:
                 self._end(message["stop"]["grace"])
+            elif self._main is not None and self._exit_code is None:
+                signal_all([self._main], signal.SIGUSR1)
 
     def _end(self, grace: float) -> None:
         """Ask the whole tree to end, and kill it when the grace is over."""

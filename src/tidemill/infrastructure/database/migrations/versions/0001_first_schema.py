@@ -299,7 +299,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("status = 'pending' AND hold IS NULL"),
     )
     op.create_index("ix_task_runs_scheduled_for", "task_runs", ["scheduled_for"], unique=False)
-    op.create_index("ix_task_runs_status", "task_runs", ["status", "id"], unique=False)
+    op.create_index(
+        "ix_task_runs_status",
+        "task_runs",
+        ["status", "id"],
+        unique=False,
+        sqlite_where=sa.text("completed_at IS NOT NULL"),
+        postgresql_where=sa.text("completed_at IS NOT NULL"),
+    )
     op.create_index(
         "ix_task_runs_success",
         "task_runs",
@@ -373,7 +380,12 @@ def downgrade() -> None:
         sqlite_where=sa.text("status = 'succeeded'"),
         postgresql_where=sa.text("status = 'succeeded'"),
     )
-    op.drop_index("ix_task_runs_status", table_name="task_runs")
+    op.drop_index(
+        "ix_task_runs_status",
+        table_name="task_runs",
+        sqlite_where=sa.text("completed_at IS NOT NULL"),
+        postgresql_where=sa.text("completed_at IS NOT NULL"),
+    )
     op.drop_index("ix_task_runs_scheduled_for", table_name="task_runs")
     op.drop_index(
         "ix_task_runs_ready",
