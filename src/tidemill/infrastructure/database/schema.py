@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tidemill.errors import Unavailable
@@ -26,8 +27,9 @@ def prepare_sqlite(path: Path) -> None:
         engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
         with engine.connect() as connection:
             upgrade(connection)
-    except sqlite3.Error as error:
-        raise Unavailable(f"the database {path.name} cannot be used: {error}") from error
+    except (sqlite3.Error, DBAPIError) as error:
+        said = error.orig if isinstance(error, DBAPIError) else error
+        raise Unavailable(f"the database {path} cannot be used: {said}") from error
 
 
 def sqlite_revision(path: Path) -> str | None:
@@ -61,7 +63,8 @@ def upgrade(connection: Connection) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise Unavailable(
-            f"the database was written by a newer version of Tidemill; run that one ({error})"
+            "the database was written by a newer version of Tidemill; run that one, or name "
+            f"another data directory ({error})"
         ) from error
 
 
