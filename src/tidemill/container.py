@@ -56,18 +56,19 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
     clock, wakeups, queue, metrics = SystemClock(), MemoryWakeups(), MemoryQueue(), Metrics()
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
-        database = _database_of(settings)
+        database = settings.database_file
+        # Who holds the database's lock owns the task trees that it tells of, and nobody else's.
+        containment = Containment(database.with_name(f"{database.name}.run"), owner=str(database))
+        registry = build_registry(settings, containment)
+        executors = registry.executors(settings.worker.allowed_executors)
+        _make_directory_of(database)
         store = await SqliteStore.open(
             database, clock, wakeups, [metrics], readers=settings.database.pool_size
         )
         stack.push_async_callback(store.close)
-        # Who holds the database's lock owns the task trees that it tells of, and nobody else's.
-        containment = Containment(database.with_name(f"{database.name}.run"), owner=str(database))
         await containment.start()
         stack.push_async_callback(containment.close)
         await store.transact(recover_after_restart)
-        registry = build_registry(settings, containment)
-        executors = registry.executors(settings.worker.allowed_executors)
         for executor in executors.values():
             await executor.start()
             stack.push_async_callback(executor.close)
@@ -148,16 +149,13 @@ def _dispatcher_options(settings: Settings) -> DispatcherOptions:
     )
 
 
-def _database_of(settings: Settings) -> Path:
-    """The database's file, in a directory that is there."""
-    file = settings.database_file
+def _make_directory_of(database: Path) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise InvalidSettings(
-            [Problem("data_dir", f"cannot use {file.parent}: {_said(error)}")]
+            [Problem("data_dir", f"cannot use {database.parent}: {_said(error)}")]
         ) from error
-    return file
 
 
 def _said(error: OSError) -> str:

@@ -65,7 +65,7 @@ def load_settings(
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        problems += [_problem(each) for each in error.errors()]
+        problems += [problem for each in error.errors() for problem in _problems_of(each)]
     else:
         if not problems:
             return settings
@@ -181,13 +181,23 @@ def _refuse_sealed(tree: Mapping[str, Any], path: str, problems: list[Problem]) 
             )
 
 
-def _problem(error: Any) -> Problem:
+def _problems_of(error: Any) -> Iterator[Problem]:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return Problem(key, f"is no known setting{_hint(key)}")
-    if error["type"] == "value_error":
-        return Problem(key, str(error["ctx"]["error"]))
-    return Problem(key, error["msg"])
+        yield from _unknown(key, error["input"])
+    elif error["type"] == "value_error":
+        yield Problem(key, str(error["ctx"]["error"]))
+    else:
+        yield Problem(key, error["msg"])
+
+
+def _unknown(key: str, value: Any) -> Iterator[Problem]:
+    """A section that is not known is told by its keys: those have a nearest one."""
+    if isinstance(value, dict) and value:
+        for name, each in value.items():
+            yield from _unknown(f"{key}.{name}", each)
+    else:
+        yield Problem(key, f"is no known setting{_hint(key)}")
 
 
 def _hint(key: str) -> str:
