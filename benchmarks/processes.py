@@ -38,6 +38,15 @@ def resident_bytes(pid: int) -> int:
     return total
 
 
+def proportional_bytes(pid: int) -> int:
+    """Memory of the family; what processes share is divided among them."""
+    total = 0
+    for process in family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total
+
+
 @contextmanager
 def end_of(pid: int) -> Iterator[int]:
     """A descriptor that becomes readable when this process ends."""

@@ -38,6 +38,7 @@ fi
 rm -f .venv/.ready-*
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 export VIRTUAL_ENV="$PWD/.venv"
-.venv/bin/uv pip install --quiet --require-hashes -r requirements.lock
+# Compiled now, the first start is quick as well, also where Python may not write what it compiles.
+.venv/bin/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .
 touch "$stamp"
