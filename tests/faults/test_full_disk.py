@@ -1,12 +1,14 @@
 """The disk fills up while tasks run: writes are refused, and all goes on once there is room."""
 
 import os
+import select
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
+from benchmarks.processes import end_of
 
 from tidemill.client.client import Client
 from tidemill.testing.server import Server
@@ -16,16 +18,12 @@ Mount = Callable[[str], Path]
 _WRITES_AT_MOST = 500  # before the database has used up what it had reserved
 
 
-@pytest.fixture
-def server(mount: Mount) -> Iterator[Server]:
-    """A server whose data directory is small."""
-    environment = {
-        "TIDEMILL_WORKER__LEASE_SECONDS": "120",
+def server_on(directory: Path, **settings: str) -> Server:
+    quick = {
         "TIDEMILL_WORKER__DRAIN_SECONDS": "2",
         "TIDEMILL_WORKER__KILL_GRACE_SECONDS": "1",
     }
-    with Server(mount("size=8m"), environment=environment) as found:
-        yield found
+    return Server(directory, environment=quick | settings)
 
 
 def fill(directory: Path) -> Path:
@@ -47,19 +45,21 @@ def write_until_refused(server: Server) -> httpx2.Response:
     raise AssertionError("a full disk takes everything")
 
 
-def first_log(client: Client, run_id: int) -> None:
-    next(event for event in client.stream(f"/runs/{run_id}/logs?follow=1") if event[0] == "log")
+def first_line(client: Client, run_id: int) -> str:
+    stream = client.stream(f"/runs/{run_id}/logs?follow=1")
+    return next(str(line["text"]) for name, line in stream if name == "log")
 
 
 @pytest.mark.slow
-def test_a_full_disk_refuses_writes_and_loses_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_full_disk_refuses_writes_and_loses_nothing(mount: Mount, tmp_path: Path) -> None:
     gate, effects = tmp_path / "gate", tmp_path / "effects"
     os.mkfifo(gate)
-    with server.client() as client:
+    lease = {"TIDEMILL_WORKER__LEASE_SECONDS": "120"}
+    with server_on(mount("size=8m"), **lease) as server, server.client() as client:
         waits = {"name": "waits", "executor": "shell", "command": f"echo up; cat {gate}"}
         client.call("POST", "/tasks", body=waits)
         run = client.trigger("waits")
-        first_log(client, run["id"])
+        first_line(client, run["id"])
         ticks = client.call(
             "POST",
             "/tasks",
@@ -98,3 +98,30 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(server: Server, tmp_path: 
     assert len(started) == len(set(started))
     assert {item["scheduled_for"] for item in ledger["items"]} <= set(started)
     assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_a_task_whose_lease_cannot_be_renewed_is_ended_and_runs_again_once_there_is_room(
+    mount: Mount,
+) -> None:
+    short = {
+        "TIDEMILL_WORKER__LEASE_SECONDS": "1.5",
+        "TIDEMILL_WORKER__HEARTBEAT_SECONDS": "0.3",
+    }
+    with server_on(mount("size=8m"), **short) as server, server.client() as client:
+        stays = "echo $$; [ $TIDEMILL_ATTEMPT -ge 2 ] || sleep 600"
+        body = {"name": "stays", "executor": "shell", "command": stays}
+        client.call("POST", "/tasks", body=body)
+        run = client.trigger("stays")
+        with end_of(int(first_line(client, run["id"]))) as ended:
+            ballast = fill(server.data_dir)
+            write_until_refused(server)
+            select.select([ended], [], [])
+
+        assert client.run(run["id"])["completed_at"] is None
+        ballast.unlink()
+        final = client.wait(run["id"], timeout_seconds=60)
+        attempts = client.call("GET", f"/runs/{run['id']}/attempts")["items"]
+
+    assert (final["status"], final["attempt"]) == ("succeeded", 2)
+    assert [attempt["outcome"] for attempt in attempts] == ["lost", "succeeded"]
