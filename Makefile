@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench lock
+.PHONY: help setup run test lint check format bench lock
 
 BIN := .venv/bin
 
@@ -15,11 +15,13 @@ run: setup  ## start Tidemill on the embedded store, with demo tasks
 test: setup  ## pass every test
 	$(BIN)/pytest -n 2 --dist worksteal
 
-check: setup  ## format, lint, types, import contract, fast tests
+lint: setup  ## format, lint, types, import contract
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+check: lint  ## the same, and the fast tests
 	$(BIN)/pytest -n 2 -m "not slow"
 
 format: setup  ## rewrite the code in the project's format

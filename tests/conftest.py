@@ -1,5 +1,6 @@
 """What many tests need: a server of their own, its client, and the command."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from tidemill.testing.server import Server
 
 TASKS = Path(__file__).parent / "tasks"  # Python tasks that tests run
 
+Mount = Callable[[str], Path]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -55,3 +57,31 @@ def run_command(
         text=True,
         env={"PATH": "/usr/bin:/bin", "TIDEMILL_SERVER": server, "HOME": "/root"},
     )
+
+
+@pytest.fixture
+def as_root() -> None:
+    """What follows may mount; elsewhere than in CI, only where the tests run as root."""
+    if os.geteuid() != 0:
+        reason = "only root mounts file systems"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def mount(tmp_path: Path, as_root: None) -> Iterator[Mount]:
+    """Mounts a file system in memory with the options given; gone after the test."""
+    mounted: list[Path] = []
+
+    def mount_one(options: str) -> Path:
+        directory = tmp_path / f"mounted-{len(mounted)}"
+        directory.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
+        subprocess.run(command, check=True)
+        mounted.append(directory)
+        return directory
+
+    yield mount_one
+    for directory in mounted:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)

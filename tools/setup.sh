@@ -38,7 +38,7 @@ fi
 rm -f .venv/.ready-*
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 export VIRTUAL_ENV="$PWD/.venv"
-# Compiled here once: where Python may not write bytecode, each start would compile everything anew.
+# Compiled now, the first start is quick as well, also where Python may not write what it compiles.
 .venv/bin/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .
 .venv/bin/python -m compileall -q src

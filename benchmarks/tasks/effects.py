@@ -12,3 +12,11 @@ def note(file: str, run: RunContext) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line.encode())
     os.close(descriptor)
+
+
+def note_attempt(file: str, run: RunContext) -> None:
+    """Append which attempt of which firing this is."""
+    told = f"{run.task_name} {run.scheduled_for.isoformat()} {run.attempt} {run.run_id}\n"
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, told.encode())
+    os.close(descriptor)

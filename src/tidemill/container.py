@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from tidemill import __version__
 from tidemill.api.app import create_app
@@ -54,19 +53,22 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
     Raises InvalidSettings or Unavailable where something cannot be used as it is set; on leaving,
     drains in the order in which nothing is lost.
     """
-    _refuse_what_is_not_built(settings)
-    data_dir = _data_dir_of(settings)
     clock, wakeups, queue, metrics = SystemClock(), MemoryWakeups(), MemoryQueue(), Metrics()
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
-        store = await SqliteStore.open(_database_of(settings, data_dir), clock, wakeups, [metrics])
+        database = settings.database_file
+        # Who holds the database's lock owns the task trees that it tells of, and nobody else's.
+        containment = Containment(database.with_name(f"{database.name}.run"), owner=str(database))
+        registry = build_registry(settings, containment)
+        executors = registry.executors(settings.worker.allowed_executors)
+        _make_directory_of(database)
+        store = await SqliteStore.open(
+            database, clock, wakeups, [metrics], readers=settings.database.pool_size
+        )
         stack.push_async_callback(store.close)
-        containment = Containment(data_dir / "run", owner=str(data_dir))
         await containment.start()
         stack.push_async_callback(containment.close)
         await store.transact(recover_after_restart)
-        registry = build_registry(settings, containment)
-        executors = registry.executors(settings.worker.allowed_executors)
         for executor in executors.values():
             await executor.start()
             stack.push_async_callback(executor.close)
@@ -80,7 +82,7 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         api = _api_context(settings, store, wakeups, clock, registry, metrics)
-        await stack.enter_async_context(_serve(api, listener))
+        await stack.enter_async_context(_serve(api, listener, settings.api.cors_origins))
         yield AllInOne(store, registry, _url_of(listener))
 
 
@@ -142,55 +144,24 @@ def _dispatcher_options(settings: Settings) -> DispatcherOptions:
         recovery_interval_seconds=dispatcher.recovery_interval_seconds,
         claim_within_seconds=dispatcher.claim_within_seconds,
         silent_after_seconds=settings.worker.lease_seconds,
+        prefetch=settings.message_queue.prefetch,
         keep_history_seconds=settings.retention.runs_seconds,
     )
 
 
-def _refuse_what_is_not_built(settings: Settings) -> None:
-    problems = []
-    if settings.message_queue.url != "memory://":
-        problems.append(
-            Problem("message_queue.url", "this version runs on memory:// only, in one process")
-        )
-    if settings.database.url and not settings.database.url.startswith("sqlite:///"):
-        problems.append(Problem("database.url", "this version runs on sqlite:///FILE only"))
-    if not _is_loopback(settings.api.host):
-        problems.append(
-            Problem(
-                "api.host",
-                f"{settings.api.host} can be reached from other machines and nobody has to log in "
-                "yet; use 127.0.0.1",
-            )
-        )
-    if problems:
-        raise InvalidSettings(problems)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _make_directory_of(database: Path) -> None:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _data_dir_of(settings: Settings) -> Path:
-    path = Path(settings.data_dir).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise InvalidSettings(
-            [Problem("data_dir", f"cannot use {path}: {error.strerror}")]
+            [Problem("data_dir", f"cannot use {database.parent}: {_said(error)}")]
         ) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise InvalidSettings([Problem("data_dir", f"cannot write to {path}")])
-    return path
 
 
-def _database_of(settings: Settings, data_dir: Path) -> Path:
-    url = settings.database.url
-    return data_dir / (urlsplit(url).path.removeprefix("/") if url else "tidemill.db")
+def _said(error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "it is no directory"
+    return error.strerror or str(error)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -214,10 +185,12 @@ def _url_of(listener: socket.socket) -> str:
 
 
 @asynccontextmanager
-async def _serve(context: ApiContext, listener: socket.socket) -> AsyncIterator[None]:
+async def _serve(
+    context: ApiContext, listener: socket.socket, origins: list[str]
+) -> AsyncIterator[None]:
     server = _Server(
         uvicorn.Config(
-            create_app(context),
+            _with_origins(create_app(context), origins),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -234,6 +207,19 @@ async def _serve(context: ApiContext, listener: socket.socket) -> AsyncIterator[
         context.closing.set()
         server.should_exit = True
         await serving
+
+
+def _with_origins(app: ASGIApp, origins: list[str]) -> ASGIApp:
+    """Let pages of these origins call the API, where there are any."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["ETag", "Location", "Retry-After", "X-Request-ID"],
+    )
 
 
 class _Server(uvicorn.Server):

@@ -102,5 +102,5 @@ def db_check(*, data_dir: _DATA_DIR = None) -> int:
 def _database(data_dir: str | None) -> Path:
     from tidemill.config.load import load_settings
 
-    settings = load_settings(os.environ, flags={"data_dir": data_dir} if data_dir else {})
-    return Path(settings.data_dir).expanduser().absolute() / "tidemill.db"
+    flags = {"data_dir": data_dir} if data_dir else {}
+    return load_settings(os.environ, flags=flags).database_file

@@ -27,6 +27,19 @@ _NOT_SETTINGS = {
     "TIDEMILL_API_KEY",
     "TIDEMILL_MASTER_KEY",
     "TIDEMILL_MASTER_KEY_FILE",
+    # What a task is given: a task may well call the command.
+    "TIDEMILL_CONTAINMENT",
+    "TIDEMILL_RUN_ID",
+    "TIDEMILL_TASK_ID",
+    "TIDEMILL_TASK_NAME",
+    "TIDEMILL_ATTEMPT",
+    "TIDEMILL_FENCE",
+    "TIDEMILL_SCHEDULED_FOR",
+    "TIDEMILL_PREVIOUS_SUCCESS_AT",
+    "TIDEMILL_MISSED_COUNT",
+    "TIDEMILL_FLOW_RUN_ID",
+    "TIDEMILL_PARAMETERS",
+    "TIDEMILL_RESULT_FILE",
 }
 
 
@@ -49,12 +62,14 @@ def load_settings(
     ):
         _merge(merged, layer)
     _refuse_sealed(merged, "", problems)
-    if problems:
-        raise InvalidSettings(problems)
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise InvalidSettings([_problem(each) for each in error.errors()]) from None
+        problems += [problem for each in error.errors() for problem in _problems_of(each)]
+    else:
+        if not problems:
+            return settings
+    raise InvalidSettings(problems)
 
 
 def _file_of(environment: Mapping[str, str], config_file: Path | None) -> Path | None:
@@ -84,6 +99,9 @@ def _profile_of(
     """Take the profiles out of the document and return the chosen one."""
     profiles = document.pop("profiles", {})
     chosen = environment.get("TIDEMILL_ENV")
+    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
+        problems.append(Problem("profiles", "must be tables: [profiles.NAME]"))
+        return {}
     if chosen is None or not profiles:
         return {}
     if chosen not in profiles:
@@ -98,20 +116,26 @@ def _from_environment(
     environment: Mapping[str, str], problems: list[Problem]
 ) -> Iterator[tuple[str, Any]]:
     values: dict[str, Any] = {}
-    for name, text in environment.items():
+    for name, text in sorted(environment.items()):
         if not name.startswith(PREFIX) or name in _NOT_SETTINGS:
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
-        if "." not in key and key != "data_dir":
-            problems.append(Problem(name, "is no setting; settings are TIDEMILL_SECTION__KEY"))
-            continue
         if key.endswith("_file"):
             key = key.removesuffix("_file")
+            if name.removesuffix("_FILE") in environment:
+                problems.append(Problem(name, "is set beside the value itself; leave one out"))
+                continue
             try:
                 text = Path(text).read_text().strip()
             except OSError as error:
                 problems.append(Problem(name, f"cannot read {text}: {error.strerror}"))
                 continue
+            except UnicodeDecodeError:
+                problems.append(Problem(name, f"{text} is not text"))
+                continue
+        if "." not in key and key not in Settings.model_fields:
+            problems.append(Problem(name, f"is no known setting{_hint(key)}"))
+            continue
         values[key] = _parsed(text)
     yield from _nested(values)
 
@@ -132,7 +156,9 @@ def _nested(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         *sections, last = key.split(".")
         place = tree
         for section in sections:
-            place = place.setdefault(section, {})
+            if not isinstance(place.get(section), dict):
+                place[section] = {}
+            place = place[section]
         place[last] = value
     yield from tree.items()
 
@@ -155,15 +181,28 @@ def _refuse_sealed(tree: Mapping[str, Any], path: str, problems: list[Problem]) 
             )
 
 
-def _problem(error: Any) -> Problem:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] != "extra_forbidden":
-        return Problem(key, error["msg"])
-    known = sorted(_known_keys(Settings, ""))
-    near = get_close_matches(key, known, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return Problem(key, f"is no known setting{hint}")
+def _problems_of(error: Any) -> Iterator[Problem]:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        yield from _unknown(key, error["input"])
+    elif error["type"] == "value_error":
+        yield Problem(key, str(error["ctx"]["error"]))
+    else:
+        yield Problem(key, error["msg"])
+
+
+def _unknown(key: str, value: Any) -> Iterator[Problem]:
+    """A section that is not known is told by its keys: those have a nearest one."""
+    if isinstance(value, dict) and value:
+        for name, each in value.items():
+            yield from _unknown(f"{key}.{name}", each)
+    else:
+        yield Problem(key, f"is no known setting{_hint(key)}")
+
+
+def _hint(key: str) -> str:
+    near = get_close_matches(key, sorted(_known_keys(Settings, "")), 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _known_keys(model: type[BaseModel], prefix: str) -> Iterator[str]:

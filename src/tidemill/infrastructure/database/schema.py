@@ -4,7 +4,8 @@ import sqlite3
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tidemill.errors import Unavailable
@@ -23,11 +24,27 @@ def prepare_sqlite(path: Path) -> None:
         found = sqlite_revision(path)
         if found == HEAD:
             return
-        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+        engine = _engine(path)
         with engine.connect() as connection:
             upgrade(connection)
-    except sqlite3.Error as error:
-        raise Unavailable(f"the database {path.name} cannot be used: {error}") from error
+    except (sqlite3.Error, DBAPIError) as error:
+        said = error.orig if isinstance(error, DBAPIError) else error
+        raise Unavailable(f"the database {path} cannot be used: {said}") from error
+
+
+def _engine(path: Path) -> Engine:
+    """An engine whose transactions hold DDL as well: the driver's own begin too late for it."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def leave_transactions_to_us(driver: sqlite3.Connection, _: object) -> None:
+        driver.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
 
 
 def sqlite_revision(path: Path) -> str | None:
@@ -61,7 +78,8 @@ def upgrade(connection: Connection) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise Unavailable(
-            f"the database was written by a newer version of Tidemill; run that one ({error})"
+            "the database was written by a newer version of Tidemill; run that one, or name "
+            f"another data directory ({error})"
         ) from error
 
 

@@ -7,6 +7,7 @@ nothing else with it.
 
 import asyncio
 import fcntl
+import logging
 import queue
 import sqlite3
 import threading
@@ -30,8 +31,9 @@ from tidemill.infrastructure.database.transaction import DatabaseTransaction
 
 T = TypeVar("T")
 
+_log = logging.getLogger("tidemill.database")
+
 _SHARED_AT_MOST = 64  # transactions in one commit: bounds what a failed commit takes with it
-_READERS = 2
 _BACKWARD_STEP = timedelta(seconds=5)  # a wall clock set back by less is waited out
 _RUNS = 3  # how often a transaction that met a moved row is run before that is an error
 
@@ -135,6 +137,8 @@ class SqliteEngine:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         driver = self._connection.driver
+        if driver.in_transaction:  # the rollback of an earlier one failed as well
+            driver.execute("ROLLBACK")
         driver.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -164,6 +168,7 @@ class SqliteStore:
         clock: Clock,
         wakeups: Wakeups,
         sinks: Sequence[EventSink],
+        readers: int,
     ) -> None:
         self._path = path
         self._clock = clock
@@ -171,25 +176,40 @@ class SqliteStore:
         self._sinks = sinks
         self._cache = StatementCache(_dialect)
         self._bodies: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="sqlite-reader")
         self._local = threading.local()
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self._lock = lock
+        connection = open_database(path)
+        try:
+            engine = SqliteEngine(connection, clock, self._cache)
+        except sqlite3.Error as error:
+            connection.driver.close()
+            raise unavailable(error) from error
         self._writer = threading.Thread(
-            target=self._write, args=(open_database(path),), name="sqlite-writer"
+            target=self._write, args=(connection, engine), name="sqlite-writer"
         )
         self._writer.start()
 
     @classmethod
     async def open(
-        cls, path: Path, clock: Clock, wakeups: Wakeups, sinks: Sequence[EventSink] = ()
+        cls,
+        path: Path,
+        clock: Clock,
+        wakeups: Wakeups,
+        sinks: Sequence[EventSink] = (),
+        *,
+        readers: int = 2,
     ) -> "SqliteStore":
-        """Lock the file, bring its schema up to date and begin; raises Unavailable."""
+        """Lock the file, bring its schema up to date and begin; raises Unavailable.
+
+        `readers` is how many reads may go on at once.
+        """
         lock = lock_file(path.with_name(path.name + ".lock"))
         try:
             await asyncio.to_thread(prepare_sqlite, path)
-            return cls(path, lock, clock, wakeups, sinks)
+            return cls(path, lock, clock, wakeups, sinks, readers)
         except BaseException:
             lock.close()
             raise
@@ -215,11 +235,14 @@ class SqliteStore:
         await asyncio.to_thread(self._readers.shutdown)
         self._lock.close()
 
-    def _write(self, connection: SqliteConnection) -> None:
-        engine = SqliteEngine(connection, self._clock, self._cache)
+    def _write(self, connection: SqliteConnection, engine: SqliteEngine) -> None:
         while (first := self._bodies.get()) is not None:
             waiting = [first, *self._waiting_now()]
-            results = engine.commit_together([each.body for each in waiting])
+            results: list[Committed | BaseException]
+            try:
+                results = list(engine.commit_together([each.body for each in waiting]))
+            except BaseException as error:  # whatever it is, everybody who waits must hear of it
+                results = [error] * len(waiting)
             self._loop.call_soon_threadsafe(self._deliver, waiting, results)
         connection.driver.close()
 
@@ -237,14 +260,13 @@ class SqliteStore:
         self, waiting: "list[_Waiting]", results: "list[Committed | BaseException]"
     ) -> None:
         for each, result in zip(waiting, results, strict=True):
+            each.answer(result)
+        for result in results:
             if isinstance(result, Committed):
-                tell(result, self._wakeups, self._sinks)
-            if each.future.done():
-                continue  # the caller was cancelled; what it asked for stands all the same
-            if isinstance(result, Committed):
-                each.future.set_result(result.result)
-            else:
-                each.future.set_exception(result)
+                try:
+                    tell(result, self._wakeups, self._sinks)
+                except Exception:  # a listener's defect is not the others' loss
+                    _log.exception("somebody could not be told of a commit")
 
     def _read(self, body: Callable[[Reads], T]) -> T:
         connection: SqliteConnection | None = getattr(self._local, "connection", None)
@@ -258,7 +280,18 @@ class _Waiting:
 
     def __init__(self, body: Callable[[Transaction], Any], future: "asyncio.Future[Any]") -> None:
         self.body = body
-        self.future = future
+        self._future = future
+
+    def answer(self, result: "Committed | BaseException") -> None:
+        """Hand over what came of it."""
+        if self._future.done():
+            return  # the caller was cancelled; what it asked for stands all the same
+        if isinstance(result, Committed):
+            self._future.set_result(result.result)
+        elif isinstance(result, StopIteration):  # no future takes it
+            self._future.set_exception(RuntimeError(f"a transaction raised {result!r}"))
+        else:
+            self._future.set_exception(result)
 
 
 class InlineSqliteStore:
@@ -330,25 +363,21 @@ def read_snapshot(
 
 def open_database(path: Path) -> SqliteConnection:
     """The writer's connection. A commit is on the disk before it is answered."""
-    connection = _connect(path)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.driver.execute(f"PRAGMA {pragma}")
-    return connection
+    return _connect(path, "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
 
 def open_reader(path: Path) -> SqliteConnection:
     """A connection that cannot write."""
-    connection = _connect(path)
-    connection.driver.execute("PRAGMA query_only = ON")
-    return connection
+    return _connect(path, "query_only = ON")
 
 
-def _connect(path: Path) -> SqliteConnection:
+def _connect(path: Path, *pragmas: str) -> SqliteConnection:
     try:
         driver = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=5, cached_statements=512
         )
-        driver.execute("PRAGMA temp_store = MEMORY")
+        for pragma in ("temp_store = MEMORY", *pragmas):
+            driver.execute(f"PRAGMA {pragma}")
     except sqlite3.Error as error:
         raise unavailable(error) from error
     return SqliteConnection(driver)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from tidemill.domain.outcome import Outcome, failure, success
-from tidemill.errors import Problem
+from tidemill.errors import Problem, Unavailable
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
@@ -23,6 +23,7 @@ from tidemill.worker.executors.run_environment import run_environment
 
 MARK = "::result::"
 
+_SHELL = "/bin/sh"
 _HOME = os.path.expanduser("~")  # where cron starts its commands as well
 _RESULT_BYTES = 256 * 1024
 
@@ -34,7 +35,7 @@ class ShellArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     environment: dict[Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
     working_directory: str | None = None
     stdin: str | None = None
-    shell: str = "/bin/sh"
+    shell: str = _SHELL
 
 
 class ShellExecutor:
@@ -62,7 +63,12 @@ class ShellExecutor:
         return problems
 
     async def start(self) -> None:
-        """Nothing to prepare."""
+        """Raises Unavailable where there is no shell."""
+        if not os.access(_SHELL, os.X_OK):
+            raise Unavailable(
+                f"shell tasks need {_SHELL}, which cannot be run here; install it, or leave shell "
+                "out of worker.allowed_executors"
+            )
 
     async def execute(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest

@@ -9,6 +9,7 @@ context.configure(
     connection=connection,
     target_metadata=metadata,
     render_as_batch=connection.dialect.name == "sqlite",
+    transactional_ddl=True,  # SQLite can, whatever Alembic thinks of its driver
     transaction_per_migration=True,
 )
 with context.begin_transaction():
