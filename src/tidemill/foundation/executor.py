@@ -68,10 +68,11 @@ class StopRequest:
 
     def request(self, grace: timedelta) -> None:
         """Ask now. Asking again changes nothing but a shorter grace."""
-        self.grace = min(grace, self.grace) if self.is_requested else grace
+        if self.is_requested and grace >= self.grace:
+            return
+        self.grace = grace
         self._requested.set()
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+        for callback in list(self._callbacks):
             callback()
 
     @property
@@ -83,11 +84,14 @@ class StopRequest:
         await self._requested.wait()
 
     def on_request(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when the end is asked for, or now if it was."""
+        """Call `callback` when the end is asked for, again for a shorter grace; now if it was."""
+        self._callbacks.append(callback)
         if self.is_requested:
             callback()
-        else:
-            self._callbacks.append(callback)
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Call it no more: what it ends is over."""
+        self._callbacks.remove(callback)
 
 
 class Executor(Protocol):
