@@ -63,7 +63,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self.grace = timedelta(seconds=5)
 
     def request(self, grace: timedelta) -> None:
@@ -83,13 +83,13 @@ class StopRequest:
         """Return once the end was asked for."""
         await self._requested.wait()
 
-    def on_request(self, callback: Callable[[], None]) -> None:
+    def on_request(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the end is asked for, again for a shorter grace; now if it was."""
         self._callbacks.append(callback)
         if self.is_requested:
             callback()
 
-    def forget(self, callback: Callable[[], None]) -> None:
+    def forget(self, callback: Callable[[], object]) -> None:
         """Call it no more: what it ends is over."""
         self._callbacks.remove(callback)
 
