@@ -362,6 +362,7 @@ class _Running:
         self._kill: asyncio.TimerHandle | None = None
 
     def kill_later(self, grace: timedelta, kill: Any) -> None:
+        self.forget_kill()
         self._kill = asyncio.get_running_loop().call_later(grace.total_seconds(), kill)
 
     def forget_kill(self) -> None:
