@@ -298,18 +298,22 @@ class _Host(asyncio.Protocol):
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
+        # A thread that a function left behind may speak for an attempt that is over.
         for message in self._reader.feed(data):
             if "end" in message:
                 self._hear_end(**message["end"])
             elif "lines" in message:
                 attempt_id, *lines = message["lines"]
-                self._running[attempt_id].reports.output(chunk_of(Lines(*lines)))
+                if running := self._running.get(attempt_id):
+                    running.reports.output(chunk_of(Lines(*lines)))
             elif "progress" in message:
                 attempt_id, fraction, said = message["progress"]
-                self._running[attempt_id].reports.progress(fraction, said)
+                if running := self._running.get(attempt_id):
+                    running.reports.progress(fraction, said)
             elif "checkpoint" in message:
                 attempt_id, checkpoint = message["checkpoint"]
-                self._running[attempt_id].reports.checkpoint(checkpoint)
+                if running := self._running.get(attempt_id):
+                    running.reports.checkpoint(checkpoint)
             elif not self._ready.done():
                 self._ready.set_result(None)
 
