@@ -32,7 +32,6 @@ Mode = Literal["sync", "async"]
 
 _GROW_AFTER_SECONDS = 0.05  # a run that waits this long for a process is worth another process
 _IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends
-_RESULT_BYTES = 256 * 1024
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
 
 
@@ -402,8 +401,6 @@ def _outcome_of(told: dict[str, Any]) -> Outcome:
             exit_code=told.get("exit_code"),
             exception_type=told.get("exception_type"),
         )
-    if len(told["result"]) > _RESULT_BYTES:
-        return failure("result_too_large", f"a result has at most {_RESULT_BYTES} bytes")
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
         return success(msgspec.json.decode(told["result"]))
     return failure("invalid_result", "the result is not JSON")

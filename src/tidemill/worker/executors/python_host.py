@@ -40,6 +40,7 @@ CHANNEL = 3
 
 _FLUSH_SECONDS = 0.1
 _PIPE_BYTES = 65_536
+_RESULT_BYTES = 256 * 1024
 _LEFT_BEHIND_SECONDS = 2.0  # what a function leaves running may take this long after SIGTERM
 
 _running: "ContextVar[_Attempt | None]" = ContextVar("tidemill_attempt", default=None)
@@ -353,6 +354,9 @@ def _success(result: Any) -> dict[str, Any]:
         text = json.dumps(result, allow_nan=False)
     except (TypeError, ValueError) as error:
         return {"reason": "invalid_result", "error_message": f"the result is not JSON: {error}"}
+    if len(text) > _RESULT_BYTES:
+        said = f"a result has at most {_RESULT_BYTES} bytes"
+        return {"reason": "result_too_large", "error_message": said}
     return {"result": text}
 
 
