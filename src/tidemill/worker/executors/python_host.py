@@ -343,7 +343,7 @@ def _arguments_for(function: Callable[..., Any], attempt: _Attempt) -> dict[str,
     wanted = {
         name: attempt.context
         for name, annotation in getattr(function, "__annotations__", {}).items()
-        if annotation is RunContext or annotation == "RunContext"
+        if annotation is RunContext or str(annotation).rpartition(".")[2] == "RunContext"
     }
     wanted.pop("return", None)
     return attempt.arguments | wanted
