@@ -53,12 +53,6 @@ def main() -> None:
     become_subreaper()
     channel = _Channel(socket.socket(fileno=CHANNEL))
     os.set_inheritable(CHANNEL, False)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-        handlers=[_LogLines()],
-        force=True,
-    )
     if mode == "sync":
         _SyncHost(channel).serve()
     else:
@@ -146,7 +140,7 @@ class _SyncHost:
 
     def serve(self) -> None:
         signal.signal(signal.SIGUSR1, self._interrupt)
-        _lead_standard_streams(self._say)
+        _listen_to(self._say)
         threading.Thread(target=self._listen, daemon=True).start()
         self._channel.send({"ready": True})
         while True:
@@ -241,7 +235,7 @@ class _AsyncHost:
         self._closed = asyncio.Event()
 
     async def serve(self) -> None:
-        _lead_standard_streams(self._say)
+        _listen_to(self._say)
         asyncio.get_running_loop().add_reader(self._channel.connection.fileno(), self._heed)
         self._channel.send({"ready": True})
         await self._closed.wait()
@@ -302,7 +296,14 @@ class _Said(io.RawIOBase):
         return 1 if self._stream == "stdout" else 2
 
 
-def _lead_standard_streams(say: Callable[[str, bytes], None]) -> None:
+def _listen_to(say: Callable[[str, bytes], None]) -> None:
+    """Lead what Python code prints and logs to `say`."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[_LogLines(say)],
+        force=True,
+    )
     for stream in ("stdout", "stderr"):
         said = _Said(stream, say)
         wrapper = io.TextIOWrapper(said, "utf-8", "replace", write_through=True)  # type: ignore[type-var]
@@ -312,10 +313,12 @@ def _lead_standard_streams(say: Callable[[str, bytes], None]) -> None:
 class _LogLines(logging.Handler):
     """Log records of the task and of the libraries it uses."""
 
+    def __init__(self, say: Callable[[str, bytes], None]) -> None:
+        super().__init__()
+        self._say = say
+
     def emit(self, record: logging.LogRecord) -> None:
-        attempt = _running.get()
-        if attempt is not None:
-            attempt.say("log", f"{self.format(record)}\n".encode("utf-8", "replace"))
+        self._say("log", f"{self.format(record)}\n".encode("utf-8", "replace"))
 
 
 def _capture(descriptor: int) -> int:
