@@ -8,6 +8,7 @@ Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` {id, outcome, is
 """
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import io
@@ -136,6 +137,7 @@ class _SyncHost:
         self._attempt: _Attempt | None = None
         self._may_interrupt = False
         self._pipes = {_capture(1): "stdout", _capture(2): "stderr"}
+        self._draining = threading.Lock()
         self._woken, self._wake = os.pipe()
 
     def serve(self) -> None:
@@ -211,12 +213,11 @@ class _SyncHost:
                     os.kill(os.getpid(), signal.SIGUSR1)
 
     def _drain(self, descriptor: int, attempt: _Attempt | None) -> None:
-        try:
+        # Under a lock, so that an attempt does not end while the listener holds what it wrote.
+        with self._draining, contextlib.suppress(BlockingIOError):
             while data := os.read(descriptor, _PIPE_BYTES):
                 if attempt is not None:
                     attempt.say(self._pipes[descriptor], data)
-        except BlockingIOError:
-            return
 
     def _interrupt(self, *_: Any) -> None:
         attempt = self._attempt
