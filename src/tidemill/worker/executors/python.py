@@ -246,6 +246,9 @@ class _Host(asyncio.Protocol):
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
     ) -> Outcome:
         """Run one attempt to its end."""
+        self.last_was_async = False
+        if stop.is_requested:
+            return failure("cancelled", "stopped before it was started")
         if self._transport is None or not self.is_alive:
             return self._outcome_of_death(None)
         self._ids += 1
