@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -132,7 +131,7 @@ class _SyncHost:
 
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
-        self._requests: deque[dict[str, Any]] = deque()
+        self._newest: _Attempt | None = None
         self._arrived = threading.Semaphore(0)
         self._attempt: _Attempt | None = None
         self._may_interrupt = False
@@ -147,7 +146,8 @@ class _SyncHost:
         self._channel.send({"ready": True})
         while True:
             self._arrived.acquire()
-            self._run(_Attempt(self._requests.popleft(), self._channel))
+            if self._newest is not None:
+                self._run(self._newest)
 
     def _run(self, attempt: _Attempt) -> None:
         self._attempt = attempt
@@ -157,6 +157,7 @@ class _SyncHost:
         try:
             try:
                 self._may_interrupt = True
+                attempt.context.raise_if_cancelled()  # while nothing could be interrupted yet
                 function = _resolve(attempt.command)
                 is_async = inspect.iscoroutinefunction(function)
                 value = function(**_arguments_for(function, attempt))
@@ -204,10 +205,10 @@ class _SyncHost:
             os._exit(0)
         for message in messages:
             if "run" in message:
-                self._requests.append(message["run"])
+                self._newest = _Attempt(message["run"], self._channel)
                 self._arrived.release()
             elif "cancel" in message:
-                attempt = self._attempt
+                attempt = self._newest
                 if attempt is not None and attempt.id == message["cancel"]["id"]:
                     attempt.context.is_cancelled = True
                     os.kill(os.getpid(), signal.SIGUSR1)
