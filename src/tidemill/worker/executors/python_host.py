@@ -235,10 +235,12 @@ class _AsyncHost:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._attempts: dict[int, _Attempt] = {}
         self._closed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         _listen_to(self._say)
-        asyncio.get_running_loop().add_reader(self._channel.connection.fileno(), self._heed)
+        self._loop.add_reader(self._channel.connection.fileno(), self._heed)
         self._channel.send({"ready": True})
         await self._closed.wait()
         os._exit(0)
@@ -277,7 +279,9 @@ class _AsyncHost:
     def _say(self, stream: str, data: bytes) -> None:
         attempt = _running.get()
         if attempt is not None and attempt.say(stream, data):
-            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, attempt.flush)
+            assert self._loop is not None
+            # Perhaps from a thread of the task.
+            self._loop.call_soon_threadsafe(self._loop.call_later, _FLUSH_SECONDS, attempt.flush)
 
 
 class _Said(io.RawIOBase):
