@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from tidemill.task_context import RunContext, TaskCancelled, _current
@@ -232,7 +233,7 @@ class _AsyncHost:
 
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int, asyncio.Task[dict[str, Any]]] = {}
         self._attempts: dict[int, _Attempt] = {}
         self._closed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -254,7 +255,9 @@ class _AsyncHost:
             if "run" in message:
                 attempt = _Attempt(message["run"], self._channel)
                 self._attempts[attempt.id] = attempt
-                self._tasks[attempt.id] = asyncio.create_task(self._run(attempt))
+                task = asyncio.create_task(self._run(attempt))
+                task.add_done_callback(partial(self._end, attempt))
+                self._tasks[attempt.id] = task
             elif "cancel" in message:
                 self._cancel(message["cancel"]["id"])
 
@@ -263,14 +266,19 @@ class _AsyncHost:
             self._attempts[attempt_id].context.is_cancelled = True
             self._tasks[attempt_id].cancel()
 
-    async def _run(self, attempt: _Attempt) -> None:
+    async def _run(self, attempt: _Attempt) -> dict[str, Any]:
         _running.set(attempt)
         _current.set(attempt.context)
         try:
             function = _resolve(attempt.command)
-            outcome = _success(await function(**_arguments_for(function, attempt)))
+            return _success(await function(**_arguments_for(function, attempt)))
         except BaseException as error:
-            outcome = _failure(error, attempt)
+            return _failure(error, attempt)
+
+    def _end(self, attempt: _Attempt, task: "asyncio.Task[dict[str, Any]]") -> None:
+        """Tell how it ended; one that was cancelled before its first step never ran."""
+        is_unbegun = task.cancelled()
+        outcome = _failure(asyncio.CancelledError(), attempt) if is_unbegun else task.result()
         del self._tasks[attempt.id], self._attempts[attempt.id]
         if not self._tasks:
             end_what_is_left_behind()
