@@ -1,6 +1,7 @@
 """What a server and all of its processes take."""
 
 import contextlib
+from pathlib import Path
 
 import psutil
 
@@ -28,3 +29,11 @@ def resident_bytes(pid: int) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
     return total
+
+
+def status_bytes(pid: int, field: str) -> int:
+    """A size of /proc/PID/status: VmRSS is what is resident now, VmHWM the most that ever was."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"the kernel does not tell {field}")
