@@ -76,3 +76,11 @@ def wait_until_gone(data_dir: Path) -> int:
         with contextlib.suppress(ProcessLookupError), end_of(pids[0]) as ended:
             select.select([ended], [], [], left)
     return len(pids)
+
+
+def status_bytes(pid: int, field: str) -> int:
+    """A size of /proc/PID/status: VmRSS is what is resident now, VmHWM the most that ever was."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"the kernel does not tell {field}")

@@ -116,4 +116,4 @@ def _fire_and_dispatch(
 ) -> tuple[Fired, Dispatched]:
     """What fires is on its way with the commit that made it: one commit less before its start."""
     fired = fire_due_tasks(transaction, limit)
-    return fired, dispatch_ready_runs(transaction, limit, prefetch)
+    return fired, dispatch_ready_runs(transaction, limit, prefetch=prefetch)

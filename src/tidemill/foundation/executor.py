@@ -63,15 +63,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self.grace = timedelta(seconds=5)
 
     def request(self, grace: timedelta) -> None:
         """Ask now. Asking again changes nothing but a shorter grace."""
-        self.grace = min(grace, self.grace) if self.is_requested else grace
+        if self.is_requested and grace >= self.grace:
+            return
+        self.grace = grace
         self._requested.set()
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+        for callback in list(self._callbacks):
             callback()
 
     @property
@@ -82,12 +83,15 @@ class StopRequest:
         """Return once the end was asked for."""
         await self._requested.wait()
 
-    def on_request(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when the end is asked for, or now if it was."""
+    def on_request(self, callback: Callable[[], object]) -> None:
+        """Call `callback` when the end is asked for, again for a shorter grace; now if it was."""
+        self._callbacks.append(callback)
         if self.is_requested:
             callback()
-        else:
-            self._callbacks.append(callback)
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Call it no more: what it ends is over."""
+        self._callbacks.remove(callback)
 
 
 class Executor(Protocol):

@@ -5,6 +5,7 @@ from typing import Any
 
 from tidemill.domain.task import Task, TaskDefinition, TaskStatus
 from tidemill.domain.worker import Worker, WorkerStatus
+from tidemill.foundation.executor import Execution
 from tidemill.testing.clock import START
 
 
@@ -50,3 +51,19 @@ def worker(id: str = "worker-1", *, at: datetime = START, **fields: Any) -> Work
         **fields,
     }
     return Worker(id=id, **given)
+
+
+def execution(command: str, arguments: Any = None, **fields: Any) -> Execution:
+    """The first attempt of a run, as its executor sees it."""
+    given: dict[str, Any] = {
+        "run_id": 11,
+        "task_id": 7,
+        "task_name": "a-task",
+        "namespace": "default",
+        "attempt": 1,
+        "fence": 1,
+        "parameters": {},
+        "scheduled_for": START,
+        **fields,
+    }
+    return Execution(command=command, arguments={} if arguments is None else arguments, **given)

@@ -1,4 +1,4 @@
-"""Executors that do what a test tells them."""
+"""Executors that do what a test tells them, and what a test needs to try an executor."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from tidemill.domain.outcome import Outcome, success
 from tidemill.errors import Problem
-from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.foundation.executor import Execution, ExecutionReports, OutputChunk, StopRequest
 
 Script = Callable[[Execution, ExecutionReports, StopRequest], Awaitable[Outcome]]
 
@@ -46,3 +46,39 @@ class ScriptedExecutor:
         """Return once so many attempts have begun."""
         async with self._began:
             await self._began.wait_for(lambda: len(self.executions) >= count)
+
+
+class CollectedReports:
+    """Keeps what an executor reports, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.chunks: list[OutputChunk] = []
+        self.progresses: list[tuple[float | None, str]] = []
+        self.checkpoints: list[Any] = []
+        self._changed = asyncio.Event()
+
+    def output(self, chunk: OutputChunk) -> None:
+        self.chunks.append(chunk)
+        self._changed.set()
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        self.progresses.append((fraction, message))
+        self._changed.set()
+
+    def checkpoint(self, data: Any) -> None:
+        self.checkpoints.append(data)
+        self._changed.set()
+
+    def text(self, stream: str = "stdout") -> str:
+        """All that came on `stream` up to now."""
+        return "".join(chunk.text for chunk in self.chunks if chunk.stream == stream)
+
+    def lines(self, stream: str = "stdout") -> list[str]:
+        """The same, by lines."""
+        return self.text(stream).splitlines()
+
+    async def until(self, is_so: "Callable[[CollectedReports], bool]") -> None:
+        """Return once `is_so` of what was reported."""
+        while not is_so(self):
+            self._changed.clear()
+            await self._changed.wait()

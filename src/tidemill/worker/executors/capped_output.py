@@ -11,6 +11,11 @@ HEAD_BYTES = 1024 * 1024
 TAIL_BYTES = 1024 * 1024
 LONGEST_LINE = 64 * 1024
 
+_LONGEST_LAST_LINE = 512 * 1024  # it may be a result, and is then wanted whole
+_SMALL_CHUNK = 4 * 1024
+_LONGEST_CHARACTER = 4  # bytes, in UTF-8
+_NEWLINE = ord("\n")
+
 
 class Lines(NamedTuple):
     """Whole lines of one stream; numbered from 0 over all streams, cut lines included."""
@@ -43,20 +48,21 @@ class CappedOutput:
         self._cut_from: int | None = None
         self._cut_lines = 0
         self._cut_bytes = 0
+        self._long: dict[str, bytes] = {}  # pieces of a long line that has not ended
         self._latest: dict[str, bytes] = {}
 
     def feed(self, stream: str, data: bytes, at: float) -> None:
         """Add what was read from `stream`."""
         self._last_at = at
         data = self._partial.pop(stream, b"") + data
-        end = data.rfind(b"\n") + 1
-        whole, rest = data[:end], data[end:]
-        while len(rest) > LONGEST_LINE:
-            whole, rest = whole + rest[:LONGEST_LINE] + b"\n", rest[LONGEST_LINE:]
-        if rest:
-            self._partial[stream] = rest
-        if whole:
+        start = 0
+        while end := _end_of_block(data, start):
+            self._note_last_line(stream, data[start:end])
+            whole = data[start:end] if data[end - 1] == _NEWLINE else data[start:end] + b"\n"
             self._add(stream, whole, at)
+            start = end
+        if start < len(data):
+            self._partial[stream] = data[start:]
 
     @property
     def has_ready(self) -> bool:
@@ -71,6 +77,7 @@ class CappedOutput:
     def finish(self) -> list[Lines]:
         """Everything that is left, the cut marked."""
         for stream, rest in list(self._partial.items()):
+            self._note_last_line(stream, rest + b"\n")
             self._add(stream, rest, self._last_at)
         self._partial.clear()
         if self._cut_from is not None:
@@ -85,10 +92,15 @@ class CappedOutput:
         line = self._latest.get(stream, b"").rstrip().rpartition(b"\n")[2]
         return line.decode("utf-8", "replace")
 
+    def _note_last_line(self, stream: str, block: bytes) -> None:
+        long = self._long.pop(stream, b"")
+        if not block.endswith(b"\n"):
+            self._long[stream] = long + block if len(long) < _LONGEST_LAST_LINE else long
+        elif long or block.strip():
+            self._latest[stream] = long + block
+
     def _add(self, stream: str, data: bytes, at: float) -> None:
         count = data.count(b"\n") + (not data.endswith(b"\n"))
-        if data.strip():
-            self._latest[stream] = data
         if self._head_left > 0 and not self._tail:
             head = data if len(data) <= self._head_left else data[: _cut(data, self._head_left)]
             self._head_left = self._head_left - len(head) if len(head) == len(data) else 0
@@ -102,7 +114,18 @@ class CappedOutput:
             self._next += count
 
     def _keep_in_tail(self, chunk: _Chunk) -> None:
-        self._tail.append(chunk)
+        last = self._tail[-1] if self._tail else None
+        if (
+            last is not None
+            and last.stream == chunk.stream
+            and len(last.data) + len(chunk.data) <= _SMALL_CHUNK
+        ):
+            # A program that writes one short line after another must not fill memory with objects.
+            self._tail[-1] = last._replace(
+                data=last.data + chunk.data, lines=last.lines + chunk.lines
+            )
+        else:
+            self._tail.append(chunk)
         self._tail_bytes += len(chunk.data)
         while self._tail_bytes > TAIL_BYTES:
             oldest = self._tail.popleft()
@@ -124,6 +147,17 @@ class CappedOutput:
                         first=oldest.first + lines, data=kept, lines=oldest.lines - lines
                     )
                 )
+
+
+def _end_of_block(data: bytes, start: int) -> int:
+    """Where whole lines end, or a piece of a longer one; 0 where neither is there yet."""
+    end = data.rfind(b"\n", start, start + LONGEST_LINE + 1) + 1
+    if end or len(data) - start <= LONGEST_LINE:
+        return end
+    end = start + LONGEST_LINE
+    while end > start + LONGEST_LINE - _LONGEST_CHARACTER and data[end] & 0xC0 == 0x80:
+        end -= 1
+    return end
 
 
 def _cut(data: bytes, at_most: int) -> int:

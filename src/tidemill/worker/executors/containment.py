@@ -24,15 +24,21 @@ from typing import Any, cast
 import msgspec
 
 from tidemill.errors import Unavailable
+from tidemill.foundation.executor import StopRequest
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.frames import FrameReader, encode
-from tidemill.worker.executors.process_tree import processes_with
+from tidemill.worker.executors.process_tree import (
+    descendants_of,
+    processes_with,
+    signal_all,
+)
 
 COOKIE = "TIDEMILL_CONTAINMENT"  # in the environment of every process of every tree
 
 _log = logging.getLogger("tidemill.worker")
 
 _FULL_SECONDS = 0.005  # between tries while the warden has many requests before it
+_LEFTOVER_ROUNDS = 1_000  # looks at leftovers before those that cannot die are left alone
 _IDLE_SLOTS = 8  # kept warm for the next task
 
 
@@ -89,12 +95,22 @@ class Containment:
         self,
         request: TreeRequest,
         on_lines: Callable[[Lines], None],
-        on_slot: "Callable[[Slot], None]",
-    ) -> TreeEnd:
-        """Run one tree to its end. `on_slot` is told where to stop it, before it starts."""
+        stop: StopRequest,
+    ) -> TreeEnd | None:
+        """Run one tree to its end; None where it was to end before it began."""
         slot = await self.slot()
-        on_slot(slot)
-        end = await slot.run(request, on_lines)
+
+        def end_tree() -> None:
+            slot.stop(stop.grace)
+
+        if stop.is_requested:
+            self.give_back(slot)
+            return None
+        stop.on_request(end_tree)
+        try:
+            end = await slot.run(request, on_lines)
+        finally:
+            stop.forget(end_tree)  # the slot's next tree is none of its business
         self.give_back(slot)
         return end
 
@@ -149,12 +165,14 @@ class Containment:
             await event.wait()
 
     def forget(self, slot: "Slot") -> None:
-        """Its connection is closed."""
+        """It is hung up, or its connection is closed."""
         self._slots.pop(slot.number, None)
         if slot in self._idle:
             self._idle.remove(slot)
 
     def _start_warden(self) -> None:
+        if self._warden is not None:
+            self._warden.wait()  # it died, and would stay a zombie
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._warden = subprocess.Popen(
             [sys.executable, "-m", "tidemill.worker.executors.warden",
@@ -204,16 +222,18 @@ class Slot(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._on_lines: Callable[[Lines], None] | None = None
         self._end: asyncio.Future[TreeEnd] | None = None
+        self._is_hung_up = False
 
     @property
     def is_connected(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+        """Whether it takes messages."""
+        return not self._is_hung_up and self._transport is not None
 
     async def run(self, request: TreeRequest, on_lines: Callable[[Lines], None]) -> TreeEnd:
         """Run one tree to its end; one at a time."""
         self._on_lines = on_lines
         self._end = asyncio.get_running_loop().create_future()
-        if self._transport is None or self._transport.is_closing():
+        if not self.is_connected:
             return TreeEnd(None)
         self._send(
             {
@@ -244,8 +264,10 @@ class Slot(asyncio.Protocol):
 
     def hang_up(self) -> None:
         """The slot kills its tree, if it has one, and ends."""
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+        if self.is_connected:
+            self._is_hung_up = True
+            self._containment.forget(self)
+            cast(asyncio.Transport, self._transport).write_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -278,11 +300,17 @@ class Slot(asyncio.Protocol):
 
 
 def kill_leftovers(owner: str) -> None:
-    """Kill every process that this owner's trees left behind."""
-    for pid in processes_with(COOKIE, owner):
-        _log.warning("killing process %d, left behind by a worker that died", pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Kill every process that this owner's trees left behind, and what these started."""
+    told: set[int] = set()
+    for _ in range(_LEFTOVER_ROUNDS):
+        marked = processes_with(COOKIE, owner)
+        if not marked:
+            return
+        for pid in marked:
+            if pid not in told:
+                _log.warning("killing process %d, left behind by a worker that died", pid)
+            signal_all([*descendants_of(pid), pid], signal.SIGKILL)
+        told.update(marked)
 
 
 def without_settings(environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:

@@ -5,6 +5,7 @@ the second time gains nothing; each redirect comes by here again.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -30,15 +31,21 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         self._inner = httpx2.AsyncHTTPTransport(
             verify=verify_tls,
             trust_env=False,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
+            # Connections are known by address: kept, one would serve any name at its address.
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         host = request.url.host
-        address = await self._address_of(host, request.url.port or _port_of(request.url.scheme))
+        addresses = await self._addresses_of(host, request.url.port or _port_of(request.url.scheme))
         request.extensions = {**request.extensions, "sni_hostname": host}
-        original, request.url = request.url, request.url.copy_with(host=str(address))
+        original = request.url
         try:
+            for address in addresses[:-1]:
+                request.url = original.copy_with(host=str(address))
+                with contextlib.suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                    return await self._inner.handle_async_request(request)
+            request.url = original.copy_with(host=str(addresses[-1]))
             return await self._inner.handle_async_request(request)
         finally:
             request.url = original
@@ -46,12 +53,14 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    async def _address_of(self, host: str, port: int) -> Address:
+    async def _addresses_of(self, host: str, port: int) -> list[Address]:
+        """Where the host is, what is best first; raises AddressRefused."""
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpx2.ConnectError(f"cannot resolve {host}: {error.strerror}") from error
+        except (OSError, UnicodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "it is no host's name"
+            raise httpx2.ConnectError(f"cannot resolve {host}: {said}") from error
         addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
         for address in addresses:
             if self.is_closed_to_tasks(address):
@@ -59,7 +68,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                     f"{host} is {address}: link-local and metadata addresses are closed to tasks; "
                     "worker.allowed_networks opens them"
                 )
-        return addresses[0]
+        return addresses
 
     def is_closed_to_tasks(self, address: Address) -> bool:
         """Whether tasks may not reach `address`."""

@@ -1,7 +1,6 @@
 """HTTP tasks: one request, judged by its status."""
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Sequence
@@ -80,7 +79,7 @@ class HttpExecutor:
     ) -> Outcome:
         output = CappedOutput()
         request = asyncio.create_task(self._request(execution, output))
-        stop.on_request(lambda: _give_up(request))
+        stop.on_request(request.cancel)
         try:
             return await request
         except asyncio.CancelledError:
@@ -135,27 +134,27 @@ class HttpExecutor:
         return self._clients[verify_tls]
 
 
-def _give_up(request: "asyncio.Task[Outcome]") -> None:
-    request.cancel()
-
-
 def _read(arguments: Any) -> HttpArguments:
     return msgspec.convert(arguments or {}, HttpArguments)
 
 
-def _headers_of(execution: Execution, arguments: HttpArguments) -> dict[str, str]:
-    told = {
-        f"Tidemill-{name}": value
-        for name, value in run_facts(execution).items()
-        if name != "Parameters" and value.isascii()
-    }
-    if execution.parameters:
-        told["Tidemill-Parameters"] = json.dumps(execution.parameters, separators=(",", ":"))
-    if execution.traceparent:
-        told["traceparent"] = execution.traceparent
+def _headers_of(execution: Execution, arguments: HttpArguments) -> httpx2.Headers:
+    """What is said last stands: a task may choose its content type, and forges no facts."""
+    headers = httpx2.Headers(encoding="utf-8")
     if arguments.json is not msgspec.UNSET:
-        told["Content-Type"] = "application/json"
-    return told | arguments.headers
+        headers["Content-Type"] = "application/json"
+    headers.update(_encoded(arguments.headers))
+    facts = {f"Tidemill-{name}": value for name, value in run_facts(execution).items()}
+    headers.update(_encoded(facts))
+    if execution.traceparent:
+        headers["traceparent"] = execution.traceparent
+    return headers
+
+
+def _encoded(headers: dict[str, str]) -> httpx2.Headers:
+    return httpx2.Headers(
+        {name.encode(): value.strip().encode() for name, value in headers.items()}
+    )
 
 
 def _content_of(arguments: HttpArguments) -> bytes | None:
@@ -192,5 +191,5 @@ def _json_of(response: httpx2.Response, body: bytes) -> Any:
         return None
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None

@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -29,34 +28,45 @@ def be_killed_first() -> None:
 
 def children_of(pid: int) -> list[int]:
     """The direct children of a process, zombies included; none where it is gone."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as listed:
-                found += map(int, listed.read().split())
-    except FileNotFoundError:
-        if os.path.exists(f"/proc/{pid}"):  # a kernel without the children file
-            return [child for child, parent in _parents() if parent == pid]
-    except ProcessLookupError:
-        pass
-    return found
-
-
-def _parents() -> Iterator[tuple[int, int]]:
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError):
-                stat = Path("/proc", name, "stat").read_text()
-                yield int(name), int(stat.rpartition(")")[2].split()[1])
+    return _listed_children(pid) if _IS_LISTED else _children_by_parent().get(pid, [])
 
 
 def descendants_of(pid: int) -> list[int]:
     """All processes below `pid`, parents before children."""
+    by_parent = {} if _IS_LISTED else _children_by_parent()
     found: list[int] = []
     level = [pid]
     while level:
-        level = [child for parent in level for child in children_of(parent)]
+        level = [
+            child
+            for parent in level
+            for child in (_listed_children(parent) if _IS_LISTED else by_parent.get(parent, []))
+        ]
         found += level
+    return found
+
+
+# Not every kernel is built with these lists.
+_IS_LISTED = os.path.exists("/proc/thread-self/children")
+
+
+def _listed_children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as listed:
+                found += map(int, listed.read().split())
+    return found
+
+
+def _children_by_parent() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                stat = Path("/proc", name, "stat").read_text(errors="replace")
+                parent = int(stat.rpartition(")")[2].split()[1])
+                found.setdefault(parent, []).append(int(name))
     return found
 
 

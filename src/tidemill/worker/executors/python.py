@@ -32,7 +32,6 @@ Mode = Literal["sync", "async"]
 
 _GROW_AFTER_SECONDS = 0.05  # a run that waits this long for a process is worth another process
 _IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends
-_RESULT_BYTES = 256 * 1024
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
 
 
@@ -118,7 +117,7 @@ class _SyncPool:
         self._quick_enough = (os.cpu_count() or 1) + 1
         self._idle: list[_Host] = []
         self._busy: dict[_Host, float] = {}  # since when, by the loop's clock
-        self._starting: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Future[_Host]] = set()
         self._waiting: deque[asyncio.Future[_Host]] = deque()
         self._growing: asyncio.TimerHandle | None = None
 
@@ -201,21 +200,20 @@ class _SyncPool:
 
     def _grow(self) -> None:
         if len(self._busy) + len(self._starting) < self._max:
-            starting = asyncio.create_task(self._add())
+            starting = asyncio.ensure_future(self._start("sync"))
             self._starting.add(starting)
-            starting.add_done_callback(self._starting.discard)
+            starting.add_done_callback(self._started)
 
-    async def _add(self) -> None:
-        try:
-            host = await self._start("sync")
-        except Exception as error:
+    def _started(self, starting: "asyncio.Future[_Host]") -> None:
+        self._starting.discard(starting)
+        error = starting.exception()
+        if error is None:
+            self._offer(starting.result())
+        elif not self._busy and not self._starting:
             failed = error if isinstance(error, _HostFailed) else _HostFailed(str(error))
-            while self._waiting and not self._busy:
-                future = self._waiting.popleft()
-                if not future.done():
-                    future.set_exception(failed)
-        else:
-            self._offer(host)
+            waiting, self._waiting = self._waiting, deque()
+            for future in waiting:
+                future.set_exception(failed)
 
 
 class _Host(asyncio.Protocol):
@@ -259,6 +257,9 @@ class _Host(asyncio.Protocol):
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
     ) -> Outcome:
         """Run one attempt to its end."""
+        self.last_was_async = False
+        if stop.is_requested:
+            return failure("cancelled", "stopped before it was started")
         if self._transport is None or not self.is_alive:
             return self._outcome_of_death(None)
         self._ids += 1
@@ -312,18 +313,22 @@ class _Host(asyncio.Protocol):
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
+        # A thread that a function left behind may speak for an attempt that is over.
         for message in self._reader.feed(data):
             if "end" in message:
                 self._hear_end(**message["end"])
             elif "lines" in message:
                 attempt_id, *lines = message["lines"]
-                self._running[attempt_id].reports.output(chunk_of(Lines(*lines)))
+                if running := self._running.get(attempt_id):
+                    running.reports.output(chunk_of(Lines(*lines)))
             elif "progress" in message:
                 attempt_id, fraction, said = message["progress"]
-                self._running[attempt_id].reports.progress(fraction, said)
+                if running := self._running.get(attempt_id):
+                    running.reports.progress(fraction, said)
             elif "checkpoint" in message:
                 attempt_id, checkpoint = message["checkpoint"]
-                self._running[attempt_id].reports.checkpoint(checkpoint)
+                if running := self._running.get(attempt_id):
+                    running.reports.checkpoint(checkpoint)
             elif not self._ready.done():
                 self._ready.set_result(None)
 
@@ -416,8 +421,6 @@ def _outcome_of(told: dict[str, Any]) -> Outcome:
             exit_code=told.get("exit_code"),
             exception_type=told.get("exception_type"),
         )
-    if len(told["result"]) > _RESULT_BYTES:
-        return failure("result_too_large", f"a result has at most {_RESULT_BYTES} bytes")
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
         return success(msgspec.json.decode(told["result"]))
     return failure("invalid_result", "the result is not JSON")

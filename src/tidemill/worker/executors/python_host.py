@@ -9,6 +9,7 @@ Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` {id, outcome, is
 """
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import io
@@ -25,6 +26,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from tidemill.task_context import RunContext, TaskCancelled, _current
@@ -41,6 +43,7 @@ CHANNEL = 3
 
 _FLUSH_SECONDS = 0.1
 _PIPE_BYTES = 65_536
+_RESULT_BYTES = 256 * 1024
 _LEFT_BEHIND_SECONDS = 2.0  # what a function leaves running may take this long after SIGTERM
 
 _running: "ContextVar[_Attempt | None]" = ContextVar("tidemill_attempt", default=None)
@@ -53,12 +56,6 @@ def main() -> None:
     become_subreaper()
     channel = _Channel(socket.socket(fileno=CHANNEL))
     os.set_inheritable(CHANNEL, False)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-        handlers=[_LogLines()],
-        force=True,
-    )
     if mode == "sync":
         _SyncHost(channel).serve()
     else:
@@ -149,32 +146,39 @@ class _SyncHost:
 
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
-        self._requests: deque[dict[str, Any]] = deque()
+        self._attempts: deque[_Attempt] = deque()  # that are to come
         self._attempt: _Attempt | None = None
         self._may_interrupt = False
         self._was_signalled = False
         self._environment: set[str] = set()
         self._pipes = {_capture(1): "stdout", _capture(2): "stderr"}
+        self._draining = threading.Lock()
         self._woken, self._wake = os.pipe()
 
     def serve(self) -> None:
         signal.signal(signal.SIGUSR1, self._interrupt)
-        _lead_standard_streams(self._say)
+        _listen_to(self._say)
         threading.Thread(target=self._look_after_output, daemon=True).start()
         self._channel.send({"ready": True})
         while True:
-            while not self._requests:
+            while not self._attempts:
                 self._heed(self._channel.receive())
-            self._run(_Attempt(self._requests.popleft(), self._channel))
+            self._run(self._attempts.popleft())
 
     def _heed(self, messages: list[dict[str, Any]] | None) -> None:
         if messages is None:
             os._exit(0)
         for message in messages:
             if "run" in message:
-                self._requests.append(message["run"])
-            elif self._attempt is not None and self._attempt.id == message["cancel"]["id"]:
-                self._attempt.context.is_cancelled = True
+                self._attempts.append(_Attempt(message["run"], self._channel))
+            elif "cancel" in message:
+                self._cancel(message["cancel"]["id"])
+
+    def _cancel(self, attempt_id: int) -> None:
+        known = [*self._attempts, *([self._attempt] if self._attempt else [])]
+        for attempt in known:
+            if attempt.id == attempt_id:
+                attempt.context.is_cancelled = True
 
     def _run(self, attempt: _Attempt) -> None:
         self._attempt = attempt
@@ -186,6 +190,7 @@ class _SyncHost:
                 self._may_interrupt = True
                 if self._was_signalled:
                     self._interrupt()
+                attempt.context.raise_if_cancelled()  # while nothing could be interrupted yet
                 function = _resolve(attempt.command)
                 is_async = inspect.iscoroutinefunction(function)
                 value = function(**_arguments_for(function, attempt))
@@ -240,12 +245,11 @@ class _SyncHost:
                     self._drain(descriptor, self._attempt)
 
     def _drain(self, descriptor: int, attempt: _Attempt | None) -> None:
-        try:
+        # Under a lock, so that an attempt does not end while the listener holds what it wrote.
+        with self._draining, contextlib.suppress(BlockingIOError):
             while data := os.read(descriptor, _PIPE_BYTES):
                 if attempt is not None:
                     attempt.say(self._pipes[descriptor], data)
-        except BlockingIOError:
-            return
 
 
 class _AsyncHost:
@@ -253,13 +257,15 @@ class _AsyncHost:
 
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int, asyncio.Task[dict[str, Any]]] = {}
         self._attempts: dict[int, _Attempt] = {}
         self._closed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self) -> None:
-        _lead_standard_streams(self._say)
-        asyncio.get_running_loop().add_reader(self._channel.connection.fileno(), self._heed)
+        self._loop = asyncio.get_running_loop()
+        _listen_to(self._say)
+        self._loop.add_reader(self._channel.connection.fileno(), self._heed)
         self._channel.send({"ready": True})
         await self._closed.wait()
         os._exit(0)
@@ -273,7 +279,9 @@ class _AsyncHost:
             if "run" in message:
                 attempt = _Attempt(message["run"], self._channel)
                 self._attempts[attempt.id] = attempt
-                self._tasks[attempt.id] = asyncio.create_task(self._run(attempt))
+                task = asyncio.create_task(self._run(attempt))
+                task.add_done_callback(partial(self._end, attempt))
+                self._tasks[attempt.id] = task
             elif "cancel" in message:
                 self._cancel(message["cancel"]["id"])
 
@@ -282,14 +290,19 @@ class _AsyncHost:
             self._attempts[attempt_id].context.is_cancelled = True
             self._tasks[attempt_id].cancel()
 
-    async def _run(self, attempt: _Attempt) -> None:
+    async def _run(self, attempt: _Attempt) -> dict[str, Any]:
         _running.set(attempt)
         _current.set(attempt.context)
         try:
             function = _resolve(attempt.command)
-            outcome = _success(await function(**_arguments_for(function, attempt)))
+            return _success(await function(**_arguments_for(function, attempt)))
         except BaseException as error:
-            outcome = _failure(error, attempt)
+            return _failure(error, attempt)
+
+    def _end(self, attempt: _Attempt, task: "asyncio.Task[dict[str, Any]]") -> None:
+        """Tell how it ended; one that was cancelled before its first step never ran."""
+        is_unbegun = task.cancelled()
+        outcome = _failure(asyncio.CancelledError(), attempt) if is_unbegun else task.result()
         del self._tasks[attempt.id], self._attempts[attempt.id]
         if not self._tasks:
             end_what_is_left_behind()
@@ -298,7 +311,9 @@ class _AsyncHost:
     def _say(self, stream: str, data: bytes) -> None:
         attempt = _running.get()
         if attempt is not None and attempt.say(stream, data):
-            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, attempt.flush)
+            assert self._loop is not None
+            # Perhaps from a thread of the task.
+            self._loop.call_soon_threadsafe(self._loop.call_later, _FLUSH_SECONDS, attempt.flush)
 
 
 class _Said(io.RawIOBase):
@@ -319,7 +334,14 @@ class _Said(io.RawIOBase):
         return 1 if self._stream == "stdout" else 2
 
 
-def _lead_standard_streams(say: Callable[[str, bytes], None]) -> None:
+def _listen_to(say: Callable[[str, bytes], None]) -> None:
+    """Lead what Python code prints and logs to `say`."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[_LogLines(say)],
+        force=True,
+    )
     for stream in ("stdout", "stderr"):
         said = _Said(stream, say)
         wrapper = io.TextIOWrapper(said, "utf-8", "replace", write_through=True)  # type: ignore[type-var]
@@ -329,10 +351,12 @@ def _lead_standard_streams(say: Callable[[str, bytes], None]) -> None:
 class _LogLines(logging.Handler):
     """Log records of the task and of the libraries it uses."""
 
+    def __init__(self, say: Callable[[str, bytes], None]) -> None:
+        super().__init__()
+        self._say = say
+
     def emit(self, record: logging.LogRecord) -> None:
-        attempt = _running.get()
-        if attempt is not None:
-            attempt.say("log", f"{self.format(record)}\n".encode("utf-8", "replace"))
+        self._say("log", f"{self.format(record)}\n".encode("utf-8", "replace"))
 
 
 def _capture(descriptor: int) -> int:
@@ -360,7 +384,7 @@ def _arguments_for(function: Callable[..., Any], attempt: _Attempt) -> dict[str,
     wanted = {
         name: attempt.context
         for name, annotation in getattr(function, "__annotations__", {}).items()
-        if annotation is RunContext or annotation == "RunContext"
+        if annotation is RunContext or str(annotation).rpartition(".")[2] == "RunContext"
     }
     wanted.pop("return", None)
     return attempt.arguments | wanted
@@ -371,6 +395,9 @@ def _success(result: Any) -> dict[str, Any]:
         text = json.dumps(result, allow_nan=False)
     except (TypeError, ValueError) as error:
         return {"reason": "invalid_result", "error_message": f"the result is not JSON: {error}"}
+    if len(text) > _RESULT_BYTES:
+        said = f"a result has at most {_RESULT_BYTES} bytes"
+        return {"reason": "result_too_large", "error_message": said}
     return {"result": text}
 
 

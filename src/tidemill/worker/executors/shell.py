@@ -14,7 +14,6 @@ from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
 from tidemill.worker.executors.containment import (
     Containment,
-    Slot,
     TreeEnd,
     TreeRequest,
     without_settings,
@@ -22,6 +21,9 @@ from tidemill.worker.executors.containment import (
 from tidemill.worker.executors.run_environment import run_environment
 
 MARK = "::result::"
+
+Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*\Z")]  # what a program can be given
+Variable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\Z")]
 
 _SHELL = "/bin/sh"
 _HOME = os.path.expanduser("~")  # where cron starts its commands as well
@@ -31,11 +33,11 @@ _RESULT_BYTES = 256 * 1024
 class ShellArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The mapping that `arguments` of a shell task may be; a list is short for `argv`."""
 
-    argv: list[str] | None = None  # with it, `command` is a program and no shell is used
-    environment: dict[Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
-    working_directory: str | None = None
+    argv: list[Text] | None = None  # with it, `command` is a program and no shell is used
+    environment: dict[Variable, Text] = {}
+    working_directory: Text | None = None
     stdin: str | None = None
-    shell: str = _SHELL
+    shell: Annotated[Text, msgspec.Meta(min_length=1)] = _SHELL
 
 
 class ShellExecutor:
@@ -87,10 +89,13 @@ class ShellExecutor:
         def say(lines: Lines) -> None:
             reports.output(chunk_of(lines))
 
-        def hold(slot: Slot) -> None:
-            stop.on_request(lambda: slot.stop(stop.grace))
-
-        return outcome_of(await self._containment.run(request, say, hold), execution.command)
+        try:
+            end = await self._containment.run(request, say, stop)
+        except Unavailable as error:
+            return failure("not_started", str(error))
+        if end is None:
+            return failure("cancelled", "stopped before it was started")
+        return outcome_of(end, execution.command, request.argv[0])
 
     async def close(self) -> None:
         """The containment is closed by whoever made it."""
@@ -109,10 +114,11 @@ def _argv_of(command: str, arguments: ShellArguments) -> list[str]:
     return [command, *arguments.argv]
 
 
-def outcome_of(end: TreeEnd, command: str) -> Outcome:
+def outcome_of(end: TreeEnd, command: str, program: str) -> Outcome:
     """What the end of a tree means for the run."""
     if end.not_started is not None:
-        hint = "" if shutil.which(command) else "; is it installed on this worker?"
+        is_there = shutil.which(program) or os.path.exists(program)
+        hint = "" if is_there else "; is it installed on this worker?"
         return failure("not_started", f"cannot start {command!r}: {end.not_started}{hint}")
     if end.exit_code is None:
         return failure("killed", "the process that watched over the task was killed")
@@ -133,5 +139,5 @@ def _with_result(end: TreeEnd) -> Outcome:
         return failure("result_too_large", f"a result has at most {_RESULT_BYTES} bytes")
     try:
         return success(msgspec.json.decode(text), 0)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         return failure("invalid_result", f"the result is not JSON: {error}", exit_code=0)

@@ -5,13 +5,14 @@ it reports the end only when it has no child left. When the worker's end of the 
 the tree is killed at once: a worker that dies takes its tasks with it.
 
 Messages in: `run` {argv, environment, directory, stdin, grace}, `stop` {grace}, `interrupt`.
-Messages out: `failed` {errno, message} where nothing could be started, `lines`, `end` {exit_code,
+Messages out: `failed` {message} where nothing could be started, `lines`, `end` {exit_code,
 result, last_line}.
 """
 
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import selectors
 import signal
@@ -25,7 +26,6 @@ from tidemill.worker.executors.frames import FrameReader, encode, receive
 from tidemill.worker.executors.process_tree import (
     be_killed_first,
     become_subreaper,
-    children_of,
     descendants_of,
     signal_all,
 )
@@ -45,14 +45,17 @@ _DRAINED_AT_MOST = 4 * 1024 * 1024
 _FOR_EVER = float("inf")
 
 
-def serve_slot(connection: socket.socket, channel: int | None, result_file: str) -> NoReturn:
-    """Run what the worker asks for until it hangs up."""
+def serve_slot(connection: socket.socket, channel: int | None, results: str) -> NoReturn:
+    """Run what the worker asks for until it hangs up; `results` begins the names of files."""
     become_subreaper()
     be_killed_first()
     reader = FrameReader()
+    numbers = itertools.count(1)
     while (messages := receive(connection, reader)) is not None:
         for message in messages:
             if "run" in message:
+                # A new name each time: a tree may have put anything under an old one.
+                result_file = f"{results}-{next(numbers)}.json"
                 _Tree(connection, reader, channel, result_file).run(message["run"])
     os._exit(0)
 
@@ -83,12 +86,10 @@ class _Tree:
 
     def run(self, request: dict[str, Any]) -> None:
         self._grace = request["grace"]
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._result_file)
         try:
             self._start(request)
-        except OSError as error:
-            self._send({"failed": {"errno": error.errno, "message": _said(error)}})
+        except (OSError, ValueError) as error:
+            self._send({"failed": {"message": _said(error)}})
             return
         self._selector.register(self._connection, selectors.EVENT_READ, _WORKER)
         try:
@@ -104,7 +105,7 @@ class _Tree:
             {
                 "end": {
                     "exit_code": self._exit_code,
-                    "result": self._read_result(),
+                    "result": self._take_result(),
                     "last_line": self._output.last_line("stdout"),
                 }
             }
@@ -118,7 +119,7 @@ class _Tree:
         err_read, err_write = os.pipe()
         try:
             self._main = self._spawn(request, stdin, out_write, err_write)
-        except OSError:
+        except (OSError, ValueError):
             os.close(out_read)
             os.close(err_read)
             raise
@@ -220,17 +221,19 @@ class _Tree:
 
     def _is_gone(self) -> bool:
         """Reap what ended; whether nothing is left, adopted orphans included."""
+        main_ended = False
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return True
             if pid == 0:
+                if main_ended:
+                    self._end(self._grace)
                 return False
             if pid == self._main:
                 self._exit_code = os.waitstatus_to_exitcode(status)
-                if children_of(os.getpid()):
-                    self._end(self._grace)
+                main_ended = True
 
     # the end
 
@@ -246,9 +249,12 @@ class _Tree:
             if key.data != _WORKER:
                 os.close(key.fd)
 
-    def _read_result(self) -> str | None:
+    def _take_result(self) -> str | None:
+        if not os.path.isfile(self._result_file):
+            return None
         try:
             with open(self._result_file, encoding="utf-8", errors="replace") as file:
+                os.unlink(self._result_file)
                 return file.read(_RESULT_BYTES + 1) or None
         except OSError:
             return None
@@ -277,7 +283,9 @@ def _stdin_of(text: str | None) -> int:
     return descriptor
 
 
-def _said(error: OSError) -> str:
+def _said(error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
     where = f": {error.filename}" if error.filename else ""
     return f"{os.strerror(error.errno or errno.EIO)}{where}"
 

@@ -68,6 +68,8 @@ class _Warden:
         if not data:
             return False
         number = int(data)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # a task must not speak for its slot
         pid = os.fork()
         if pid == 0:
             self._become_slot(number, descriptors)
@@ -83,8 +85,8 @@ class _Warden:
             for end in (self._connection, self._woken, self._wake):
                 end.close()
             channel = descriptors[1] if len(descriptors) > 1 else None
-            result_file = os.path.join(self._directory, f"result-{number}.json")
-            serve_slot(socket.socket(fileno=descriptors[0]), channel, result_file)
+            results = os.path.join(self._directory, f"result-{number}")
+            serve_slot(socket.socket(fileno=descriptors[0]), channel, results)
         finally:
             os._exit(1)
 
