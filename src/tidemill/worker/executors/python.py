@@ -224,7 +224,9 @@ class _Host(asyncio.Protocol):
 
     @property
     def is_alive(self) -> bool:
-        return self._tree is not None and not self._tree.done() and self._killed_for is None
+        if self._transport is None or self._tree is None:
+            return False
+        return not self._tree.done() and self._killed_for is None
 
     async def start(self, containment: Containment, paths: list[str]) -> None:
         """Return when it is ready; raises _HostFailed."""
@@ -346,7 +348,9 @@ class _Host(asyncio.Protocol):
         if self._killed_for is not None and self._killed_for != attempt_id:
             return failure("executor_lost", "its process was killed to end another task")
         code = None if end is None else end.exit_code
-        reason = "signal" if code is not None and code < 0 else "exit_code"
+        if code is None:
+            return failure("killed", self._last_words(end))
+        reason = "signal" if code < 0 else "exit_code"
         return failure(reason, self._last_words(end), exit_code=code)
 
     def _last_words(self, end: TreeEnd | None) -> str:
