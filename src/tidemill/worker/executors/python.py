@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from tidemill.domain.outcome import Outcome, failure, success
-from tidemill.errors import Problem
+from tidemill.errors import Problem, Unavailable
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
@@ -65,8 +65,8 @@ class PythonExecutor:
     async def close(self) -> None:
         await self._pool.close()
         if self._async_host is not None:
-            host = await self._async_host
-            await host.kill()
+            with contextlib.suppress(_HostFailed):
+                await (await self._async_host).kill()
 
     async def execute(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
@@ -231,8 +231,12 @@ class _Host(asyncio.Protocol):
     async def start(self, containment: Containment, paths: list[str]) -> None:
         """Return when it is ready; raises _HostFailed."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._slot = await containment.slot(theirs)
+        try:
+            with theirs:
+                self._slot = await containment.slot(theirs)
+        except Unavailable as error:
+            ours.close()
+            raise _HostFailed(str(error)) from error
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
         request = TreeRequest(
