@@ -16,6 +16,7 @@ from tidemill.foundation.executor import StopRequest
 from tidemill.testing.builders import execution
 from tidemill.testing.executors import CollectedReports
 from tidemill.worker.executors.containment import Containment
+from tidemill.worker.executors.process_tree import children_of
 from tidemill.worker.executors.python import PythonExecutor
 
 TASKS = Path(__file__).parent.parent / "tasks"
@@ -283,6 +284,26 @@ async def test_a_function_that_prints_all_the_time_can_be_ended(make: Make) -> N
         assert outcome.exception_type == "tidemill.task_context.TaskCancelled"
 
 
+async def test_a_function_that_reports_all_the_time_can_be_ended(make: Make) -> None:
+    python = make(processes=1)
+    for _ in range(10):
+        running = Started(python, "report_for_ever")
+        await running.reports.until(lambda reports: len(reports.progresses) > 200)
+        running.stop.request(LONG)
+        outcome = await running.ended()
+        assert outcome.exception_type == "tidemill.task_context.TaskCancelled"
+
+
+async def test_a_function_that_kills_its_slot_is_ended_and_the_next_one_runs(make: Make) -> None:
+    python = make(processes=1)
+    running = Started(python, "kill_the_slot")
+    outcome = await running.ended()
+    after, _ = await run(python, "give", {"value": 1})
+
+    assert (outcome.succeeded, outcome.reason) == (False, "killed")
+    assert after.result == 1
+
+
 async def test_a_function_that_refuses_to_end_is_killed_and_its_process_replaced(
     make: Make,
 ) -> None:
@@ -507,6 +528,34 @@ async def test_a_process_that_cannot_start_says_why_and_all_that_wait_are_told(
     assert mended.result == 1
 
 
+async def test_an_async_function_whose_process_cannot_start_is_told_so_and_can_be_closed(
+    python: PythonExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(python, "give_async")  # the first run finds out that it is async
+    (tmp_path / "json.py").write_text("raise RuntimeError('a broken path')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    outcome, _ = await run(python, "give_async")
+
+    assert outcome.reason == "not_started"
+    assert "RuntimeError: a broken path" in str(outcome.error_message)
+    await python.close()
+
+
+async def test_a_function_whose_process_finds_the_warden_dead_is_told_so(
+    python: PythonExecutor,
+) -> None:
+    await run(python, "give_async")
+    [warden] = children_of(os.getpid())
+    os.kill(warden, signal.SIGKILL)
+    wait_until_dead(warden)
+    given = execution("odd_tasks:give_async")
+    outcome = await python.execute(given, CollectedReports(), StopRequest())
+    after, _ = await run(python, "give_async", {"value": 1})
+
+    assert outcome.reason == "not_started"
+    assert after.result == 1
+
+
 @pytest.mark.parametrize("command", ["f", "m:", ":f", "m:f()", "a-b:f", "m:f:g", "m f:g"])
 def test_a_command_that_names_no_function_is_refused(command: str) -> None:
     assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1).check(command, {})
@@ -514,6 +563,11 @@ def test_a_command_that_names_no_function_is_refused(command: str) -> None:
 
 def test_arguments_that_are_no_mapping_are_refused() -> None:
     assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1).check("m:f", [1])
+
+
+def wait_until_dead(child: int) -> None:
+    """Block the loop as well, so that the executor cannot have noticed."""
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 
 
 def is_gone(pidfd: int) -> bool:

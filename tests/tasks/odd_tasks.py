@@ -125,6 +125,18 @@ def print_for_ever() -> None:
         print("x" * 1_000)
 
 
+def report_for_ever(run: RunContext) -> None:
+    print(os.getpid(), flush=True)
+    while True:
+        run.progress(0.5, "x" * 5_000)
+
+
+def kill_the_slot() -> None:
+    print(os.getpid(), flush=True)
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+
+
 def leave_children_behind() -> None:
     plain = subprocess.Popen(["sleep", "600"])
     detached = subprocess.Popen(

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from tidemill.domain.outcome import Outcome, failure, success
-from tidemill.errors import Problem
+from tidemill.errors import Problem, Unavailable
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
@@ -65,8 +65,8 @@ class PythonExecutor:
     async def close(self) -> None:
         await self._pool.close()
         if self._async_host is not None:
-            host = await self._async_host
-            await host.kill()
+            with contextlib.suppress(_HostFailed):
+                await (await self._async_host).kill()
 
     async def execute(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
@@ -235,13 +235,19 @@ class _Host(asyncio.Protocol):
 
     @property
     def is_alive(self) -> bool:
-        return self._tree is not None and not self._tree.done() and self._killed_for is None
+        if self._transport is None or self._tree is None:
+            return False
+        return not self._tree.done() and self._killed_for is None
 
     async def start(self, containment: Containment, paths: list[str]) -> None:
         """Return when it is ready; raises _HostFailed."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._slot = await containment.slot(theirs)
+        try:
+            with theirs:
+                self._slot = await containment.slot(theirs)
+        except Unavailable as error:
+            ours.close()
+            raise _HostFailed(str(error)) from error
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
         request = TreeRequest(
@@ -359,7 +365,9 @@ class _Host(asyncio.Protocol):
         if self._killed_for is not None and self._killed_for != attempt_id:
             return failure("executor_lost", "its process was killed to end another task")
         code = None if end is None else end.exit_code
-        reason = "signal" if code is not None and code < 0 else "exit_code"
+        if code is None:
+            return failure("killed", self._last_words(end))
+        reason = "signal" if code < 0 else "exit_code"
         return failure(reason, self._last_words(end), exit_code=code)
 
     def _last_words(self, end: TreeEnd | None) -> str:
