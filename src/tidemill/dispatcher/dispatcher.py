@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 
-from tidemill.application.dispatch_ready_runs import PREFETCH, dispatch_ready_runs
+from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
@@ -28,7 +28,6 @@ class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
     claim_within_seconds: float = 30.0  # a dispatched run that is not claimed is dispatched again
     silent_after_seconds: float = 10.0  # a worker that says nothing for so long is lost
     keep_history_seconds: float = 30 * 86_400
-    prefetch: int = PREFETCH
     prune_interval_seconds: float = 60.0
 
 
@@ -67,11 +66,7 @@ class Dispatcher:
 
     async def _dispatch(self) -> float:
         dispatched = await self._store.transact(
-            partial(
-                dispatch_ready_runs,
-                limit=self._options.scan_batch,
-                prefetch=self._options.prefetch,
-            )
+            partial(dispatch_ready_runs, limit=self._options.scan_batch)
         )
         if dispatched.messages:
             await self._queue.publish(dispatched.messages)
