@@ -236,7 +236,7 @@ def _kill_often(
 
 def _let_schedules_end(client: Client, schedules: dict[int, _Schedule]) -> float:
     """Give all schedules the same end, and return it once all have come to it."""
-    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
     for task_id in schedules:
         client.call("PATCH", f"/tasks/{task_id}", body={"end_at": end.isoformat()})
     # An event follows every firing, the last one included.
