@@ -144,7 +144,6 @@ def _dispatcher_options(settings: Settings) -> DispatcherOptions:
         recovery_interval_seconds=dispatcher.recovery_interval_seconds,
         claim_within_seconds=dispatcher.claim_within_seconds,
         silent_after_seconds=settings.worker.lease_seconds,
-        prefetch=settings.message_queue.prefetch,
         keep_history_seconds=settings.retention.runs_seconds,
     )
 

@@ -141,7 +141,7 @@ def test_everything_that_is_wrong_is_said_at_once(toml: Callable[[str], Path]) -
         ("DATABASE__POOL_SIZE", "0"),
         ("DATABASE__REQUIRE_TLS", "true"),
         ("MESSAGE_QUEUE__URL", "redis://localhost"),
-        ("MESSAGE_QUEUE__PREFETCH", "0"),
+        ("MESSAGE_QUEUE__PREFETCH", "5"),
         ("MESSAGE_QUEUE__REQUIRE_TLS", "true"),
         ("CACHE__URL", "redis://localhost"),
         ("CACHE__L1_SIZE", "100"),

@@ -18,6 +18,9 @@ from tidemill.client.client import Client
 
 STAYS = {"name": "stays", "executor": "shell", "command": "echo up; setsid sleep 600 & sleep 600"}
 
+# Whoever runs the tests in the background has these ignored, and servers would inherit that.
+_AS_FROM_A_TERMINAL = ("env", "--default-signal=INT,HUP")
+
 
 class Up:
     """`tidemill up` with streams of the test's choice."""
@@ -36,8 +39,8 @@ class Up:
             data_dir.mkdir()
             os.mkfifo(self._lock)
         self.process: subprocess.Popen[str] = subprocess.Popen(  # type: ignore[call-overload]
-            [*wrapper, sys.executable, "-m", "tidemill", "up", "--data-dir", str(data_dir),
-             "--port", str(port)],
+            [*_AS_FROM_A_TERMINAL, *wrapper, sys.executable, "-m", "tidemill", "up",
+             "--data-dir", str(data_dir), "--port", str(port)],
             **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams),
             text=True,
             env={"PATH": os.environ["PATH"], "HOME": str(data_dir.parent),

@@ -27,15 +27,13 @@ class Dispatched(msgspec.Struct, frozen=True):
     next_ready_at: datetime | None
 
 
-def dispatch_ready_runs(
-    transaction: Transaction, limit: int, *, prefetch: int = PREFETCH
-) -> Dispatched:
+def dispatch_ready_runs(transaction: Transaction, limit: int) -> Dispatched:
     """Mark up to `limit` ready runs as dispatched; the caller publishes once that is committed."""
     promoted = _end_time_holds(transaction, limit)
     messages = []
     workers = transaction.workers_alive()
     for lane, waiting in transaction.ready_lanes().items():
-        room = _room(lane, workers, prefetch)
+        room = _room(lane, workers)
         # Refilled when half of it is gone: many runs in one message instead of one in each.
         if room and waiting <= room // 2:
             runs = _dispatch_lane(transaction, lane, min(room - waiting, limit))
@@ -63,9 +61,9 @@ def _time_has_come(run: TaskRun, now: datetime) -> RunChange:
     return annotate(run, now, EventType.RUN_RELEASED, {"held_for": Hold.TIME.value}, **changes)
 
 
-def _room(lane: str, workers: Sequence[Worker], prefetch: int) -> int:
+def _room(lane: str, workers: Sequence[Worker]) -> int:
     serving = serving_workers(lane, workers)
-    return sum(worker.max_concurrent_tasks for worker in serving) * prefetch
+    return sum(worker.max_concurrent_tasks for worker in serving) * PREFETCH
 
 
 def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> list[TaskRun]:

@@ -81,9 +81,8 @@ class MessageQueueSettings(Section):
     """What carries runs to workers."""
 
     url: Annotated[str, _only("memory://", "everything runs in one process")] = "memory://"
-    # How many runs may wait in the queue for each slot: enough that no slot waits for the
-    # dispatcher, few enough that an urgent run overtakes nearly all.
-    prefetch: Annotated[int, Field(ge=1, le=100)] = 2
+    # Runs that may wait in the queue for each slot: what explain tells is computed with the same.
+    prefetch: Annotated[int, _only(2, "the dispatcher hands out two runs for each slot")] = 2
     require_tls: Annotated[bool, _only(False, "memory:// is no connection")] = False
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 
-from tidemill.application.dispatch_ready_runs import PREFETCH, Dispatched, dispatch_ready_runs
+from tidemill.application.dispatch_ready_runs import Dispatched, dispatch_ready_runs
 from tidemill.application.fire_due_tasks import Fired, fire_due_tasks
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
@@ -31,7 +31,6 @@ class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
     claim_within_seconds: float = 30.0  # a dispatched run that is not claimed is dispatched again
     silent_after_seconds: float = 10.0  # a worker that says nothing for so long is lost
     keep_history_seconds: float = 30 * 86_400
-    prefetch: int = PREFETCH
     prune_interval_seconds: float = 60.0
 
 
@@ -66,22 +65,14 @@ class Dispatcher:
 
     async def _fire(self) -> float:
         fired, dispatched = await self._store.transact(
-            partial(
-                _fire_and_dispatch,
-                limit=self._options.scan_batch,
-                prefetch=self._options.prefetch,
-            )
+            partial(_fire_and_dispatch, limit=self._options.scan_batch)
         )
         await self._queue.publish(dispatched.messages)
         return max(self._until(fired.next_due_at), _GATHER_SECONDS)
 
     async def _dispatch(self) -> float:
         dispatched = await self._store.transact(
-            partial(
-                dispatch_ready_runs,
-                limit=self._options.scan_batch,
-                prefetch=self._options.prefetch,
-            )
+            partial(dispatch_ready_runs, limit=self._options.scan_batch)
         )
         await self._queue.publish(dispatched.messages)
         return 0 if dispatched.has_more else self._until(dispatched.next_ready_at)
@@ -111,9 +102,6 @@ class Dispatcher:
         return min(max((instant - self._clock.now()).total_seconds(), 0), longest)
 
 
-def _fire_and_dispatch(
-    transaction: Transaction, limit: int, prefetch: int
-) -> tuple[Fired, Dispatched]:
+def _fire_and_dispatch(transaction: Transaction, limit: int) -> tuple[Fired, Dispatched]:
     """What fires is on its way with the commit that made it: one commit less before its start."""
-    fired = fire_due_tasks(transaction, limit)
-    return fired, dispatch_ready_runs(transaction, limit, prefetch=prefetch)
+    return fire_due_tasks(transaction, limit), dispatch_ready_runs(transaction, limit)

@@ -1,0 +1,41 @@
+"""Settings whose effect can be seen from outside."""
+
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tidemill.testing.server import Server
+
+
+@pytest.mark.slow
+def test_pages_of_the_origins_that_are_named_may_call_the_api(tmp_path: Path) -> None:
+    setting = {"TIDEMILL_API__CORS_ORIGINS": '["https://console.example"]'}
+    with Server(tmp_path / "data", environment=setting) as server:
+        answers = [
+            httpx2.options(
+                f"{server.url}/api/v1/tasks",
+                headers={"Origin": origin, "Access-Control-Request-Method": "POST"},
+                trust_env=False,
+            )
+            for origin in ("https://console.example", "https://elsewhere.example")
+        ]
+
+    allowed = [answer.headers.get("access-control-allow-origin") for answer in answers]
+    assert allowed == ["https://console.example", None]
+
+
+@pytest.mark.slow
+def test_everything_is_in_the_database_that_is_named(tmp_path: Path) -> None:
+    setting = {"TIDEMILL_DATABASE__URL": f"sqlite:///{tmp_path}/elsewhere/mine.db"}
+    with Server(tmp_path / "data", environment=setting) as server, server.client() as client:
+        client.call("POST", "/tasks", body={"name": "kept", "executor": "shell", "command": "true"})
+    with Server(tmp_path / "other", environment=setting) as server, server.client() as client:
+        names = [task["name"] for task in client.items("/tasks")]
+
+    assert names == ["kept"]
+    assert sorted(file.name for file in (tmp_path / "elsewhere").iterdir()) == [
+        "mine.db",
+        "mine.db.lock",
+    ]
+    assert not (tmp_path / "data").exists()
