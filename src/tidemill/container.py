@@ -231,7 +231,7 @@ async def _serve(context: ApiContext, listener: socket.socket) -> AsyncIterator[
             await asyncio.wait([serving], timeout=0.01)
         yield
     finally:
-        context.closing.set()
+        context.close()
         server.should_exit = True
         await serving
 
