@@ -33,7 +33,7 @@ class InProcess:
             wakeups=self.wakeups,
             clock=self.clock,
             check_task=registry.check,
-            render_metrics=lambda levels: self.metrics.render(levels),
+            render_metrics=self.metrics.render,
             version="0",
             max_body_bytes=MAX_BODY,
             allowed_hosts=frozenset({HOST}),
@@ -43,7 +43,6 @@ class InProcess:
 
     def empty(self) -> None:
         """Begin again with an empty database."""
-        self.metrics = Metrics()
         self.hold(empty_schema())
 
     def hold(self, data: bytes) -> None:

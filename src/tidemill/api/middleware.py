@@ -50,6 +50,7 @@ class Gate:
         except Exception as error:
             if answer.has_begun:
                 raise
+            answer = _Answer(send, request_id)
             await unexpected(request_id, error)(scope, receive, answer.send)
 
     def _refusal(self, headers: Headers, request_id: str) -> Response | None:
@@ -103,10 +104,16 @@ class _Answer:
         self._send = send
         self._request_id = request_id
         self.has_begun = False
+        self._is_void = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.has_begun = True
+            # No route says 500: it is what the framework tells of a defect before it raises it.
+            self._is_void = message["status"] == 500
+            self.has_begun = not self._is_void
+        if self._is_void:
+            return
+        if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._request_id
             headers["X-Content-Type-Options"] = "nosniff"

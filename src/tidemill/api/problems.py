@@ -122,7 +122,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if status == 404:
         return problem(_id_of(request), status, "not_found", "no such address")
     if status == 405:
-        allowed = _methods_at(request) or (error.headers or {}).get("Allow", "")
+        allowed = _methods_at(request) or "GET, HEAD"  # of the document itself
         detail = f"this address takes {allowed}"
         headers = {"Allow": allowed}
         return problem(_id_of(request), status, "method_not_allowed", detail, headers=headers)

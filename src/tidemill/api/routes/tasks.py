@@ -235,7 +235,9 @@ async def patch(
 
     def act(transaction: Transaction) -> Task:
         task = _found(transaction, id, where)
-        return _redefine(transaction, context, task, patched(task, body), if_match)
+        wanted = patched(task, body)
+        within(where.visible, wanted.namespace)
+        return _redefine(transaction, context, task, wanted, if_match)
 
     task = await context.store.transact(act)
     return json_answer(task_view(task), headers={"ETag": _etag(task)})
