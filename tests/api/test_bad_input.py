@@ -12,6 +12,7 @@ _REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("a cron field out of range", {"schedule": "61 * * * *"}, "/schedule", "61"),
     ("a word for a schedule", {"schedule": "sometimes"}, "/schedule", "sometimes"),
     ("a day that never comes", {"schedule": "0 0 31 2 *"}, "/schedule", "never fires"),
+    ("an unknown recurrence", {"schedule": "RRULE:FREQ=SOMETIMES"}, "/schedule", "SOMETIMES"),
     ("an unknown zone", {"timezone": "Mars/Olympus", "schedule": "@daily"}, "/timezone", "Mars"),
     ("an unknown field", {"comand": "x"}, "/comand", "not known here"),
     ("an unknown field inside", {"retry": {"retries": 3}}, "/retry/retries", "not known here"),
@@ -218,6 +219,17 @@ async def test_a_range_that_ends_before_it_begins_is_refused(api: httpx2.AsyncCl
     assert _problem(backfill, 422)["errors"][0]["pointer"] == "/to"
     assert _problem(ledger, 400)["errors"][0]["pointer"] == "to"
     assert (await api.get("/runs")).json()["items"] == []
+
+
+async def test_a_preview_ends_where_nobody_plans_any_more(api: httpx2.AsyncClient) -> None:
+    rule = {"schedule": "0 0 29 2 *", "timezone": "Europe/Berlin"}
+    await api.post("/tasks", json=TASK | rule)
+    of_task = await api.get("/tasks/1/preview?count=1000")
+    of_rule = await api.post("/schedules/preview", json=rule | {"count": 1000})
+
+    assert of_task.json() == of_rule.json()
+    assert of_rule.json()["items"][-1]["local"] == "2196-02-29T00:00:00.000+01:00"
+    assert len(of_rule.json()["items"]) == 42  # 2100 is no leap year
 
 
 async def test_many_triggers_with_one_that_is_wrong_start_nothing(api: httpx2.AsyncClient) -> None:

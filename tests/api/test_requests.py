@@ -8,9 +8,11 @@ import httpx2
 import pytest
 from in_process import HOST, MAX_BODY, InProcess
 
+from tidemill.client.client import Client
 from tidemill.errors import Problem
 from tidemill.foundation.store import Transaction
 from tidemill.testing import builders
+from tidemill.testing.server import Server
 
 TASK = {"name": "a-task", "executor": "shell", "command": "true"}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -336,3 +338,28 @@ async def test_a_worker_of_any_name_can_be_found_where_it_is_said_to_be(
     found = await api.get(created.headers["Location"].removeprefix("/api/v1"))
 
     assert found.json() == created.json()
+
+
+# over a real socket
+
+
+def test_a_real_server_answers_a_body_of_ten_megabytes(shared_server: Server) -> None:
+    answer = httpx2.post(
+        f"{shared_server.url}/api/v1/tasks",
+        content=b"x" * 10_000_000,
+        headers={"Content-Type": "application/json"},
+        trust_env=False,
+    )
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+def test_a_run_tells_its_trace_to_its_command(client: Client) -> None:
+    body = {"name": "traced", "executor": "shell", "command": 'echo "$TRACEPARENT"'}
+    task = client.call("POST", "/tasks", body=body)
+    path = f"/tasks/{task['id']}/trigger"
+    run = client.call("POST", path, body={}, headers={"traceparent": TRACE})
+    client.wait(run["id"], timeout_seconds=60)
+
+    [line] = client.call("GET", f"/runs/{run['id']}/logs")["items"]
+    assert line["text"] == TRACE

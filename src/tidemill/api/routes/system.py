@@ -33,7 +33,8 @@ from tidemill.api.schemas import (
 from tidemill.api.streams import LastEventId
 from tidemill.api.views import fire_view, instant
 from tidemill.application.queries.levels import levels_of
-from tidemill.domain.schedule import ScheduleSpec, compile_schedule
+from tidemill.application.queries.preview import preview_schedule
+from tidemill.domain.schedule import ScheduleSpec
 from tidemill.errors import Unavailable
 from tidemill.foundation.store import Reads
 
@@ -65,8 +66,8 @@ async def preview(
         fold=body.dst.fold,
         anchor_at=after,
     )
-    # Far fire times take long to find: neither the loop nor the writer waits for them.
-    fires = await asyncio.to_thread(lambda: compile_schedule(spec).preview(after, body.count))
+    # Neither the loop nor the writer waits for what takes long to find.
+    fires = await asyncio.to_thread(preview_schedule, spec, after, body.count)
     answer = Answer(200, {"items": [fire_view(fire) for fire in fires], "next_cursor": None})
     return await carry_out(request, context, idempotency_key, lambda _: answer)
 

@@ -57,6 +57,7 @@ from tidemill.application.define_task import create_task, delete_task, replace_t
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.queries.explain import explain_firing
 from tidemill.application.queries.ledger import ledger_of
+from tidemill.application.queries.preview import preview_schedule
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskStatus
@@ -480,9 +481,11 @@ async def preview(
 ) -> Response:
     """The next fire times."""
     task = await context.store.read(partial(_found, key=id, where=where))
-    # Far fire times take long to find, and the loop must not wait for them.
     schedule, now = task.schedule, context.clock.now()
-    fires = await asyncio.to_thread(schedule.preview, now, count) if schedule else []
+    if schedule is None:
+        return json_answer({"items": [], "next_cursor": None})
+    # The loop does not wait for what takes long to find.
+    fires = await asyncio.to_thread(preview_schedule, schedule.spec, now, count)
     return json_answer({"items": [fire_view(fire) for fire in fires], "next_cursor": None})
 
 
