@@ -221,14 +221,15 @@ async def test_a_range_that_ends_before_it_begins_is_refused(api: httpx2.AsyncCl
     assert (await api.get("/runs")).json()["items"] == []
 
 
+@pytest.mark.slow
 async def test_a_preview_ends_where_nobody_plans_any_more(api: httpx2.AsyncClient) -> None:
-    rule = {"schedule": "0 0 29 2 *", "timezone": "Europe/Berlin"}
+    rule = {"schedule": "0 0 29 2 *"}
     await api.post("/tasks", json=TASK | rule)
     of_task = await api.get("/tasks/1/preview?count=1000")
     of_rule = await api.post("/schedules/preview", json=rule | {"count": 1000})
 
     assert of_task.json() == of_rule.json()
-    assert of_rule.json()["items"][-1]["local"] == "2196-02-29T00:00:00.000+01:00"
+    assert of_rule.json()["items"][-1]["local"] == "2196-02-29T00:00:00.000+00:00"
     assert len(of_rule.json()["items"]) == 42  # 2100 is no leap year
 
 

@@ -114,7 +114,7 @@ async def test_a_task_is_triggered_by_its_id_whatever_its_namespace(
     api: httpx2.AsyncClient,
 ) -> None:
     await api.post("/tasks", json=TASK | {"namespace": "team"})
-    await api.post("/runs", json={"items": [{"task": 1}, {"task": "1"}]})
+    await api.post("/runs", json={"items": [{"task": 1}, {"task": "01"}]})
 
     runs = (await api.get("/runs")).json()["items"]
     assert [run["namespace"] for run in runs] == ["team", "team"]

@@ -331,6 +331,19 @@ async def test_bulk_tells_what_became_of_each_run(api: httpx2.AsyncClient) -> No
     assert [item["status"] for item in orphaned.json()["items"]] == [409]
 
 
+async def test_bulk_says_when_a_filter_matches_more_than_one_call_takes(
+    api: httpx2.AsyncClient,
+) -> None:
+    await api.post("/tasks", json=TASK)
+    for count in (1_000, 1):
+        await api.post("/runs", json={"items": [{"task": 1}] * count})
+    body = {"action": "cancel", "filter": {"task_id": 1}}
+    first, second = [(await api.post("/runs/bulk", json=body)).json() for _ in range(2)]
+
+    assert (len(first["items"]), first["has_more"]) == (1_000, True)
+    assert (len(second["items"]), second["has_more"]) == (1, False)
+
+
 async def test_a_worker_of_any_name_can_be_found_where_it_is_said_to_be(
     api: httpx2.AsyncClient,
 ) -> None:

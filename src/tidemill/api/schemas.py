@@ -456,6 +456,7 @@ class BulkItemOut(BaseModel):
 class BulkOut(BaseModel):
     items: list[BulkItemOut]
     dry_run: bool
+    has_more: Annotated[bool, Field(description="the filter matches more: call again")]
 
 
 class PlaceOut(BaseModel):

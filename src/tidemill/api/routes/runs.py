@@ -113,11 +113,15 @@ async def trigger_many(
 
 
 def _homes(transaction: Transaction, body: RunsBody, visible: str | None) -> dict[str, str]:
-    """The namespace of each task that is named by its id, whichever that is."""
-    ids = {int(item.task) for item in body.items if str(item.task).isdecimal()}
-    found = transaction.tasks(ids).values() if ids else ()
-    homes = {str(task.id): task.definition.namespace for task in found}
-    return {id: home for id, home in homes.items() if visible in {None, home}}
+    """The namespace of each task that an item names by its id, by what the item says."""
+    ids = {str(item.task): int(item.task) for item in body.items if str(item.task).isdecimal()}
+    found = transaction.tasks(set(ids.values())) if ids else {}
+    homes = {
+        said: found[task_id].definition.namespace
+        for said, task_id in ids.items()
+        if task_id in found
+    }
+    return {said: home for said, home in homes.items() if visible in {None, home}}
 
 
 @router.get(
@@ -171,7 +175,9 @@ async def bulk(
     """Cancel or retry many runs, by ids or by a filter; what became of each."""
 
     def act(transaction: Transaction) -> Answer:
-        ids = body.ids if body.ids is not None else _matching(transaction, body, visible)
+        ids, has_more = body.ids, False
+        if ids is None:
+            ids, has_more = _matching(transaction, body, visible)
         ids = list(dict.fromkeys(ids))
         runs = transaction.runs(ids, visible)
         chosen = [runs[run_id] for run_id in ids if run_id in runs and _suits(body, runs[run_id])]
@@ -181,12 +187,15 @@ async def bulk(
         elif not body.dry_run:
             new = retry_runs(transaction, chosen)
         items = [_bulk_item(body, run_id, runs.get(run_id), new) for run_id in ids]
-        return Answer(207, {"items": items, "dry_run": body.dry_run})
+        return Answer(207, {"items": items, "dry_run": body.dry_run, "has_more": has_more})
 
     return await carry_out(request, context, idempotency_key, act)
 
 
-def _matching(transaction: Transaction, body: BulkBody, visible: str | None) -> list[int]:
+def _matching(
+    transaction: Transaction, body: BulkBody, visible: str | None
+) -> tuple[list[int], bool]:
+    """The newest runs of the filter, as many as one call takes, and whether there are more."""
     said = body.filter or RunFilterBody()
     suited = [status for status in RunStatus if (status in FINAL) is (body.action == "retry")]
     wanted = RunFilter(
@@ -200,7 +209,7 @@ def _matching(transaction: Transaction, body: BulkBody, visible: str | None) -> 
         flow_run_id=said.flow_run_id,
     )
     page = transaction.list_runs(wanted, PageRequest("-id", _MOST_IN_BULK))
-    return [run.id for run in page.items]
+    return [run.id for run in page.items], page.next is not None
 
 
 def _suits(body: BulkBody, run: TaskRun) -> bool:
