@@ -203,7 +203,7 @@ async def _serve(
             await asyncio.wait([serving], timeout=0.01)
         yield
     finally:
-        context.closing.set()
+        context.close()
         server.should_exit = True
         await serving
 

@@ -1,18 +1,19 @@
 """How routes answer, and how a POST is carried out once per idempotency key."""
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.responses import Response
 
 from tidemill.api.context import ApiContext
-from tidemill.api.problems import BadQuery
-from tidemill.api.schemas import ProblemOut
+from tidemill.api.problems import TITLES, BadRequest, pointer_to, told
 from tidemill.application.answer_once import answer_once
 from tidemill.errors import InvalidInput, Problem
 from tidemill.foundation.listing import MAX_LIMIT, Page, PageRequest, cursor_of, position_of
@@ -29,10 +30,33 @@ IdempotencyKey = Annotated[
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 Cursor = Annotated[str | None, Query(max_length=1_000)]
 
-_PROBLEM: dict[str, Any] = {
-    "model": ProblemOut,
-    "description": "A problem (RFC 9457)",
-    "content": {"application/problem+json": {}},
+Text = Annotated[str | None, Query(max_length=300)]
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+
+async def _traceparent(
+    traceparent: Annotated[
+        str | None, Header(description="W3C Trace Context; handed on to the task")
+    ] = None,
+) -> str | None:
+    """One that is malformed is left out, as the standard has it."""
+    return traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
+
+
+Traceparent = Annotated[str | None, Depends(_traceparent)]
+
+
+EVENT_STREAM: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "string",
+            "description": "Server-sent events: `event`, `id`, and `data` as JSON. Goes on after "
+            "the id in `Last-Event-ID`; a run's stream is closed by an event `end` with the run.",
+        }
+    }
 }
 
 
@@ -51,21 +75,53 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            body = await request.body()
+            parsed = read_json(body) if body else None
+            return await handle(_ReadRequest(request, body, parsed))
 
         return strict
 
 
-class _StrictRequest(Request):
+class _ReadRequest(Request):
+    """A request whose body was read already."""
+
+    def __init__(self, request: Request, body: bytes, parsed: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._body = body
+        self._parsed = parsed
+
     async def json(self) -> Any:
-        body = await self.body()
-        try:
-            found = from_json(body, allow_inf_nan=False)
-        except ValueError as error:
-            raise BadQuery(InvalidInput(f"the body is not JSON: {error}")) from None
-        if b"\\u0000" in body or b"\0" in body:
-            raise InvalidInput("a text must not hold a NUL", [Problem("/", "holds a NUL")])
-        return found
+        return self._parsed
+
+
+def read_json(body: bytes) -> Any:
+    """What a body says; raises BadRequest, or InvalidInput where it holds what nothing can keep."""
+    try:
+        found = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if _SUSPECT.search(body):
+        unusable = list(_unusable(found, ""))
+        if unusable:
+            raise InvalidInput(told(unusable), unusable)
+    return found
+
+
+_SUSPECT = re.compile(rb"\\u0000|[eE]\+?[0-9]{3}|[0-9]{300}")  # may be a NUL, or infinite
+
+
+def _unusable(value: Any, pointer: str) -> Iterator[Problem]:
+    if isinstance(value, str) and "\0" in value:
+        yield Problem(pointer, "must not hold a NUL")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Problem(pointer, "is too large a number")
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            yield from _unusable(name, pointer_to(pointer, name))
+            yield from _unusable(member, pointer_to(pointer, name))
+    elif isinstance(value, list):
+        for index, element in enumerate(value):
+            yield from _unusable(element, pointer_to(pointer, index))
 
 
 def json_answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -80,18 +136,21 @@ def page_answer(page: Page[Any], view: Callable[[Any], Any]) -> Response:
     )
 
 
-def page_request(limit: int, cursor: str | None, sort: str, sorts: tuple[str, ...]) -> PageRequest:
-    """Which page is asked for; raises BadQuery."""
+def page_request(
+    limit: int,
+    cursor: str | None,
+    sort: str,
+    sorts: tuple[str, ...],
+    ids: type[int] | type[str] = int,
+) -> PageRequest:
+    """Which page is asked for; raises BadRequest."""
     if sort not in sorts:
-        raise BadQuery(
-            InvalidInput(
-                f"cannot sort by {sort!r}", [Problem("sort", f"one of {', '.join(sorts)}")]
-            )
-        )
+        known = ", ".join(sorts)
+        raise BadRequest(f"cannot sort by {sort!r}", [Problem("sort", f"must be one of {known}")])
     try:
-        return PageRequest(sort, limit, position_of(cursor, sort) if cursor else None)
+        return PageRequest(sort, limit, position_of(cursor, sort, ids) if cursor else None)
     except InvalidInput as error:
-        raise BadQuery(error) from None
+        raise BadRequest(str(error), error.problems) from None
 
 
 async def carry_out(
@@ -104,12 +163,11 @@ async def carry_out(
     if key is None:
         answer = await context.store.transact(act)
     else:
-        scope = f"{request.method} {request.url.path}"
         once = partial(
             answer_once,
-            scope=scope,
+            scope=f"{request.method} {request.url.path}",
             key=key,
-            request=await request.body(),
+            request=request.url.query.encode() + b"\n" + await request.body(),
             act=lambda transaction: msgspec.to_builtins(act(transaction)),
         )
         answer = msgspec.convert(await context.store.transact(once), Answer)
@@ -118,12 +176,23 @@ async def carry_out(
     return json_answer(answer.body, answer.status, answer.headers)
 
 
-def documented(status: int, model: Any, *problems: int, text: str = "") -> dict[int | str, Any]:
-    """The answers that a route's documentation names."""
-    answer: dict[str, Any] = {"description": text or "Done"}
+def documented(
+    status: int,
+    model: Any,
+    *problems: int,
+    text: str = "Done",
+    streams: bool = False,
+    headers: Sequence[str] = (),
+) -> dict[int | str, Any]:
+    """The answers that a route's documentation names; what all share, `openapi` adds."""
+    answer: dict[str, Any] = {"description": text}
     if model is not None:
         answer["model"] = model
+    if streams:
+        answer["content"] = EVENT_STREAM
+    if headers:
+        answer["headers"] = {name: {"schema": {"type": "string"}} for name in headers}
     known: dict[int | str, Any] = {status: answer}
     for each in sorted({400, 403, 503, *problems}):
-        known[each] = _PROBLEM
+        known[each] = {"description": TITLES[each]}
     return known

@@ -1,14 +1,18 @@
 """The API as one ASGI application."""
 
+from typing import Any
+
 from fastapi import Depends, FastAPI, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from tidemill.api.context import ApiContext
 from tidemill.api.middleware import Gate
-from tidemill.api.problems import BadQuery, add_handlers
+from tidemill.api.openapi import complete
+from tidemill.api.problems import BadRequest, add_handlers, told
 from tidemill.api.routes import runs, system, tasks, workers
-from tidemill.errors import InvalidInput, Problem
+from tidemill.errors import Problem
 
 BASE = "/api/v1"
 
@@ -20,13 +24,14 @@ def create_app(context: ApiContext) -> ASGIApp:
 
 def create_routes(context: ApiContext) -> FastAPI:
     """The routes alone: what the OpenAPI document describes."""
-    app = FastAPI(
+    app = _Described(
         title="Tidemill",
         version=context.version,
         summary="A distributed task scheduler",
         openapi_url=f"{BASE}/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
         dependencies=[Depends(_known_query)],
     )
@@ -38,17 +43,33 @@ def create_routes(context: ApiContext) -> FastAPI:
     return app
 
 
-def _known_query(request: Request) -> None:
-    """A misspelt filter must not be taken for none."""
+class _Described(FastAPI):
+    """An application whose description leaves nothing out."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            complete(super().openapi())
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+async def _known_query(request: Request) -> None:
+    """A misspelt filter must not be taken for none, nor the first of two be lost."""
+    given = [name for name, _ in request.query_params.multi_items()]
     route = request.scope["route"]
     assert isinstance(route, APIRoute)
-    known = {field.alias for field in route.dependant.query_params}
-    unknown = sorted(set(request.query_params) - known)
-    if unknown:
-        names = ", ".join(sorted(known)) or "none"
-        raise BadQuery(
-            InvalidInput(
-                f"unknown query parameter {unknown[0]!r}",
-                [Problem(name, f"is not known here; there are: {names}") for name in unknown],
-            )
-        )
+    known = _query_names(route.dependant)
+    there_are = ", ".join(sorted(known)) or "none"
+    problems = [
+        Problem(name, f"is not known here; there are: {there_are}")
+        for name in sorted(set(given) - known)
+    ] + [Problem(name, "is given twice") for name in sorted(set(given)) if given.count(name) > 1]
+    if problems:
+        raise BadRequest(told(problems), problems)
+    if "\0" in request.url.path or any("\0" in value for value in request.query_params.values()):
+        raise BadRequest("an address must not hold a NUL")
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(each) for each in dependant.dependencies))

@@ -6,11 +6,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from tidemill.application.queries.levels import Levels
 from tidemill.domain.task import TaskDefinition
 from tidemill.errors import Problem
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.store import Store
-from tidemill.foundation.wakeups import Wakeups
+from tidemill.foundation.wakeups import Topic, Wakeups
 
 
 class ApiContext:
@@ -23,7 +24,7 @@ class ApiContext:
         wakeups: Wakeups,
         clock: Clock,
         check_task: Callable[[TaskDefinition], Sequence[Problem]],
-        render_metrics: Callable[[], bytes],
+        render_metrics: Callable[[Levels | None], bytes],
         version: str,
         max_body_bytes: int,
         allowed_hosts: frozenset[str] | None,
@@ -37,10 +38,15 @@ class ApiContext:
         self.max_body_bytes = max_body_bytes
         self.allowed_hosts = allowed_hosts  # None: any `Host` is answered
         self.started_at = clock.now()
-        self.closing = asyncio.Event()  # set when the server drains: streams end
+        self.closing = asyncio.Event()
+
+    def close(self) -> None:
+        """The server drains: `/ready` says so, and streams end."""
+        self.closing.set()
+        self.wakeups.announce((Topic.EVENTS, Topic.OUTPUT))
 
 
-def context_of(request: Request) -> ApiContext:
+async def context_of(request: Request) -> ApiContext:
     """The context of the application that answers this request."""
     context: ApiContext = request.app.state.context
     return context

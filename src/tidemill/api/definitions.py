@@ -5,10 +5,11 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from tidemill.api.problems import body_problems, told
 from tidemill.api.schemas import TaskBody
 from tidemill.api.views import task_view
 from tidemill.domain.task import Task, TaskDefinition
-from tidemill.errors import InvalidInput, Problem
+from tidemill.errors import InvalidInput
 
 _NOT_DEFINITION = {
     "id", "version", "status", "created_at", "updated_at", "last_run_at", "next_run_at",
@@ -30,12 +31,8 @@ def patched(task: Task, patch: dict[str, Any]) -> TaskBody:
     try:
         return TaskBody.model_validate(merged)
     except ValidationError as error:
-        problems = [
-            Problem("".join(f"/{part}" for part in each["loc"]), each["msg"])
-            for each in error.errors()
-        ]
-        said = "; ".join(f"{pointer}: {message}" for pointer, message in problems[:3])
-        raise InvalidInput(said, problems) from None
+        problems = body_problems(error.errors(), merged)
+        raise InvalidInput(told(problems), problems) from None
 
 
 def _merge(target: Any, patch: Any) -> Any:

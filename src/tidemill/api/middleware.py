@@ -1,19 +1,22 @@
 """What is done to every request before a route sees it."""
 
 import re
-from collections.abc import MutableMapping
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api.context import ApiContext
 from tidemill.api.problems import problem, unexpected
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_WITH_BODY = {"POST", "PUT", "PATCH"}
+_MEDIA_TYPES = {
+    "POST": {"application/json"},
+    "PUT": {"application/json"},
+    "PATCH": {"application/json", "application/merge-patch+json"},
+}
 
 
 class Gate:
@@ -31,22 +34,15 @@ class Gate:
         request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid4().hex
         scope["request_id"] = request_id
         answer = _Answer(send, request_id)
-        refusal = self._refusal(scope, headers, request_id)
+        refusal = self._refusal(headers, request_id)
+        body = b""
+        if refusal is None and scope["method"] in _MEDIA_TYPES:
+            read = await self._body(headers, receive)
+            if read is None:
+                return  # the client left: half of what it meant to say must not be carried out
+            body = read
+            refusal = self._body_refusal(scope["method"], headers, body, request_id)
         if refusal is not None:
-            await refusal(scope, receive, answer.send)
-            return
-        body = await self._body(receive) if scope["method"] in _WITH_BODY else b""
-        if body is None:
-            largest = self._context.max_body_bytes
-            refusal = problem(
-                request_id, 413, "body_too_large", f"a body has at most {largest} bytes"
-            )
-            await refusal(scope, receive, answer.send)
-            return
-        if body and not _is_json(headers):
-            refusal = problem(
-                request_id, 415, "unsupported_media_type", "send the body as application/json"
-            )
             await refusal(scope, receive, answer.send)
             return
         try:
@@ -54,11 +50,10 @@ class Gate:
         except Exception as error:
             if answer.has_begun:
                 raise
+            answer = _Answer(send, request_id)
             await unexpected(request_id, error)(scope, receive, answer.send)
 
-    def _refusal(
-        self, scope: MutableMapping[str, Any], headers: Headers, request_id: str
-    ) -> "ASGIApp | None":
+    def _refusal(self, headers: Headers, request_id: str) -> Response | None:
         """Pages of other sites must not reach a server that trusts its own machine."""
         allowed = self._context.allowed_hosts
         if allowed is None:
@@ -71,18 +66,35 @@ class Gate:
             request_id, 403, "host_not_allowed", f"only {', '.join(sorted(allowed))} are answered"
         )
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None as soon as it is too large."""
+    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """The body, not read on once it is too large; None where the client leaves before."""
         body = bytearray()
+        if self._is_too_large(headers, body):
+            return b""
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return bytes(body)
-            body += message.get("body", b"")
-            if len(body) > self._context.max_body_bytes:
                 return None
-            if not message.get("more_body", False):
+            body += message.get("body", b"")
+            if not message.get("more_body", False) or self._is_too_large(headers, body):
                 return bytes(body)
+
+    def _is_too_large(self, headers: Headers, body: bytes | bytearray) -> bool:
+        declared = headers.get("content-length", "")
+        said = float(declared) if declared.isdecimal() else 0  # of any number of digits
+        return max(said, len(body)) > self._context.max_body_bytes
+
+    def _body_refusal(
+        self, method: str, headers: Headers, body: bytes, request_id: str
+    ) -> Response | None:
+        if self._is_too_large(headers, body):
+            largest = self._context.max_body_bytes
+            return problem(request_id, 413, "body_too_large", f"a body has at most {largest} bytes")
+        sent = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and sent not in _MEDIA_TYPES[method]:
+            known = " or ".join(sorted(_MEDIA_TYPES[method]))
+            return problem(request_id, 415, "unsupported_media_type", f"send the body as {known}")
+        return None
 
 
 class _Answer:
@@ -92,19 +104,21 @@ class _Answer:
         self._send = send
         self._request_id = request_id
         self.has_begun = False
+        self._is_void = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.has_begun = True
+            # No route says 500: it is what the framework tells of a defect before it raises it.
+            self._is_void = message["status"] == 500
+            self.has_begun = not self._is_void
+        if self._is_void:
+            return
+        if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._request_id
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
-
-
-def _is_json(headers: Headers) -> bool:
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def _host_of(host: str) -> str:

@@ -1,10 +1,12 @@
 """What a caller must be allowed to do. Every route names exactly one permission, or is public."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi.routing import APIRoute
+
+from tidemill.errors import PermissionDenied
 
 
 class Permission(StrEnum):
@@ -32,7 +34,7 @@ class Requirement:
     def __init__(self, permission: Permission) -> None:
         self.permission = permission
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         """Without login there is nothing to refuse."""
 
 
@@ -49,3 +51,26 @@ def permission_of(route: APIRoute) -> Permission | None:
         if isinstance(dependency.dependency, Requirement)
     ]
     return declared[0] if len(declared) == 1 else None
+
+
+async def visible_namespace() -> str | None:
+    """The namespace whose tasks and runs the caller sees; None: those of all.
+
+    Nobody can log in yet, so everybody sees all.
+    """
+    return None
+
+
+Visible = Annotated[str | None, Depends(visible_namespace)]
+
+
+def within(visible: str | None, asked: str | None) -> str | None:
+    """The namespace to look into for a caller who asks for `asked`; None: all.
+
+    Raises PermissionDenied where the caller does not see it.
+    """
+    if visible is None or asked is None:
+        return asked or visible
+    if asked != visible:
+        raise PermissionDenied(f"the namespace {asked!r} is not yours; ask for {visible!r}")
+    return asked

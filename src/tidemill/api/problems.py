@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problems: one shape for everything that can go wrong."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from tidemill import errors
 
@@ -22,7 +24,7 @@ _STATUS_OF: tuple[tuple[type[errors.SchedulerError], int], ...] = (
     (errors.LimitExceeded, 429),
     (errors.Unavailable, 503),
 )
-_TITLES = {
+TITLES = {
     400: "Bad request",
     403: "Not allowed",
     404: "Not found",
@@ -35,17 +37,16 @@ _TITLES = {
     429: "Too many",
     503: "Unavailable",
 }
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
-class BadQuery(errors.SchedulerError):
-    """A query parameter, cursor or header is wrong: 400."""
+class BadRequest(errors.SchedulerError):
+    """A query parameter, cursor or header is wrong, or the body is no JSON: 400."""
 
-    code = "bad_query"
+    code = "bad_request"
 
-    def __init__(self, error: errors.InvalidInput) -> None:
-        super().__init__(str(error))
-        self.problems = error.problems
+    def __init__(self, message: str, problems: Sequence[errors.Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 def problem(
@@ -53,13 +54,13 @@ def problem(
     status: int,
     code: str,
     detail: str,
-    problems: "tuple[errors.Problem, ...]" = (),
+    problems: Sequence[errors.Problem] = (),
     headers: dict[str, str] | None = None,
 ) -> Response:
     """The answer that tells of one problem."""
     body: dict[str, Any] = {
         "type": f"https://tidemill.dev/problems/{code}",
-        "title": _TITLES.get(status, "Problem"),
+        "title": TITLES.get(status, "Problem"),
         "status": status,
         "detail": detail,
         "code": code,
@@ -87,7 +88,7 @@ def unexpected(request_id: str, error: BaseException) -> Response:
 
 async def _on_scheduler_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.SchedulerError)
-    if isinstance(error, BadQuery):
+    if isinstance(error, BadRequest):
         return problem(_id_of(request), 400, error.code, str(error), error.problems)
     status = next((s for kind, s in _STATUS_OF if isinstance(error, kind)), None)
     if status is None:
@@ -99,36 +100,83 @@ async def _on_scheduler_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    places = {each["loc"][0] for each in error.errors()}
-    found = tuple(
-        errors.Problem(_pointer_of(each["loc"]), str(each["msg"])) for each in error.errors()
-    )
+    found = error.errors()
+    places = {each["loc"][0] for each in found}
     if "path" in places:
         return problem(_id_of(request), 404, "not_found", "no such thing has this id")
     if places & {"query", "header"}:
-        return problem(_id_of(request), 400, "bad_query", _said(found), found)
-    return problem(_id_of(request), 422, "invalid_input", _said(found), found)
+        named = [
+            errors.Problem(str(each["loc"][1]), each["msg"].removeprefix("Value error, "))
+            for each in found
+            if each["loc"][0] != "body"
+        ]
+        return problem(_id_of(request), 400, BadRequest.code, told(named), named)
+    inside = [{**each, "loc": each["loc"][1:]} for each in found]
+    wrong = body_problems(inside, error.body)
+    return problem(_id_of(request), 422, errors.InvalidInput.code, told(wrong), wrong)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = _CODES.get(error.status_code, "bad_request")
-    detail = {404: "no such address", 405: "this address does not take this method"}.get(
-        error.status_code, str(error.detail)
-    )
-    headers = dict(error.headers) if error.headers else None
-    return problem(_id_of(request), error.status_code, code, detail, (), headers)
+    status = error.status_code
+    if status == 404:
+        return problem(_id_of(request), status, "not_found", "no such address")
+    if status == 405:
+        allowed = _methods_at(request) or "GET, HEAD"  # of the document itself
+        detail = f"this address takes {allowed}"
+        headers = {"Allow": allowed}
+        return problem(_id_of(request), status, "method_not_allowed", detail, headers=headers)
+    return problem(_id_of(request), status, BadRequest.code, str(error.detail))
 
 
-def _pointer_of(location: tuple[int | str, ...]) -> str:
-    place, *path = location
-    if place != "body":
-        return "/".join(str(part) for part in path)
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path) or "/"
+def _methods_at(request: Request) -> str:
+    """Every method of an address, which several routes may share."""
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    here = request.url.path
+    found = {
+        method.upper()
+        for path, methods in paths.items()
+        if compile_path(path)[0].match(here)
+        for method in methods
+    }
+    return ", ".join(sorted(found))
 
 
-def _said(found: "tuple[errors.Problem, ...]") -> str:
-    return "; ".join(f"{pointer}: {message}" for pointer, message in found[:3])
+def body_problems(found: Sequence[Any], body: Any) -> list[errors.Problem]:
+    """Pydantic's findings in `body`, one for each place."""
+    messages: dict[str, list[str]] = {}
+    for each in found:
+        said = messages.setdefault(_pointer_of(each, body), [])
+        said.append(_MESSAGES.get(each["type"]) or each["msg"].removeprefix("Value error, "))
+    return [errors.Problem(pointer, "; or: ".join(said)) for pointer, said in messages.items()]
+
+
+_MESSAGES = {
+    "extra_forbidden": "is not known here; the fields are listed in /api/v1/openapi.json",
+    "missing": "is required",
+}
+
+
+def _pointer_of(found: Any, body: Any) -> str:
+    """Where it is (RFC 6901). Pydantic puts the names of a union's branches in between."""
+    pointer, here = "", body
+    for part in found["loc"]:
+        is_member = isinstance(here, dict) and part in here
+        is_element = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if is_member or is_element:
+            pointer, here = pointer_to(pointer, part), here[part]
+    is_missing = found["type"] == "missing" and found["loc"]
+    return pointer_to(pointer, found["loc"][-1]) if is_missing else pointer
+
+
+def pointer_to(parent: str, part: str | int) -> str:
+    """The pointer to a member or an element of what `parent` points to."""
+    return f"{parent}/{str(part).replace('~', '~0').replace('/', '~1')}"
+
+
+def told(found: Sequence[errors.Problem]) -> str:
+    """The first findings as one line."""
+    return "; ".join(f"{pointer or 'the body'}: {message}" for pointer, message in found[:3])
 
 
 def _id_of(request: Request) -> str:

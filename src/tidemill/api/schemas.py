@@ -1,15 +1,19 @@
 """The bodies that the API takes and gives, as the OpenAPI document shows them."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -27,16 +31,25 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 86_400)]
 Positive = Annotated[float, Field(gt=0, le=10 * 366 * 86_400)]
+TaskId = Annotated[int, Field(ge=1, lt=2**62)]
+TaskText = Annotated[str, StringConstraints(pattern=r"^([0-9]{1,18}|name:.+)$", max_length=205)]
 TaskRef = Annotated[
-    int | str,
+    TaskId | TaskText,
     Field(description="an id, or `name:NAME`", examples=[7, "name:nightly-report"]),
 ]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 
-def _check_year(value: datetime) -> datetime:
-    if not 1970 <= value.astimezone(UTC).year < 9999:
-        raise ValueError("must lie between the years 1970 and 9999")
+def _is_written(value: Any) -> Any:
+    if not isinstance(value, str) or not re.match(r"\d{4}-", value):
+        raise ValueError("write an RFC 3339 time, for example 2026-12-01T09:00:00Z")
+    return value
+
+
+def _in_range(value: datetime) -> datetime:
+    # What zones do is worked out year by year: later ones would cost much and mean little.
+    if not 1970 <= value.year < 2200:
+        raise ValueError("must lie between the years 1970 and 2199")
     return value.astimezone(UTC)
 
 
@@ -44,18 +57,18 @@ def _written(value: datetime) -> str:
     return f"{value:%Y-%m-%dT%H:%M:%S}.{value.microsecond // 1000:03}Z"
 
 
-Instant = Annotated[AwareDatetime, PlainSerializer(_written, return_type=str)]
+Instant = Annotated[
+    AwareDatetime,
+    BeforeValidator(_is_written),
+    AfterValidator(_in_range),
+    PlainSerializer(_written, return_type=str),
+]
 
 
 class Body(BaseModel):
     """Unknown fields are errors: a misspelt one must not be lost in silence."""
 
     model_config = ConfigDict(extra="forbid")
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _bounded(cls, value: Any) -> Any:
-        return _check_year(value) if isinstance(value, datetime) else value
 
 
 class Dst(Body):
@@ -93,7 +106,7 @@ class ConcurrencyBody(Body):
 
 
 class DependencyBody(Body):
-    task: Label
+    task: TaskText
     condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
 
 
@@ -103,8 +116,8 @@ class TaskBody(Body):
     name: Name
     namespace: Word = "default"
     description: Annotated[str, StringConstraints(max_length=10_000)] = ""
-    task_type: Word | None = None
     executor: Word
+    task_type: Word | None = None
     command: Annotated[str, StringConstraints(min_length=1, max_length=65_536)]
     arguments: dict[str, Any] | list[str] = {}
     schedule: Annotated[str, StringConstraints(min_length=1, max_length=1_000)] | None = None
@@ -138,19 +151,21 @@ class TaskBody(Body):
     last_run_at: Annotated[Instant | None, Field(json_schema_extra={"readOnly": True})] = None
     next_run_at: Annotated[Instant | None, Field(json_schema_extra={"readOnly": True})] = None
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> "TaskBody":
-        if self.task_type is not None and self.task_type != self.executor:
-            raise ValueError(f"task_type must be the executor's, {self.executor!r}, or be left out")
-        if self.start_at and self.end_at and self.end_at <= self.start_at:
-            raise ValueError("end_at must lie after start_at")
-        return self
+    @field_validator("task_type")
+    @classmethod
+    def _is_executors(cls, value: str | None, info: ValidationInfo) -> str | None:
+        executor = info.data.get("executor", value)
+        if value is not None and value != executor:
+            raise ValueError(f"must be the executor's, {executor!r}, or be left out")
+        return value
 
-
-class TaskPatch(BaseModel):
-    """An RFC 7396 merge patch of a task: what is null goes back to its default."""
-
-    model_config = ConfigDict(extra="allow")
+    @field_validator("end_at")
+    @classmethod
+    def _ends_after_start(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        start = info.data.get("start_at")
+        if value is not None and start is not None and value <= start:
+            raise ValueError("must lie after start_at")
+        return value
 
 
 class TriggerBody(Body):
@@ -191,6 +206,7 @@ class RunFilterBody(Body):
     trigger: Trigger | None = None
     scheduled_after: Instant | None = None
     scheduled_before: Instant | None = None
+    flow_run_id: Label | None = None
     namespace: Word | None = None
 
 
@@ -440,16 +456,58 @@ class BulkItemOut(BaseModel):
 class BulkOut(BaseModel):
     items: list[BulkItemOut]
     dry_run: bool
+    has_more: Annotated[bool, Field(description="the filter matches more: call again")]
+
+
+class PlaceOut(BaseModel):
+    pointer: Annotated[
+        str, Field(description="RFC 6901, into the body; or a query parameter's or header's name")
+    ]
+    message: str
 
 
 class ProblemOut(BaseModel):
+    """What went wrong (RFC 9457), and where."""
+
     type: str
     title: str
     status: int
     detail: str
     code: str
     request_id: str
-    errors: list[dict[str, str]] | None = None
+    errors: list[PlaceOut] = []
+
+
+class ComponentOut(BaseModel):
+    status: Literal["up", "down", "draining"]
+    alive: int | None = None
+    answers_ms: float | None = None
+    detail: str | None = None
+
+
+class HealthOut(BaseModel):
+    status: Literal["up", "degraded"]
+    components: dict[str, ComponentOut]
+
+
+class SystemStatsOut(BaseModel):
+    unfinished: dict[RunStatus, int]
+    workers_alive: int
+    next_event_id: int
+    version: str
+    started_at: AwareDatetime
+    uptime_seconds: float
+
+
+class ProcessOut(BaseModel):
+    cpu_seconds: float
+    resident_bytes: int
+    threads: int
+    open_files: int
+
+
+class ProbeOut(BaseModel):
+    status: Literal["up", "ready"]
 
 
 T = TypeVar("T")

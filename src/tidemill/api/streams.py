@@ -17,7 +17,7 @@ from tidemill.domain.task_run import TaskRun
 from tidemill.foundation.store import Reads
 from tidemill.foundation.wakeups import Topic
 
-LastEventId = Annotated[str | None, Header(pattern=r"^\d{1,18}$")]
+LastEventId = Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")]
 
 _BATCH = 500
 _KEEP_ALIVE_SECONDS = 15.0
@@ -32,13 +32,15 @@ def stream(chunks: AsyncIterator[bytes]) -> StreamingResponse:
     )
 
 
-async def follow_logs(context: ApiContext, run_id: int, after: int) -> AsyncIterator[bytes]:
+async def follow_logs(
+    context: ApiContext, visible: str | None, run_id: int, after: int
+) -> AsyncIterator[bytes]:
     """Each line of a run's output; `end` with the run's status once there can be no more."""
     position = after
 
     def look(reads: Reads) -> tuple[list[bytes], bool]:
         nonlocal position
-        run = reads.run(run_id)
+        run = reads.run(run_id, visible)
         rows = reads.run_logs(run_id, position, _BATCH)
         messages = [_message("log", view, view["seq"]) for view in log_views(rows, position)]
         if rows:
@@ -49,13 +51,15 @@ async def follow_logs(context: ApiContext, run_id: int, after: int) -> AsyncIter
         yield chunk
 
 
-async def follow_run_events(context: ApiContext, run_id: int, after: int) -> AsyncIterator[bytes]:
+async def follow_run_events(
+    context: ApiContext, visible: str | None, run_id: int, after: int
+) -> AsyncIterator[bytes]:
     """Each event of a run; `end` once the run is final."""
     position = after
 
     def look(reads: Reads) -> tuple[list[bytes], bool]:
         nonlocal position
-        run = reads.run(run_id)
+        run = reads.run(run_id, visible)
         events = reads.run_events(run_id, position, _BATCH)
         if events:
             position = events[-1].seq

@@ -72,7 +72,12 @@ def _claim(run: TaskRun, worker_id: str, now: datetime, until: datetime) -> RunC
         RunStatus.RUNNING,
         now,
         EventType.RUN_STARTED,
-        {"attempt": attempt, "fence": fence, "worker_id": worker_id},
+        {
+            "attempt": attempt,
+            "fence": fence,
+            "worker_id": worker_id,
+            "late_seconds": (now - run.not_before).total_seconds(),
+        },
         attempt=attempt,
         fence=fence,
         worker_id=worker_id,

@@ -108,7 +108,12 @@ def _final(
         status,
         now,
         event,
-        {"attempt": run.attempt, "reason": reason, "exit_code": outcome.exit_code},
+        {
+            "attempt": run.attempt,
+            "reason": reason,
+            "exit_code": outcome.exit_code,
+            "took_seconds": (now - run.started_at).total_seconds() if run.started_at else None,
+        },
         reason=reason,
         result=outcome.result if status is RunStatus.SUCCEEDED else None,
         error_message=outcome.error_message,

@@ -11,19 +11,23 @@ from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 
-def retry_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> dict[int, TaskRun]:
+def retry_runs(
+    transaction: Transaction, runs: Sequence[TaskRun], traceparent: str | None = None
+) -> dict[int, TaskRun]:
     """Run id → its new run, for those that are final and whose task was not deleted.
 
     The new run has the old one's fire time, parameters and priority, and the version in force.
     """
     tasks = transaction.tasks({run.task_id for run in runs})
     retried = [run for run in runs if run.status in FINAL and run.task_id in tasks]
-    new = transaction.insert_runs([_again(transaction, tasks[run.task_id], run) for run in retried])
+    new = transaction.insert_runs(
+        [_again(transaction, tasks[run.task_id], run, traceparent) for run in retried]
+    )
     transaction.announce(Topic.READY, Topic.EVENTS)
     return {old.id: run for old, run in zip(retried, new, strict=True)}
 
 
-def _again(transaction: Transaction, task: Task, run: TaskRun) -> TaskRun:
+def _again(transaction: Transaction, task: Task, run: TaskRun, traceparent: str | None) -> TaskRun:
     return new_run(
         task,
         Trigger.RETRY,
@@ -36,4 +40,5 @@ def _again(transaction: Transaction, task: Task, run: TaskRun) -> TaskRun:
         timeout_seconds=run.timeout_seconds,
         missed_count=run.missed_count,
         retry_of=run.id,
+        traceparent=traceparent,
     )

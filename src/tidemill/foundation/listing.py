@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 MAX_LIMIT = 1_000
 
+_LARGEST = 2**57  # above all ids, and below what is no instant in microseconds any more
+
 TASK_SORTS = ("id", "-id", "name", "-name")
 RUN_SORTS = ("-id", "id", "-scheduled_for", "scheduled_for")
 
@@ -80,14 +82,15 @@ def cursor_of(position: Position | None) -> str | None:
     return base64.urlsafe_b64encode(msgspec.json.encode(position)).rstrip(b"=").decode()
 
 
-def position_of(cursor: str, sort: str) -> Position:
-    """The inverse; raises InvalidInput where the cursor is not one of this list."""
+def position_of(cursor: str, sort: str, ids: type[int] | type[str] = int) -> Position:
+    """The inverse; raises InvalidInput where the cursor is not one of a list with such ids."""
+    values = {"name": str, "id": ids}.get(sort.removeprefix("-"), int)
     try:
         padded = cursor.encode() + b"=" * (-len(cursor) % 4)
         position = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=Position)
-        is_plain = isinstance(position.value, (str, int)) and isinstance(position.id, (str, int))
-        is_bounded = all(abs(v) < 2**62 for v in (position.value, position.id) if type(v) is int)
-        if position.sort == sort and is_plain and is_bounded:
+        is_typed = type(position.value) is values and type(position.id) is ids
+        numbers = [each for each in (position.value, position.id) if isinstance(each, int)]
+        if position.sort == sort and is_typed and all(0 <= n < _LARGEST for n in numbers):
             return position
     except (binascii.Error, msgspec.DecodeError, ValueError):
         pass

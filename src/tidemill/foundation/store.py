@@ -223,8 +223,8 @@ class Transaction(Reads, Protocol):
         was made before.
         """
 
-    def runs(self, run_ids: Collection[int]) -> dict[int, TaskRun]:
-        """These runs, locked."""
+    def runs(self, run_ids: Collection[int], namespace: str | None = None) -> dict[int, TaskRun]:
+        """These runs, locked; in `namespace` only, where one is given."""
 
     def change_runs(self, changes: Sequence[RunChange]) -> None:
         """Apply guarded changes and append their events; at most one change per run.

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
-from pydantic import AwareDatetime
 from starlette.responses import Response
 
 from tidemill.api import streams
@@ -13,6 +12,8 @@ from tidemill.api.answers import (
     IdempotencyKey,
     JsonRoute,
     Limit,
+    Text,
+    Traceparent,
     carry_out,
     documented,
     json_answer,
@@ -20,7 +21,7 @@ from tidemill.api.answers import (
     page_request,
 )
 from tidemill.api.context import Context
-from tidemill.api.permissions import Permission, requires
+from tidemill.api.permissions import Permission, Visible, requires, within
 from tidemill.api.schemas import (
     AttemptOut,
     BulkBody,
@@ -28,6 +29,7 @@ from tidemill.api.schemas import (
     EventOut,
     ExplanationOut,
     IdsOut,
+    Instant,
     Listed,
     LogOut,
     NoBody,
@@ -51,20 +53,21 @@ router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
 
 RunId = Annotated[int, Path(ge=1, lt=2**62)]
 After = Annotated[int, Query(ge=0, lt=2**62, description="the number of the last one known")]
-Accept = Annotated[str, Header()]
+SeqCursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")]
+Accept = Annotated[str, Header(include_in_schema=False)]
 
 _MOST_IN_BULK = 1_000
 
 
-def _found(reads: Reads, run_id: int) -> TaskRun:
-    run = reads.run(run_id)
+def _found(reads: Reads, run_id: int, visible: str | None) -> TaskRun:
+    run = reads.run(run_id, visible)
     if run is None:
         raise NotFound("run", run_id)
     return run
 
 
-def _locked(transaction: Transaction, run_id: int) -> TaskRun:
-    run = transaction.runs([run_id]).get(run_id)
+def _locked(transaction: Transaction, run_id: int, visible: str | None) -> TaskRun:
+    run = transaction.runs([run_id], visible).get(run_id)
     if run is None:
         raise NotFound("run", run_id)
     return run
@@ -74,36 +77,51 @@ def _locked(transaction: Transaction, run_id: int) -> TaskRun:
     "",
     status_code=202,
     dependencies=[requires(Permission.TASK_EXECUTE)],
-    responses=documented(202, IdsOut, 404, 409, 413, 415, 422),
+    responses=documented(202, IdsOut, 404, 413, 415, 422),
 )
 async def trigger_many(
     request: Request,
     context: Context,
+    visible: Visible,
     body: RunsBody,
     namespace: Annotated[str, Query(max_length=100)] = "default",
     idempotency_key: IdempotencyKey = None,
-    traceparent: Annotated[str | None, Header(max_length=100)] = None,
+    traceparent: Traceparent = None,
 ) -> Response:
     """Ask for many runs, all or none; their ids in the order of the items."""
-    wishes = [
-        TriggerRequest(
-            task=item.task,
-            namespace=namespace,
-            parameters=item.parameters,
-            priority=item.priority,
-            timeout_seconds=item.timeout_seconds,
-            run_at=item.run_at,
-            idempotency_key=item.idempotency_key,
-            trigger=Trigger.API,
-            traceparent=traceparent,
-        )
-        for item in body.items
-    ]
+    within(visible, namespace)
 
     def act(transaction: Transaction) -> Answer:
+        homes = _homes(transaction, body, visible)
+        wishes = [
+            TriggerRequest(
+                task=item.task,
+                namespace=homes.get(str(item.task), namespace),
+                parameters=item.parameters,
+                priority=item.priority,
+                timeout_seconds=item.timeout_seconds,
+                run_at=item.run_at,
+                idempotency_key=item.idempotency_key,
+                trigger=Trigger.API,
+                traceparent=traceparent,
+            )
+            for item in body.items
+        ]
         return Answer(202, {"ids": [run.id for run in trigger_runs(transaction, wishes)]})
 
     return await carry_out(request, context, idempotency_key, act)
+
+
+def _homes(transaction: Transaction, body: RunsBody, visible: str | None) -> dict[str, str]:
+    """The namespace of each task that an item names by its id, by what the item says."""
+    ids = {str(item.task): int(item.task) for item in body.items if str(item.task).isdecimal()}
+    found = transaction.tasks(set(ids.values())) if ids else {}
+    homes = {
+        said: found[task_id].definition.namespace
+        for said, task_id in ids.items()
+        if task_id in found
+    }
+    return {said: home for said, home in homes.items() if visible in {None, home}}
 
 
 @router.get(
@@ -113,21 +131,22 @@ async def trigger_many(
 )
 async def list_runs(
     context: Context,
+    visible: Visible,
     limit: Limit = 100,
     cursor: Cursor = None,
     sort: str = "-id",
-    namespace: str | None = None,
+    namespace: Text = None,
     task_id: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
     status: RunStatus | None = None,
-    worker_id: str | None = None,
+    worker_id: Text = None,
     trigger: Trigger | None = None,
-    scheduled_after: AwareDatetime | None = None,
-    scheduled_before: AwareDatetime | None = None,
-    flow_run_id: str | None = None,
+    scheduled_after: Instant | None = None,
+    scheduled_before: Instant | None = None,
+    flow_run_id: Text = None,
 ) -> Response:
     """The runs that match every filter, the newest first."""
     wanted = RunFilter(
-        namespace=namespace,
+        namespace=within(visible, namespace),
         task_id=task_id,
         status=(status,) if status else (),
         worker_id=worker_id,
@@ -147,13 +166,20 @@ async def list_runs(
     responses=documented(207, BulkOut, 413, 415, 422),
 )
 async def bulk(
-    request: Request, context: Context, body: BulkBody, idempotency_key: IdempotencyKey = None
+    request: Request,
+    context: Context,
+    visible: Visible,
+    body: BulkBody,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Cancel or retry many runs, by ids or by a filter; what became of each."""
 
     def act(transaction: Transaction) -> Answer:
-        ids = body.ids if body.ids is not None else _matching(transaction, body)
-        runs = transaction.runs(ids)
+        ids, has_more = body.ids, False
+        if ids is None:
+            ids, has_more = _matching(transaction, body, visible)
+        ids = list(dict.fromkeys(ids))
+        runs = transaction.runs(ids, visible)
         chosen = [runs[run_id] for run_id in ids if run_id in runs and _suits(body, runs[run_id])]
         new: dict[int, TaskRun] = {}
         if not body.dry_run and body.action == "cancel":
@@ -161,25 +187,29 @@ async def bulk(
         elif not body.dry_run:
             new = retry_runs(transaction, chosen)
         items = [_bulk_item(body, run_id, runs.get(run_id), new) for run_id in ids]
-        return Answer(207, {"items": items, "dry_run": body.dry_run})
+        return Answer(207, {"items": items, "dry_run": body.dry_run, "has_more": has_more})
 
     return await carry_out(request, context, idempotency_key, act)
 
 
-def _matching(transaction: Transaction, body: BulkBody) -> list[int]:
+def _matching(
+    transaction: Transaction, body: BulkBody, visible: str | None
+) -> tuple[list[int], bool]:
+    """The newest runs of the filter, as many as one call takes, and whether there are more."""
     said = body.filter or RunFilterBody()
     suited = [status for status in RunStatus if (status in FINAL) is (body.action == "retry")]
     wanted = RunFilter(
-        namespace=said.namespace,
+        namespace=within(visible, said.namespace),
         task_id=said.task_id,
         status=(said.status,) if said.status else tuple(suited),
         worker_id=said.worker_id,
         trigger=said.trigger,
         scheduled_after=said.scheduled_after,
         scheduled_before=said.scheduled_before,
+        flow_run_id=said.flow_run_id,
     )
     page = transaction.list_runs(wanted, PageRequest("-id", _MOST_IN_BULK))
-    return [run.id for run in page.items]
+    return [run.id for run in page.items], page.next is not None
 
 
 def _suits(body: BulkBody, run: TaskRun) -> bool:
@@ -194,6 +224,8 @@ def _bulk_item(
         status, code = 404, "not_found"
     elif not _suits(body, run):
         status, code = 409, "conflict"
+    elif body.action == "retry" and not body.dry_run and run_id not in new:
+        status, code = 409, "conflict"  # its task was deleted
     made = new[run_id].id if run_id in new else None
     return {"id": run_id, "status": status, "code": code, "new_run_id": made}
 
@@ -203,9 +235,9 @@ def _bulk_item(
     dependencies=[requires(Permission.TASK_READ)],
     responses=documented(200, RunOut, 404),
 )
-async def get(context: Context, id: RunId) -> Response:
+async def get(context: Context, visible: Visible, id: RunId) -> Response:
     """One run."""
-    return json_answer(run_view(await context.store.read(lambda r: _found(r, id))))
+    return json_answer(run_view(await context.store.read(lambda r: _found(r, id, visible))))
 
 
 @router.post(
@@ -217,6 +249,7 @@ async def get(context: Context, id: RunId) -> Response:
 async def cancel(
     request: Request,
     context: Context,
+    visible: Visible,
     id: RunId,
     body: NoBody | None = None,
     idempotency_key: IdempotencyKey = None,
@@ -224,11 +257,11 @@ async def cancel(
     """End a run: at once where it has not started, else by its worker."""
 
     def act(transaction: Transaction) -> Answer:
-        run = _locked(transaction, id)
+        run = _locked(transaction, id, visible)
         if run.status in FINAL:
             raise Conflict(f"run {id} has ended already: {run.status}")
         cancel_runs(transaction, [run], "cancelled_by_user")
-        return Answer(202, run_view(_locked(transaction, id)))
+        return Answer(202, run_view(_locked(transaction, id, visible)))
 
     return await carry_out(request, context, idempotency_key, act)
 
@@ -237,22 +270,24 @@ async def cancel(
     "/{id}/retry",
     status_code=202,
     dependencies=[requires(Permission.TASK_EXECUTE)],
-    responses=documented(202, RunOut, 404, 409, 413, 415, 422),
+    responses=documented(202, RunOut, 404, 409, 413, 415, 422, headers=("Location",)),
 )
 async def retry(
     request: Request,
     context: Context,
+    visible: Visible,
     id: RunId,
     body: NoBody | None = None,
     idempotency_key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
 ) -> Response:
     """Try a finished run again, as a new run that is linked to it."""
 
     def act(transaction: Transaction) -> Answer:
-        run = _locked(transaction, id)
+        run = _locked(transaction, id, visible)
         if run.status not in FINAL:
             raise Conflict(f"run {id} has not ended: {run.status}")
-        new = retry_runs(transaction, [run])
+        new = retry_runs(transaction, [run], traceparent)
         if id not in new:
             raise Conflict(f"the task of run {id} was deleted")
         return Answer(202, run_view(new[id]), {"Location": f"/api/v1/runs/{new[id].id}"})
@@ -265,11 +300,11 @@ async def retry(
     dependencies=[requires(Permission.TASK_READ)],
     responses=documented(200, Listed[AttemptOut], 404),
 )
-async def attempts(context: Context, id: RunId) -> Response:
+async def attempts(context: Context, visible: Visible, id: RunId) -> Response:
     """Every try of a run, in order."""
 
     def look(reads: Reads) -> list[Any]:
-        return [attempt_view(each) for each in reads.attempts(_found(reads, id).id)]
+        return [attempt_view(each) for each in reads.attempts(_found(reads, id, visible).id)]
 
     return json_answer({"items": await context.store.read(look), "next_cursor": None})
 
@@ -277,48 +312,58 @@ async def attempts(context: Context, id: RunId) -> Response:
 @router.get(
     "/{id}/events",
     dependencies=[requires(Permission.TASK_READ)],
-    responses=documented(200, Listed[EventOut], 404),
+    responses=documented(200, Listed[EventOut], 404, streams=True),
 )
 async def events(
     context: Context,
+    visible: Visible,
     id: RunId,
     after: After = 0,
+    cursor: SeqCursor = None,
     limit: Limit = 1_000,
     follow: bool = False,
     accept: Accept = "",
     last_event_id: LastEventId = None,
 ) -> Response:
     """The facts of a run's life, in order; with `follow` (or `Accept: text/event-stream`) live."""
-    await context.store.read(lambda r: _found(r, id))
-    begin = int(last_event_id) if last_event_id else after
+    await context.store.read(lambda r: _found(r, id, visible))
+    begin = int(last_event_id or cursor or after)
     if follow or "text/event-stream" in accept:
-        return streams.stream(streams.follow_run_events(context, id, begin))
-    found = await context.store.read(lambda r: r.run_events(id, begin, limit))
-    return json_answer({"items": [event_view(each) for each in found], "next_cursor": None})
+        return streams.stream(streams.follow_run_events(context, visible, id, begin))
+    found = await context.store.read(lambda r: r.run_events(id, begin, limit + 1))
+    return _seq_page([event_view(each) for each in found], limit)
 
 
 @router.get(
     "/{id}/logs",
     dependencies=[requires(Permission.TASK_READ)],
-    responses=documented(200, Listed[LogOut], 404),
+    responses=documented(200, Listed[LogOut], 404, streams=True),
 )
 async def logs(
     context: Context,
+    visible: Visible,
     id: RunId,
     after: After = 0,
+    cursor: SeqCursor = None,
     limit: Limit = 1_000,
     follow: bool = False,
     accept: Accept = "",
     last_event_id: LastEventId = None,
 ) -> Response:
     """The output of a run from any line on; with `follow` live, closed by `end`."""
-    await context.store.read(lambda r: _found(r, id))
-    begin = int(last_event_id) if last_event_id else after
+    await context.store.read(lambda r: _found(r, id, visible))
+    begin = int(last_event_id or cursor or after)
     if follow or "text/event-stream" in accept:
-        return streams.stream(streams.follow_logs(context, id, begin))
-    rows = await context.store.read(lambda r: r.run_logs(id, begin, limit))
-    lines = log_views(rows, begin)
-    return json_answer({"items": lines[:limit], "next_cursor": None})
+        return streams.stream(streams.follow_logs(context, visible, id, begin))
+    rows = await context.store.read(lambda r: r.run_logs(id, begin, limit + 1))
+    return _seq_page(log_views(rows, begin), limit)
+
+
+def _seq_page(found: list[dict[str, Any]], limit: int) -> Response:
+    """The first `limit` of numbered things; the cursor is the number of the last one."""
+    items = found[:limit]
+    further = str(items[-1]["seq"]) if len(found) > limit else None
+    return json_answer({"items": items, "next_cursor": further})
 
 
 @router.get(
@@ -326,7 +371,7 @@ async def logs(
     dependencies=[requires(Permission.TASK_READ)],
     responses=documented(200, ExplanationOut, 404),
 )
-async def explain(context: Context, id: RunId) -> Response:
+async def explain(context: Context, visible: Visible, id: RunId) -> Response:
     """Why it has started, or has not: every gate and what it found."""
-    found = await context.store.read(lambda r: explain_run(r, _found(r, id)))
+    found = await context.store.read(lambda r: explain_run(r, _found(r, id, visible)))
     return json_answer(explanation_view(found))

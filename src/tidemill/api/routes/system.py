@@ -3,10 +3,10 @@
 import asyncio
 import time
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tidemill.api import streams
@@ -14,23 +14,38 @@ from tidemill.api.answers import (
     Answer,
     IdempotencyKey,
     JsonRoute,
+    Text,
     carry_out,
     documented,
     json_answer,
 )
 from tidemill.api.context import ApiContext, Context
-from tidemill.api.permissions import Permission, requires
-from tidemill.api.schemas import FireOut, Listed, PreviewBody
+from tidemill.api.permissions import Permission, Visible, requires, within
+from tidemill.api.schemas import (
+    FireOut,
+    HealthOut,
+    Listed,
+    PreviewBody,
+    ProbeOut,
+    ProcessOut,
+    SystemStatsOut,
+)
 from tidemill.api.streams import LastEventId
 from tidemill.api.views import fire_view, instant
-from tidemill.domain.schedule import ScheduleSpec, compile_schedule
+from tidemill.application.queries.levels import levels_of
+from tidemill.application.queries.preview import preview_schedule
+from tidemill.domain.schedule import ScheduleSpec
 from tidemill.errors import Unavailable
-from tidemill.foundation.store import Reads, Transaction
+from tidemill.foundation.store import Reads
 
 router = APIRouter(tags=["system"], route_class=JsonRoute)
 public = APIRouter(tags=["probes"])
 
 _PROBE_SECONDS = 2.0
+_METRICS_TEXT = {
+    "description": "Prometheus text format 0.0.4",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
 
 
 @router.post(
@@ -43,46 +58,44 @@ async def preview(
 ) -> Response:
     """When a schedule would fire; no task is needed."""
 
-    def act(transaction: Transaction) -> Answer:
-        after = body.after or transaction.now
-        spec = ScheduleSpec(
-            expression=body.schedule,
-            timezone=body.timezone,
-            gap=body.dst.gap,
-            fold=body.dst.fold,
-            anchor_at=after,
-        )
-        fires = compile_schedule(spec).preview(after, body.count)
-        return Answer(200, {"items": [fire_view(fire) for fire in fires], "next_cursor": None})
-
-    return await carry_out(request, context, idempotency_key, act)
+    after = body.after or context.clock.now()
+    spec = ScheduleSpec(
+        expression=body.schedule,
+        timezone=body.timezone,
+        gap=body.dst.gap,
+        fold=body.dst.fold,
+        anchor_at=after,
+    )
+    # Neither the loop nor the writer waits for what takes long to find.
+    fires = await asyncio.to_thread(preview_schedule, spec, after, body.count)
+    answer = Answer(200, {"items": [fire_view(fire) for fire in fires], "next_cursor": None})
+    return await carry_out(request, context, idempotency_key, lambda _: answer)
 
 
 @router.get(
     "/events",
     dependencies=[requires(Permission.TASK_READ)],
-    responses={
-        **documented(200, None, text="A stream that never ends by itself"),
-        200: {"description": "Server-sent events", "content": {"text/event-stream": {}}},
-    },
+    responses=documented(200, None, streams=True, text="A stream that never ends by itself"),
     response_class=Response,
 )
 async def events(
     context: Context,
-    namespace: Annotated[str | None, Query(max_length=100)] = None,
+    visible: Visible,
+    namespace: Text = None,
     last_event_id: LastEventId = None,
 ) -> Response:
     """Every event of every run as it happens; with `Last-Event-ID` from there on."""
+    wanted = within(visible, namespace)
     after = int(last_event_id) if last_event_id else None
     if after is None:
         after = await context.store.read(lambda r: r.last_event_id())
-    return streams.stream(streams.follow_events(context, namespace, after))
+    return streams.stream(streams.follow_events(context, wanted, after))
 
 
 @router.get(
     "/system/health",
     dependencies=[requires(Permission.SYSTEM_READ)],
-    responses=documented(200, dict[str, Any]),
+    responses=documented(200, HealthOut),
 )
 async def health(context: Context) -> Response:
     """Every component and how it is."""
@@ -107,7 +120,7 @@ async def health(context: Context) -> Response:
 @router.get(
     "/system/stats",
     dependencies=[requires(Permission.SYSTEM_READ)],
-    responses=documented(200, dict[str, Any]),
+    responses=documented(200, SystemStatsOut),
 )
 async def stats(context: Context) -> Response:
     """What is unfinished, and since when this process runs."""
@@ -127,7 +140,7 @@ async def stats(context: Context) -> Response:
 @router.get(
     "/system/metrics",
     dependencies=[requires(Permission.SYSTEM_READ)],
-    responses=documented(200, dict[str, Any]),
+    responses=documented(200, ProcessOut),
 )
 async def metrics(context: Context) -> Response:
     """What this process takes of its machine."""
@@ -155,25 +168,34 @@ def _since_ms(began: float) -> float:
     return round((time.monotonic() - began) * 1000, 2)
 
 
-@public.get("/health", responses={200: {"model": dict[str, str]}})
+@public.get("/health", responses=documented(200, ProbeOut))
 async def alive() -> Response:
     """This process is alive."""
     return json_answer({"status": "up"})
 
 
-@public.get("/ready", responses=documented(200, dict[str, str]))
+@public.get("/ready", responses=documented(200, ProbeOut))
 async def ready(context: Context) -> Response:
-    """This process may serve: its database answers and it is not draining."""
+    """This process may serve: its database takes writes and it is not draining."""
     if context.closing.is_set():
         raise Unavailable("draining")
     try:
-        await asyncio.wait_for(context.store.read(lambda r: r.last_event_id()), _PROBE_SECONDS)
+        # An empty transaction passes the writer, and reads a table: both must be in order.
+        await asyncio.wait_for(context.store.transact(lambda t: t.last_event_id()), _PROBE_SECONDS)
     except TimeoutError:
         raise Unavailable("the database does not answer") from None
     return json_answer({"status": "ready"})
 
 
-@public.get("/metrics", response_class=Response)
+@public.get(
+    "/metrics",
+    responses=documented(200, None) | {200: _METRICS_TEXT},
+    response_class=Response,
+)
 async def prometheus(context: Context) -> Response:
-    """Prometheus' text format."""
-    return Response(context.render_metrics(), media_type="text/plain; version=0.0.4")
+    """Prometheus' text format; without what only the database knows where that is down."""
+    try:
+        levels = await asyncio.wait_for(context.store.read(levels_of), _PROBE_SECONDS)
+    except (Unavailable, TimeoutError):
+        levels = None
+    return Response(context.render_metrics(levels), media_type="text/plain; version=0.0.4")

@@ -1,11 +1,11 @@
 """Tasks: defined, changed, triggered, paused, made up for, and accounted for."""
 
+import asyncio
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Body, Header, Path, Query, Request
-from pydantic import AwareDatetime
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from tidemill.api.answers import (
@@ -14,6 +14,8 @@ from tidemill.api.answers import (
     IdempotencyKey,
     JsonRoute,
     Limit,
+    Text,
+    Traceparent,
     carry_out,
     documented,
     json_answer,
@@ -22,13 +24,14 @@ from tidemill.api.answers import (
 )
 from tidemill.api.context import Context
 from tidemill.api.definitions import definition_of, patched
-from tidemill.api.permissions import Permission, requires
-from tidemill.api.problems import BadQuery
+from tidemill.api.permissions import Permission, Visible, requires, within
+from tidemill.api.problems import BadRequest
 from tidemill.api.schemas import (
     BackfillBody,
     BackfillOut,
     ExplanationOut,
     FireOut,
+    Instant,
     LedgerOut,
     Listed,
     NoBody,
@@ -54,11 +57,12 @@ from tidemill.application.define_task import create_task, delete_task, replace_t
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.queries.explain import explain_firing
 from tidemill.application.queries.ledger import ledger_of
-from tidemill.application.trigger_runs import TriggerRequest, find_task, trigger_runs
+from tidemill.application.queries.preview import preview_schedule
+from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.domain.task_run import Trigger
-from tidemill.errors import InvalidInput, NotFound, Problem, VersionMismatch
+from tidemill.errors import NotFound, Problem, VersionMismatch
 from tidemill.foundation.listing import RUN_SORTS, TASK_SORTS, RunFilter, TaskFilter
 from tidemill.foundation.store import Reads, Transaction
 
@@ -67,18 +71,44 @@ router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=JsonRoute)
 TaskKey = Annotated[
     str,
     Path(
-        pattern=r"^(\d{1,18}|name:[^/\x00]{1,200})$",
+        pattern=r"^([0-9]{1,18}|name:[^/\x00]{1,200})$",
         description="an id, or `name:NAME`",
     ),
 ]
-Namespace = Annotated[str, Query(max_length=100, description="where `name:NAME` is looked up")]
 IfMatch = Annotated[str | None, Header(max_length=100)]
 
 _DAY = timedelta(days=1)
+_MERGE_PATCH = {
+    "requestBody": {"content": {"application/merge-patch+json": {"schema": {"type": "object"}}}}
+}
 
 
-def _found(reads: Reads, key: str, namespace: str) -> Task:
-    task = reads.task(int(key)) if key.isdecimal() else find_task(reads, namespace, key)
+class TaskScope(NamedTuple):
+    """Where a task is looked for: an id in all that the caller sees, a name in one namespace."""
+
+    visible: str | None
+    namespace: str
+
+
+async def _scope(
+    visible: Visible,
+    namespace: Annotated[str, Query(max_length=100, description="where a name is looked up")] = (
+        "default"
+    ),
+) -> TaskScope:
+    return TaskScope(visible, namespace)
+
+
+Where = Annotated[TaskScope, Depends(_scope)]
+
+
+def _found(reads: Reads, key: str, where: TaskScope) -> Task:
+    if key.isdecimal():
+        task = reads.task(int(key), where.visible)
+    elif where.visible in {None, where.namespace}:
+        task = reads.task_named(where.namespace, key.removeprefix("name:"))
+    else:
+        task = None
     if task is None:
         raise NotFound("task", key)
     return task
@@ -105,12 +135,17 @@ def _answer(task: Task, status: int = 200) -> Answer:
     "",
     status_code=201,
     dependencies=[requires(Permission.TASK_WRITE)],
-    responses=documented(201, TaskOut, 409, 413, 415, 422),
+    responses=documented(201, TaskOut, 409, 413, 415, 422, headers=("ETag", "Location")),
 )
 async def create(
-    request: Request, context: Context, body: TaskBody, idempotency_key: IdempotencyKey = None
+    request: Request,
+    context: Context,
+    visible: Visible,
+    body: TaskBody,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Define a task."""
+    within(visible, body.namespace)
 
     def act(transaction: Transaction) -> Answer:
         task = create_task(transaction, definition_of(body), context.check_task, body.status)
@@ -128,17 +163,24 @@ async def create(
 )
 async def list_tasks(
     context: Context,
+    visible: Visible,
     limit: Limit = 100,
     cursor: Cursor = None,
     sort: str = "id",
-    namespace: str | None = None,
+    namespace: Text = None,
     status: TaskStatus | None = None,
-    task_type: str | None = None,
-    name: str | None = None,
-    tag: str | None = None,
+    task_type: Text = None,
+    name: Text = None,
+    tag: Text = None,
 ) -> Response:
     """The tasks that match every filter."""
-    wanted = TaskFilter(namespace=namespace, status=status, task_type=task_type, name=name, tag=tag)
+    wanted = TaskFilter(
+        namespace=within(visible, namespace),
+        status=status,
+        task_type=task_type,
+        name=name,
+        tag=tag,
+    )
     page = page_request(limit, cursor, sort, TASK_SORTS)
     return page_answer(await context.store.read(lambda r: r.list_tasks(wanted, page)), task_view)
 
@@ -146,30 +188,31 @@ async def list_tasks(
 @router.get(
     "/{id}",
     dependencies=[requires(Permission.TASK_READ)],
-    responses=documented(200, TaskOut, 404),
+    responses=documented(200, TaskOut, 404, headers=("ETag",)),
 )
-async def get(context: Context, id: TaskKey, namespace: Namespace = "default") -> Response:
+async def get(context: Context, id: TaskKey, where: Where) -> Response:
     """One task."""
-    task = await context.store.read(partial(_found, key=id, namespace=namespace))
+    task = await context.store.read(partial(_found, key=id, where=where))
     return json_answer(task_view(task), headers={"ETag": _etag(task)})
 
 
 @router.put(
     "/{id}",
     dependencies=[requires(Permission.TASK_WRITE)],
-    responses=documented(200, TaskOut, 404, 409, 412, 413, 415, 422),
+    responses=documented(200, TaskOut, 404, 409, 412, 413, 415, 422, headers=("ETag",)),
 )
 async def replace(
     context: Context,
     id: TaskKey,
+    where: Where,
     body: TaskBody,
-    namespace: Namespace = "default",
     if_match: IfMatch = None,
 ) -> Response:
     """Put another definition in force; a version of its own where it differs."""
 
     def act(transaction: Transaction) -> Task:
-        task = _found(transaction, id, namespace)
+        task = _found(transaction, id, where)
+        within(where.visible, body.namespace)
         return _redefine(transaction, context, task, body, if_match)
 
     task = await context.store.transact(act)
@@ -179,20 +222,23 @@ async def replace(
 @router.patch(
     "/{id}",
     dependencies=[requires(Permission.TASK_WRITE)],
-    responses=documented(200, TaskOut, 404, 409, 412, 413, 415, 422),
+    responses=documented(200, TaskOut, 404, 409, 412, 413, 415, 422, headers=("ETag",)),
+    openapi_extra=_MERGE_PATCH,
 )
 async def patch(
     context: Context,
     id: TaskKey,
+    where: Where,
     body: Annotated[dict[str, Any], Body(description="an RFC 7396 merge patch of the task")],
-    namespace: Namespace = "default",
     if_match: IfMatch = None,
 ) -> Response:
     """Change some fields; null gives a field its default back."""
 
     def act(transaction: Transaction) -> Task:
-        task = _found(transaction, id, namespace)
-        return _redefine(transaction, context, task, patched(task, body), if_match)
+        task = _found(transaction, id, where)
+        wanted = patched(task, body)
+        within(where.visible, wanted.namespace)
+        return _redefine(transaction, context, task, wanted, if_match)
 
     task = await context.store.transact(act)
     return json_answer(task_view(task), headers={"ETag": _etag(task)})
@@ -225,13 +271,11 @@ def _redefine(
     dependencies=[requires(Permission.TASK_DELETE)],
     responses=documented(204, None, 404, 409, 412, 422),
 )
-async def delete(
-    context: Context, id: TaskKey, namespace: Namespace = "default", if_match: IfMatch = None
-) -> Response:
+async def delete(context: Context, id: TaskKey, where: Where, if_match: IfMatch = None) -> Response:
     """Delete a task: nothing of it starts any more, its history stays."""
 
     def act(transaction: Transaction) -> None:
-        task = _found(transaction, id, namespace)
+        task = _found(transaction, id, where)
         delete_task(transaction, task.id, expected_version=_expected_version(if_match))
 
     await context.store.transact(act)
@@ -242,22 +286,22 @@ async def delete(
     "/{id}/trigger",
     status_code=202,
     dependencies=[requires(Permission.TASK_EXECUTE)],
-    responses=documented(202, RunOut, 404, 409, 413, 415, 422),
+    responses=documented(202, RunOut, 404, 413, 415, 422, headers=("Location",)),
 )
 async def trigger(
     request: Request,
     context: Context,
     id: TaskKey,
+    where: Where,
     body: TriggerBody | None = None,
-    namespace: Namespace = "default",
     idempotency_key: IdempotencyKey = None,
-    traceparent: Annotated[str | None, Header(max_length=100)] = None,
+    traceparent: Traceparent = None,
 ) -> Response:
     """Ask for a run, now or at `run_at`."""
     wish = body or TriggerBody()
 
     def act(transaction: Transaction) -> Answer:
-        task = _found(transaction, id, namespace)
+        task = _found(transaction, id, where)
         [run] = trigger_runs(
             transaction,
             [
@@ -281,14 +325,14 @@ async def trigger(
 @router.post(
     "/{id}/pause",
     dependencies=[requires(Permission.TASK_WRITE)],
-    responses=documented(200, TaskOut, 404, 413, 415, 422),
+    responses=documented(200, TaskOut, 404, 413, 415, 422, headers=("ETag",)),
 )
 async def pause(
     request: Request,
     context: Context,
     id: TaskKey,
+    where: Where,
     body: NoBody | None = None,
-    namespace: Namespace = "default",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Fire nothing until it is resumed; it may still be triggered."""
@@ -296,21 +340,21 @@ async def pause(
         request,
         context,
         idempotency_key,
-        lambda t: _answer(pause_task(t, _found(t, id, namespace).id)),
+        lambda t: _answer(pause_task(t, _found(t, id, where).id)),
     )
 
 
 @router.post(
     "/{id}/resume",
     dependencies=[requires(Permission.TASK_WRITE)],
-    responses=documented(200, TaskOut, 404, 413, 415, 422),
+    responses=documented(200, TaskOut, 404, 413, 415, 422, headers=("ETag",)),
 )
 async def resume(
     request: Request,
     context: Context,
     id: TaskKey,
+    where: Where,
     body: NoBody | None = None,
-    namespace: Namespace = "default",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Fire again from now on; what was missed meanwhile is skipped, reason `paused`."""
@@ -318,7 +362,7 @@ async def resume(
         request,
         context,
         idempotency_key,
-        lambda t: _answer(resume_task(t, _found(t, id, namespace).id)),
+        lambda t: _answer(resume_task(t, _found(t, id, where).id)),
     )
 
 
@@ -332,14 +376,14 @@ async def backfill(
     request: Request,
     context: Context,
     id: TaskKey,
+    where: Where,
     body: BackfillBody,
-    namespace: Namespace = "default",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Make up for the fire times in [from, to)."""
 
     def act(transaction: Transaction) -> Answer:
-        task = _found(transaction, id, namespace)
+        task = _found(transaction, id, where)
         made = backfill_task(
             transaction,
             task.id,
@@ -368,7 +412,7 @@ async def backfill(
 async def runs(
     context: Context,
     id: TaskKey,
-    namespace: Namespace = "default",
+    where: Where,
     limit: Limit = 100,
     cursor: Cursor = None,
     sort: str = "-id",
@@ -379,7 +423,7 @@ async def runs(
     page = page_request(limit, cursor, sort, RUN_SORTS)
 
     def look(reads: Reads) -> Any:
-        task = _found(reads, id, namespace)
+        task = _found(reads, id, where)
         wanted = RunFilter(task_id=task.id, status=(status,) if status else (), trigger=trigger)
         return reads.list_runs(wanted, page)
 
@@ -394,14 +438,14 @@ async def runs(
 async def stats(
     context: Context,
     id: TaskKey,
-    namespace: Namespace = "default",
-    since: AwareDatetime | None = None,
+    where: Where,
+    since: Instant | None = None,
 ) -> Response:
     """How the runs that ended since (by default within a day) went."""
 
     def look(reads: Reads) -> Any:
         begin = since or reads.now - _DAY
-        return stats_view(reads.run_stats(begin, _found(reads, id, namespace).id), begin)
+        return stats_view(reads.run_stats(begin, _found(reads, id, where).id), begin)
 
     return json_answer(await context.store.read(look))
 
@@ -414,13 +458,13 @@ async def stats(
 async def versions(
     context: Context,
     id: TaskKey,
-    namespace: Namespace = "default",
+    where: Where,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:
     """Every definition that was ever in force, the newest first."""
     page = page_request(limit, cursor, "-version", ("-version",))
-    found = await context.store.read(lambda r: r.list_versions(_found(r, id, namespace).id, page))
+    found = await context.store.read(lambda r: r.list_versions(_found(r, id, where).id, page))
     return page_answer(found, version_view)
 
 
@@ -432,13 +476,16 @@ async def versions(
 async def preview(
     context: Context,
     id: TaskKey,
-    namespace: Namespace = "default",
+    where: Where,
     count: Annotated[int, Query(ge=1, le=1_000)] = 10,
 ) -> Response:
     """The next fire times."""
-    task = await context.store.read(partial(_found, key=id, namespace=namespace))
-    schedule = task.schedule
-    fires = schedule.preview(context.clock.now(), count) if schedule else []
+    task = await context.store.read(partial(_found, key=id, where=where))
+    schedule, now = task.schedule, context.clock.now()
+    if schedule is None:
+        return json_answer({"items": [], "next_cursor": None})
+    # The loop does not wait for what takes long to find.
+    fires = await asyncio.to_thread(preview_schedule, schedule.spec, now, count)
     return json_answer({"items": [fire_view(fire) for fire in fires], "next_cursor": None})
 
 
@@ -450,9 +497,9 @@ async def preview(
 async def ledger(
     context: Context,
     id: TaskKey,
-    namespace: Namespace = "default",
-    from_: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    to: AwareDatetime | None = None,
+    where: Where,
+    from_: Annotated[Instant | None, Query(alias="from")] = None,
+    to: Instant | None = None,
     limit: Limit = 1_000,
 ) -> Response:
     """What became of every due firing in [from, to); by default of the last day."""
@@ -461,8 +508,8 @@ async def ledger(
         until = to or reads.now
         since = from_ or _earlier(until)
         if until < since:
-            raise BadQuery(InvalidInput("`to` lies before `from`", [Problem("to", "too early")]))
-        return ledger_view(ledger_of(reads, _found(reads, id, namespace), since, until, limit))
+            raise BadRequest("`to` lies before `from`", [Problem("to", "must not lie before from")])
+        return ledger_view(ledger_of(reads, _found(reads, id, where), since, until, limit))
 
     return json_answer(await context.store.read(look))
 
@@ -482,13 +529,13 @@ def _earlier(until: datetime) -> datetime:
 async def explain(
     context: Context,
     id: TaskKey,
-    namespace: Namespace = "default",
-    at: AwareDatetime | None = None,
+    where: Where,
+    at: Instant | None = None,
 ) -> Response:
     """Would a firing at `at` (by default the next one) start?"""
 
     def look(reads: Reads) -> Any:
-        task = _found(reads, id, namespace)
+        task = _found(reads, id, where)
         when = at or task.next_run_at or reads.now
         return explanation_view(explain_firing(reads, task, when))
 

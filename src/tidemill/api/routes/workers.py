@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from fastapi import APIRouter, Path, Request
@@ -70,7 +71,7 @@ async def list_workers(
     status: WorkerStatus | None = None,
 ) -> Response:
     """Workers, those that left included."""
-    page = page_request(limit, cursor, "id", ("id",))
+    page = page_request(limit, cursor, "id", ("id",), ids=str)
     wanted = WorkerFilter(status=status)
     found = await context.store.read(lambda r: r.list_workers(wanted, page))
     return page_answer(found, worker_view)
@@ -80,7 +81,7 @@ async def list_workers(
     "/workers",
     status_code=201,
     dependencies=[requires(Permission.WORKER_WRITE)],
-    responses=documented(201, WorkerOut, 413, 415, 422),
+    responses=documented(201, WorkerOut, 413, 415, 422, headers=("Location",)),
 )
 async def register(
     request: Request, context: Context, body: WorkerBody, idempotency_key: IdempotencyKey = None
@@ -95,7 +96,7 @@ async def register(
             **body.model_dump(),
         )
         stored = register_worker(transaction, worker)
-        return Answer(201, worker_view(stored), {"Location": f"/api/v1/workers/{stored.id}"})
+        return Answer(201, worker_view(stored), {"Location": f"/api/v1/workers/{quote(stored.id)}"})
 
     return await carry_out(request, context, idempotency_key, act)
 

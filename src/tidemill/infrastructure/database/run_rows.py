@@ -44,6 +44,7 @@ _locked = _run.with_for_update()
 _by_id = _run.where(_runs.id == bindparam("run_id"))
 _by_id_in_namespace = _by_id.where(_runs.namespace == bindparam("namespace"))
 _by_ids = _locked.where(in_array(_runs.id, "ids"))
+_by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
 _stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
 _unfinished = (
@@ -188,8 +189,12 @@ class RunRows(Rows):
             rows = self.fetch(_by_id_in_namespace, run_id=run_id, namespace=namespace)
         return run_from(rows[0]) if rows else None
 
-    def runs(self, run_ids: Collection[int]) -> dict[int, TaskRun]:
-        return {row[0]: run_from(row) for row in self.fetch(_by_ids, ids=run_ids)}
+    def runs(self, run_ids: Collection[int], namespace: str | None = None) -> dict[int, TaskRun]:
+        if namespace is None:
+            rows = self.fetch(_by_ids, ids=run_ids)
+        else:
+            rows = self.fetch(_by_ids_in_namespace, ids=run_ids, namespace=namespace)
+        return {row[0]: run_from(row) for row in rows}
 
     def insert_runs(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
         if not runs:

@@ -1,0 +1,59 @@
+"""The API in this process: the real application over a real database, without a socket."""
+
+import httpx2
+from fastapi import FastAPI
+
+from tidemill.api.app import create_routes
+from tidemill.api.context import ApiContext
+from tidemill.api.middleware import Gate
+from tidemill.foundation.registry import ExecutorRegistry
+from tidemill.infrastructure.database.schema import empty_schema
+from tidemill.infrastructure.database.sqlite import InlineSqliteStore
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.observability.metrics import Metrics
+from tidemill.testing.clock import FakeClock
+from tidemill.testing.executors import ScriptedExecutor
+
+HOST = "testserver"
+MAX_BODY = 1024 * 1024
+
+
+class InProcess:
+    """An application on a database of its own and a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.metrics = Metrics()
+        self.wakeups = MemoryWakeups()
+        registry = ExecutorRegistry()
+        registry.register("shell", ScriptedExecutor)
+        self.store = self.store_of(empty_schema())
+        self.context = ApiContext(
+            store=self.store,
+            wakeups=self.wakeups,
+            clock=self.clock,
+            check_task=registry.check,
+            render_metrics=self.metrics.render,
+            version="0",
+            max_body_bytes=MAX_BODY,
+            allowed_hosts=frozenset({HOST}),
+        )
+        self.routes: FastAPI = create_routes(self.context)
+        self.app = Gate(self.routes, self.context)
+
+    def empty(self) -> None:
+        """Begin again with an empty database."""
+        self.hold(empty_schema())
+
+    def hold(self, data: bytes) -> None:
+        """Begin again with a database that holds `data`."""
+        self.store = self.context.store = self.store_of(data)
+
+    def store_of(self, data: bytes) -> InlineSqliteStore:
+        """A database that holds `data`."""
+        return InlineSqliteStore(self.clock, self.wakeups, [self.metrics], schema=data)
+
+    def client(self, path: str = "/api/v1") -> httpx2.AsyncClient:
+        """A client of the application, below `path`."""
+        transport = httpx2.ASGITransport(app=self.app)
+        return httpx2.AsyncClient(transport=transport, base_url=f"http://{HOST}{path}")

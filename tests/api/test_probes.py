@@ -1,0 +1,139 @@
+"""What operators ask: alive, ready, how much, how late."""
+
+from datetime import timedelta
+
+import httpx2
+import pytest
+from in_process import InProcess
+from prometheus_client.parser import text_string_to_metric_families
+
+from tidemill.application.claim_runs import claim_runs
+from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
+from tidemill.application.manage_workers import register_worker
+from tidemill.application.record_outcomes import AttemptReport, record_outcomes
+from tidemill.client.client import Client
+from tidemill.domain.outcome import success
+from tidemill.testing import builders
+from tidemill.testing.server import Server
+
+TASK = {"name": "a-task", "executor": "shell", "command": "true"}
+
+
+@pytest.fixture
+def process() -> InProcess:
+    """One whose database may be broken and whose numbers begin at nothing."""
+    return InProcess()
+
+
+async def test_a_server_that_may_serve_says_so(process: InProcess) -> None:
+    async with process.client("") as probe:
+        assert (await probe.get("/health")).json() == {"status": "up"}
+        assert (await probe.get("/ready")).json() == {"status": "ready"}
+
+
+async def test_a_server_that_drains_is_alive_but_not_ready(process: InProcess) -> None:
+    process.context.close()
+    async with process.client("") as probe:
+        ready = await probe.get("/ready")
+
+        assert (ready.status_code, ready.json()["detail"]) == (503, "draining")
+        assert (await probe.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize("loss", ["closed", "schema"])
+async def test_a_server_without_its_database_is_alive_but_not_ready(
+    process: InProcess, loss: str
+) -> None:
+    driver = process.store._connection.driver
+    if loss == "closed":
+        driver.close()
+    else:
+        driver.execute("ALTER TABLE run_events RENAME TO something_else")
+    async with process.client("") as probe:
+        ready = await probe.get("/ready")
+        metrics = await probe.get("/metrics")
+
+        assert (ready.status_code, ready.json()["code"]) == (503, "unavailable")
+        assert ready.headers["Retry-After"] == "1"
+        assert (await probe.get("/health")).status_code == 200
+        if loss == "closed":
+            assert _samples(metrics.text)["tidemill_database_up", ()] == 0
+            health = (await probe.get("/api/v1/system/health")).json()
+            assert health["components"]["database"]["status"] == "down"
+
+
+async def test_metrics_tell_how_late_runs_start_and_how_they_end(process: InProcess) -> None:
+    process.store.transact_now(lambda t: register_worker(t, builders.worker("w")))
+    async with process.client() as api, process.client("") as probe:
+        await api.post("/tasks", json=TASK)
+        await api.post("/runs", json={"items": [{"task": 1}] * 3})
+        process.clock.advance(timedelta(seconds=0.2))
+        process.store.transact_now(lambda t: dispatch_ready_runs(t, 10))
+        [claimed, _] = process.store.transact_now(
+            lambda t: claim_runs(t, "w", [1, 2], timedelta(seconds=10))
+        )
+        process.clock.advance(timedelta(seconds=3))
+        report = AttemptReport(1, claimed.run.fence, "itself", success(), 0)
+        process.store.transact_now(lambda t: record_outcomes(t, [report]))
+        await api.post("/runs/3/cancel")
+        found = _samples((await probe.get("/metrics")).text)
+
+    late, took = "tidemill_run_start_lateness_seconds", "tidemill_run_duration_seconds"
+    assert found[f"{late}_count", ()] == 2
+    assert found[f"{late}_sum", ()] == pytest.approx(0.4)
+    assert found[f"{late}_bucket", (("le", "0.1"),)] == 0
+    assert found[f"{late}_bucket", (("le", "0.25"),)] == 2
+    assert found[f"{took}_bucket", (("le", "1.0"),)] == 0
+    assert found[f"{took}_bucket", (("le", "5.0"),)] == 1
+    finished = "tidemill_runs_finished_total"
+    assert found[finished, (("reason", ""), ("status", "succeeded"))] == 1
+    assert found[finished, (("reason", "cancelled_by_user"), ("status", "cancelled"))] == 1
+    assert found["tidemill_run_events_total", (("type", "RunCreated"),)] == 3
+    assert found["tidemill_runs_unfinished", (("status", "running"),)] == 1
+    assert found["tidemill_runs_unfinished", (("status", "pending"),)] == 0
+    assert found["tidemill_queue_running", (("queue", "default"),)] == 1
+    assert found["tidemill_workers", (("status", "active"),)] == 1
+    assert (found["tidemill_worker_slots", ()], found["tidemill_worker_slots_used", ()]) == (4, 1)
+
+
+async def test_metrics_tell_what_waits(process: InProcess) -> None:
+    async with process.client() as api, process.client("") as probe:
+        await api.post("/tasks", json=TASK)
+        await api.post("/tasks/1/trigger")
+        process.clock.advance(timedelta(seconds=7))
+        found = _samples((await probe.get("/metrics")).text)
+
+    assert found["tidemill_queue_depth", (("queue", "default"),)] == 1
+    assert found["tidemill_queue_oldest_age_seconds", (("queue", "default"),)] == 7
+    assert found["tidemill_workers", (("status", "active"),)] == 0
+
+
+def test_a_real_server_is_ready_and_counts_what_it_ran(
+    shared_server: Server, client: Client
+) -> None:
+    task = client.call("POST", "/tasks", body=TASK | {"name": "counted"})
+    before = _scraped(shared_server)
+    run = client.trigger(str(task["id"]))
+    client.wait(run["id"], timeout_seconds=60)
+    after = _scraped(shared_server)
+
+    succeeded = ("tidemill_runs_finished_total", (("reason", ""), ("status", "succeeded")))
+    assert after[succeeded] > before.get(succeeded, 0)
+    assert after["tidemill_database_up", ()] == 1
+    assert after["process_resident_memory_bytes", ()] > 0
+    assert httpx2.get(f"{shared_server.url}/ready", trust_env=False).status_code == 200
+
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def _scraped(server: Server) -> Samples:
+    return _samples(httpx2.get(f"{server.url}/metrics", trust_env=False).text)
+
+
+def _samples(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
