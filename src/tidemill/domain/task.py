@@ -134,7 +134,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def schedule(self) -> Schedule | None:
-        return schedule_of(self.definition, self.anchor_at)
+        """When the task fires. `@after` knows one time at most: the next counts from a run's end."""
+        schedule = schedule_of(self.definition, self.anchor_at)
+        if schedule is None or schedule.kind != "after":
+            return schedule
+        return schedule.only_at(self.next_run_at)
 
     def next_after_end(self, ended_at: datetime) -> datetime | None:
         """The next time of an `@after` schedule, which counts from a run's end."""
