@@ -1,10 +1,10 @@
 """The use cases on a database in memory, under a clock that a test moves: no loop, no thread.
 
-    scheduler = InlineScheduler()
-    task = scheduler.create(schedule="@every 10s")
-    scheduler.pass_time(10)
-    scheduler.fire()
-    [run] = scheduler.runs()
+scheduler = InlineScheduler()
+task = scheduler.create(schedule="@every 10s")
+scheduler.pass_time(10)
+scheduler.fire()
+[run] = scheduler.runs()
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +58,9 @@ class InlineScheduler:
         **named: P.kwargs,
     ) -> T:
         """Run a use case as one transaction."""
-        return self.store.transact_now(lambda transaction: use_case(transaction, *arguments, **named))
+        return self.store.transact_now(
+            lambda transaction: use_case(transaction, *arguments, **named)
+        )
 
     def look(self, body: Callable[[Reads], T]) -> T:
         """Read what is committed."""
