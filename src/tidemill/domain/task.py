@@ -134,7 +134,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def schedule(self) -> Schedule | None:
-        """When the task fires. `@after` knows one time at most: the next counts from a run's end."""
+        """When it fires. `@after` knows one time at most: the next counts from a run's end."""
         schedule = schedule_of(self.definition, self.anchor_at)
         if schedule is None or schedule.kind != "after":
             return schedule

@@ -120,7 +120,10 @@ class Reads(Protocol):
         """How many runs are running or cancelling under each concurrency key."""
 
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
-        """All unfinished runs of these tasks but backfills, oldest first."""
+        """The unfinished runs of these tasks that a firing may meet, oldest first.
+
+        Left out are backfills, and runs that were asked for at an hour still to come.
+        """
 
     # lists, newest or smallest first as asked; every one by an index
 
