@@ -205,7 +205,8 @@ class Transaction(Reads, Protocol):
     def replace_task(self, before: Task, after: Task) -> None:
         """Store `after` in place of `before`, and its definition if the version is new.
 
-        Raises VersionMismatch where the row is not at `before.version` any more.
+        Raises VersionMismatch where the row is not at `before.version` any more, and Conflict
+        where `after` has another name that is taken.
         """
 
     def delete_task(self, task_id: int) -> None:

@@ -117,11 +117,7 @@ class TaskRows(Rows):
         )
 
     def insert_task(self, task: Task) -> Task:
-        definition = task.definition
-        if self.task_named(definition.namespace, definition.name) is not None:
-            raise Conflict(
-                f"a task named {definition.name!r} exists already in {definition.namespace!r}"
-            )
+        self._refuse_taken_name(task)
         statement = tasks.insert().returning(tasks.c.id)
         prepared = self.cache.shaped(
             ("insert task",),
@@ -135,7 +131,15 @@ class TaskRows(Rows):
         self._insert_version(stored)
         return stored
 
+    def _refuse_taken_name(self, task: Task) -> None:
+        namespace, name = task.definition.namespace, task.definition.name
+        holder = self.task_named(namespace, name)
+        if holder is not None and holder.id != task.id:
+            raise Conflict(f"a task named {name!r} exists already in {namespace!r}")
+
     def replace_task(self, before: Task, after: Task) -> None:
+        if after.key != before.key:
+            self._refuse_taken_name(after)
         columns = {f"new_{name}": value for name, value in _columns_of(after).items()}
         if not self.execute(_replace, task_id=before.id, version_before=before.version, **columns):
             raise VersionMismatch(f"task {before.id} was changed since version {before.version}")
