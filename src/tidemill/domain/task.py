@@ -123,7 +123,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     anchor_at: datetime  # start of `@every` and `@after`; moves when the schedule is edited
     next_run_at: datetime | None  # the earliest fire time not yet accounted for
     paused_at: datetime | None = None  # since when fire times are missed without a row yet
-    last_run_at: datetime | None = None
+    last_run_at: datetime | None = None  # when a run was last made, by its schedule or by hand
     created_at: datetime
     updated_at: datetime
 

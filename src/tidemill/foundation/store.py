@@ -196,6 +196,12 @@ class Transaction(Reads, Protocol):
     def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
         """These tasks, locked; deleted ones are left out."""
 
+    def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
+        """The tasks of these names, locked; deleted ones are left out."""
+
+    def note_last_run(self, task_ids: Collection[int]) -> None:
+        """Set `last_run_at` of these tasks to now: a run of each was made."""
+
     def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
         """Move schedules on. A `last_run_at` of None leaves the old one."""
 
@@ -315,11 +321,11 @@ class Transaction(Reads, Protocol):
 
     # idempotency
 
-    def stored_answer(self, scope: str, key: str) -> StoredAnswer | None:
-        """What was answered to this key within its 24 hours."""
+    def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
+        """What was answered to these keys of a scope within their 24 hours."""
 
-    def store_answer(self, answer: StoredAnswer) -> None:
-        """Keep an answer under its key."""
+    def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
+        """Keep answers of one scope under their keys, in place of older ones."""
 
     # history
 

@@ -30,6 +30,12 @@ _by_name = _task.where(
     tasks.c.namespace == bindparam("namespace"), tasks.c.name == bindparam("name")
 )
 _by_ids = _task.where(in_array(tasks.c.id, "ids")).with_for_update()
+_by_names = _task.where(
+    tasks.c.namespace == bindparam("namespace"), in_array(tasks.c.name, "names")
+).with_for_update()
+_note_last_run = (
+    tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
+)
 _due = (
     struct_columns(tasks, _FIELDS)
     .where(text(FIRES), tasks.c.next_run_at <= bindparam("now"))
@@ -99,6 +105,13 @@ class TaskRows(Rows):
 
     def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
         return {row[0]: task_from(row) for row in self.fetch(_by_ids, ids=task_ids)}
+
+    def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
+        found = [task_from(row) for row in self.fetch(_by_names, namespace=namespace, names=names)]
+        return {task.definition.name: task for task in found}
+
+    def note_last_run(self, task_ids: Collection[int]) -> None:
+        self.execute(_note_last_run, ids=task_ids, now=self.now)
 
     def due_tasks(self, limit: int) -> list[Task]:
         return [task_from(row) for row in self.fetch(_due, now=self.now, limit=limit)]
