@@ -116,6 +116,9 @@ class Reads(Protocol):
     def worker(self, worker_id: str) -> Worker | None:
         """One worker; locked, where this is a transaction."""
 
+    def key_holders(self, keys: Collection[str]) -> dict[str, int]:
+        """How many runs are dispatched, running or cancelling under each concurrency key."""
+
     def key_runners(self, keys: Collection[str]) -> dict[str, int]:
         """How many runs are running or cancelling under each concurrency key."""
 
@@ -172,8 +175,11 @@ class Reads(Protocol):
     def lane_depths(self) -> list[LaneDepth]:
         """Every lane in which something waits, runs or was lately started."""
 
-    def ready_before(self, lane: str, rank: datetime, run_id: int, limit: int) -> int:
-        """How many ready runs of a lane start before this one, counted up to `limit`."""
+    def ready_lanes(self) -> dict[str, int]:
+        """Lanes that have ready runs, each with how many of its runs are dispatched."""
+
+    def ready_before(self, run: TaskRun, limit: int) -> int:
+        """How many ready runs of its lane start before this one, counted up to `limit`."""
 
     def status_counts(self) -> dict[RunStatus, int]:
         """How many runs are in each unfinished status."""
@@ -253,14 +259,8 @@ class Transaction(Reads, Protocol):
     def next_hold_ends_at(self) -> datetime | None:
         """The earliest not_before of the runs held for TIME."""
 
-    def ready_lanes(self) -> dict[str, int]:
-        """Lanes that have ready runs, each with how many of its runs are dispatched."""
-
     def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
         """Pending runs without a hold, by rank, then scheduled_for."""
-
-    def key_holders(self, keys: Collection[str]) -> dict[str, int]:
-        """How many runs are dispatched, running or cancelling under each concurrency key."""
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""

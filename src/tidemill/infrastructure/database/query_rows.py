@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, and_, bindparam, case, func, or_, select, text
+from sqlalchemy import Table, and_, bindparam, case, func, or_, select, text, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
@@ -256,13 +256,14 @@ class QueryRows(Rows):
             depths.append(LaneDepth(lane, waiting, held, oldest, started + ended.get(lane, 0)))
         return depths
 
-    def ready_before(self, lane: str, rank: datetime, run_id: int, limit: int) -> int:
+    def ready_before(self, run: TaskRun, limit: int) -> int:
+        place = (_runs.rank, _runs.scheduled_for, _runs.id)
         before = (
             select(_runs.id)
             .where(
                 text(IS_READY),
-                _runs.lane == lane,
-                or_(_runs.rank < rank, and_(_runs.rank == rank, _runs.id < run_id)),
+                _runs.lane == run.lane,
+                tuple_(*place) < tuple_(run.rank, run.scheduled_for, run.id),
             )
             .limit(limit)
         )
