@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, and_, bindparam, case, func, or_, select, text, tuple_
+from sqlalchemy import Table, and_, bindparam, case, func, literal, or_, select, text, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
@@ -258,12 +258,13 @@ class QueryRows(Rows):
 
     def ready_before(self, run: TaskRun, limit: int) -> int:
         place = (_runs.rank, _runs.scheduled_for, _runs.id)
+        own = (literal(getattr(run, column.name), column.type) for column in place)
         before = (
             select(_runs.id)
             .where(
                 text(IS_READY),
                 _runs.lane == run.lane,
-                tuple_(*place) < tuple_(run.rank, run.scheduled_for, run.id),
+                tuple_(*place) < tuple_(*own),
             )
             .limit(limit)
         )
