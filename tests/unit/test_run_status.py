@@ -35,7 +35,7 @@ def test_a_status_is_followed_by_those_that_the_drawing_names(before: RunStatus)
 
 def test_final_statuses_never_change_and_the_others_can() -> None:
     assert {before for before, after in drawn().items() if not after} == FINAL
-    assert FINAL | UNFINISHED == set(RunStatus)
+    assert set(RunStatus) == FINAL | UNFINISHED
     assert LEASED | NOT_STARTED == UNFINISHED
     assert not LEASED & NOT_STARTED
 
