@@ -120,7 +120,8 @@ _expired = (
     .order_by(_runs.lease_expires_at)
     .limit(bindparam("limit"))
 )
-_held_by = _locked.where(text(IS_LEASED), in_array(_runs.worker_id, "workers"))
+# By the index of what is leased: that of the workers holds all that they ever ran.
+_held_by = _locked.where(text(IS_LEASED), in_array(func.coalesce(_runs.worker_id, ""), "workers"))
 _overdue = _locked.where(
     text(HAS_DEADLINE), text(IS_NOT_LEASED), _runs.deadline_at <= bindparam("now")
 ).limit(bindparam("limit"))
