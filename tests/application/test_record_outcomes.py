@@ -61,6 +61,7 @@ def test_a_failure_with_attempts_left_is_tried_again_until_none_is(
         assert (planned.status, planned.hold) == (RunStatus.RETRYING, Hold.TIME)
         assert planned.not_before == scheduler.clock.now() + timedelta(seconds=30)
         assert planned.attempt == attempt
+        assert (planned.dispatched_at, planned.started_at) == (None, None)
         scheduler.pass_time(30)
     scheduler.record(scheduler.start(run), FAILED)
 

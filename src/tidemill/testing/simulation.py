@@ -50,10 +50,7 @@ HEARTBEAT = timedelta(seconds=2)
 CLAIM_WITHIN = timedelta(seconds=8)
 BATCH = 50
 
-_SCHEDULES = (
-    "@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s",
-    "@at 2026-01-01T00:01:30Z", None,
-)  # fmt: skip
+_SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", "@at", None)
 
 
 class Violation(AssertionError):
@@ -74,7 +71,7 @@ class Simulation:
         self._agenda: list[tuple[datetime, int, Callable[[], None]]] = []
         self._count = 0
         self._end = self.clock.now() + timedelta(minutes=minutes)
-        self._workers = [_Worker(self, number) for number in range(3)]
+        self.workers = [_Worker(self, number) for number in range(3)]
         self._tasks: dict[int, list[tuple[datetime, Task | None]]] = {}
         self._run_of_key: dict[tuple[int, str], int] = {}
         self.is_calm = False  # after the end nothing goes wrong any more
@@ -85,7 +82,7 @@ class Simulation:
             self._create_task()
         for number in range(2):
             self._start_dispatcher(number)
-        for each in self._workers:
+        for each in self.workers:
             each.start()
         self.later(self._between(1, 5), self._operate)
         self._work_off(lambda: self.clock.now() >= self._end)
@@ -144,7 +141,7 @@ class Simulation:
         copies = 2 if self.is_unlucky(0.05) else 1
         for _ in range(copies):
             delay = self._between(0, 6) if self.is_unlucky(0.1) else self._between(0, 0.1)
-            chosen = self.random.choice(self._workers)
+            chosen = self.random.choice(self.workers)
             self.later(delay, partial(chosen.receive, message))
 
     def _recover(self) -> None:
@@ -173,7 +170,7 @@ class Simulation:
         choose = self.random.choice
         return definition(
             name,
-            schedule=choose(_SCHEDULES),
+            schedule=self._schedule(),
             overlap=choose(("allow", "skip", "queue", "cancel_running")),
             misfire=Misfire(choose(("skip", "run_once", "run_all")), 5, 10, 120),
             jitter_seconds=choose((0, 0, 3)),
@@ -183,6 +180,12 @@ class Simulation:
             deadline_seconds=choose((None, None, 60)),
             concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
         )
+
+    def _schedule(self) -> str | None:
+        chosen = self.random.choice(_SCHEDULES)
+        if chosen != "@at":
+            return chosen
+        return f"@at {(self.clock.now() + self._between(1, 60)).isoformat()}"
 
     def _some_task(self) -> int | None:
         alive = [task_id for task_id, story in self._tasks.items() if story[-1][1] is not None]
@@ -397,6 +400,9 @@ class _Worker:
     def _begin(self, claimed: ClaimedRun, asked_at: float) -> None:
         run = claimed.run
         self._sim.checks.claimed(run, self._id)
+        for other in self._sim.workers:
+            if other is not self and run.id in other._held:
+                self._sim._demand(other._was_unable(), 22, f"two live trees of run {run.id}")
         held = _Held(run, stop_before(asked_at, LEASE))
         self._held[run.id] = held
         length = self._sim._between(0.01, 12)
@@ -470,6 +476,11 @@ class _Worker:
     def _freeze(self) -> None:
         """SIGSTOP, longer than its leases may be; it wakes and goes on as if nothing were."""
         self._frozen_until = self._sim.clock.now() + self._sim._between(1, 25)
+
+    def _was_unable(self) -> bool:
+        """Whether it was frozen until now, or wakes and has not asked for its leases yet."""
+        until = self._frozen_until
+        return until is not None and self._sim.clock.now() < until + 2 * HEARTBEAT
 
     def _is_frozen(self) -> bool:
         return self._frozen_until is not None and self._sim.clock.now() < self._frozen_until
