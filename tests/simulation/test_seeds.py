@@ -1,6 +1,8 @@
-"""Thousands of stories, each from one seed; a seed that ever failed has its name below.
+"""Hundreds of stories, each from one seed.
 
-More of them: `TIDEMILL_SIMULATION_SEEDS=100000 .venv/bin/pytest tests/simulation`.
+More of them: `TIDEMILL_SIMULATION_SEEDS=100000 .venv/bin/pytest tests/simulation`. A seed tells its
+story only as long as the simulation chooses as it did; so what a seed has found is told again by a
+test of the use case at fault, in tests/application.
 """
 
 import os
@@ -10,25 +12,8 @@ import pytest
 
 from tidemill.testing.simulation import Simulation
 
-SEEDS = int(os.environ.get("TIDEMILL_SIMULATION_SEEDS", "2000"))
+SEEDS = int(os.environ.get("TIDEMILL_SIMULATION_SEEDS", "400"))
 CHUNKS = 20
-
-
-def test_a_run_that_two_firings_take_the_place_of_is_cancelled_once() -> None:
-    Simulation(0).run()
-
-
-def test_a_run_that_is_tried_again_forgets_when_it_was_started_before() -> None:
-    Simulation(1).run()
-
-
-def test_a_run_whose_task_is_deleted_is_tried_no_more() -> None:
-    Simulation(4).run()
-
-
-@pytest.mark.parametrize("seed", [23, 33])
-def test_a_task_that_is_edited_while_paused_accounts_for_its_old_times(seed: int) -> None:
-    Simulation(seed).run()
 
 
 def test_a_seed_tells_the_same_story_twice() -> None:

@@ -1,7 +1,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tidemill.domain.interval import FixedRate, parse_duration
+from tidemill.domain.jitter import jittered
 from tidemill.domain.schedule import ScheduleSpec, compile_schedule
 from tidemill.errors import InvalidInput
 
@@ -107,3 +111,171 @@ def test_an_unknown_zone_is_refused() -> None:
         fires("@daily", zone="Europe/Bielefeld")
 
     assert refused.value.problems[0].pointer == "/timezone"
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        # the fifth Monday: months without one are passed over
+        ("0 0 * * MON#5", ["2026-03-30 00:00:00", "2026-06-29 00:00:00", "2026-08-31 00:00:00"]),
+        # the nearest working day never leaves its month
+        ("0 0 1W * *", ["2026-01-01 00:00:00", "2026-02-02 00:00:00", "2026-03-02 00:00:00"]),
+        ("0 0 31W * *", ["2026-01-30 00:00:00", "2026-03-31 00:00:00", "2026-05-29 00:00:00"]),
+        ("0 0 LW * *", ["2026-01-30 00:00:00", "2026-02-27 00:00:00", "2026-03-31 00:00:00"]),
+        ("0 0 L-1 2 *", ["2026-02-27 00:00:00", "2027-02-27 00:00:00", "2028-02-28 00:00:00"]),
+        ("0 0 29 2 *", ["2028-02-29 00:00:00", "2032-02-29 00:00:00", "2036-02-29 00:00:00"]),
+        ("59 59 23 31 12 *", ["2026-12-31 23:59:59", "2027-12-31 23:59:59", "2028-12-31 23:59:59"]),
+        ("5 4 3 2 1 *", ["2026-01-02 03:04:05", "2027-01-02 03:04:05", "2028-01-02 03:04:05"]),
+        # both day fields restricted: either is enough
+        ("0 0 13 * FRI", ["2026-01-02 00:00:00", "2026-01-09 00:00:00", "2026-01-13 00:00:00"]),
+        ("0 22-1 * * *", ["2026-01-01 00:00:00", "2026-01-01 01:00:00", "2026-01-01 22:00:00"]),
+        ("0 0 * * FRI-MON", ["2026-01-02 00:00:00", "2026-01-03 00:00:00", "2026-01-04 00:00:00"]),
+    ],
+)
+def test_the_special_forms_hold_at_the_ends_of_months(expression: str, expected: list[str]) -> None:
+    assert fires(expression, after=BEGIN - timedelta(seconds=1)) == expected
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["0 0 31 2 *", "0 0 30,31 2 *", "0 0 31 4,6,9,11 *", "0 0 31W 2 *", "0 0 0 30 2 ?"],
+)
+def test_a_day_that_no_month_has_is_refused_with_the_reason(expression: str) -> None:
+    with pytest.raises(InvalidInput, match="never fires: no month has such a day"):
+        fires(expression)
+
+
+def test_a_daily_recurrence_keeps_its_local_hour_over_the_clock_change() -> None:
+    start = "DTSTART:20260327T093000\nRRULE:FREQ=DAILY"
+
+    assert fires(start, 4, zone="Europe/Berlin", after=datetime(2026, 3, 27, 9, tzinfo=UTC)) == [
+        "2026-03-28 08:30:00", "2026-03-29 07:30:00", "2026-03-30 07:30:00", "2026-03-31 07:30:00",
+    ]  # fmt: skip
+
+
+def test_a_recurrence_below_a_day_keeps_its_real_distance_over_the_clock_change() -> None:
+    start = "DTSTART:20260328T230000Z\nRRULE:FREQ=HOURLY;INTERVAL=1"
+    after = datetime(2026, 3, 28, 23, 30, tzinfo=UTC)
+
+    assert fires(start, 3, zone="Europe/Berlin", after=after) == [
+        "2026-03-29 00:00:00", "2026-03-29 01:00:00", "2026-03-29 02:00:00",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("until", "last"),
+    [
+        ("20260403T073000Z", "2026-04-03 07:30:00"),  # exactly the last time, written in UTC
+        ("20260403T072959Z", "2026-04-02 07:30:00"),
+        ("20260403T093000", "2026-04-03 07:30:00"),  # written as the wall shows it
+    ],
+)
+def test_the_end_of_a_recurrence_is_part_of_it_however_it_is_written(until: str, last: str) -> None:
+    rule = f"DTSTART:20260401T093000\nRRULE:FREQ=DAILY;UNTIL={until}"
+
+    assert fires(rule, 99, zone="Europe/Berlin")[-1] == last
+
+
+def test_a_local_start_below_a_day_is_local() -> None:
+    rule = "DTSTART:20260401T093000\nRRULE:FREQ=HOURLY;COUNT=2"
+
+    assert fires(rule, 9, zone="Europe/Berlin") == ["2026-04-01 07:30:00", "2026-04-01 08:30:00"]
+
+
+def test_a_counted_recurrence_ends_and_counts_from_its_start() -> None:
+    rule = "DTSTART:20251230T000000Z\nRRULE:FREQ=DAILY;COUNT=4"
+
+    assert fires(rule, 9) == ["2026-01-02 00:00:00"]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "DTSTART:20260101T000000Z\nRRULE:FREQ=DAILY\nEXDATE:20260102T000000Z",
+        "DTSTART:20260101T000000Z\nRRULE:FREQ=DAILY\nRDATE:20260102T000000Z",
+        "RRULE:FREQ=DAILY;COUNT=20000",
+        "DTSTART;TZID=Europe/Berlin:20260101T000000\nRRULE:FREQ=DAILY",
+        "RRULE:FREQ=DAILY;UNTIL=20261399T000000Z",
+    ],
+)
+def test_a_recurrence_that_cannot_be_kept_is_refused(expression: str) -> None:
+    with pytest.raises(InvalidInput):
+        fires(expression)
+
+
+def test_a_start_between_two_times_of_a_fixed_rate_does_not_shift_it() -> None:
+    assert fires("@every 1h", 2, start_at=BEGIN + timedelta(minutes=90)) == [
+        "2026-01-01 02:00:00", "2026-01-01 03:00:00",
+    ]  # fmt: skip
+    anchored = BEGIN + timedelta(minutes=90)
+    assert fires("@every 1h", 2, start_at=anchored, anchor_at=anchored) == [
+        "2026-01-01 01:30:00", "2026-01-01 02:30:00",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("10m", 600),
+        ("1h30m", 5_400),
+        ("2d", 172_800),
+        ("1w", 604_800),
+        ("PT1M30S", 90),
+    ],
+)
+def test_a_duration_is_read_as_people_write_it(text: str, seconds: int) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0s", "-1s", "1", "s", "1.5h", "P", "PT", "200000w", "1y"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_duration(text)
+
+
+@given(
+    key=st.text(min_size=1, max_size=20),
+    seconds=st.floats(0, 86_400),
+    offset=st.integers(0, 10**8),
+)
+def test_jitter_delays_by_less_than_it_may_and_always_by_the_same(
+    key: str, seconds: float, offset: int
+) -> None:
+    at = BEGIN + timedelta(seconds=offset)
+    found = jittered(at, key, seconds)
+
+    assert timedelta(0) <= found - at <= timedelta(seconds=seconds)
+    assert found == jittered(at, key, seconds)
+    assert (found - at) % timedelta(milliseconds=1) == timedelta(0)
+
+
+@given(
+    period=st.integers(1, 100_000),
+    begin=st.integers(-(10**6), 10**6),
+    length=st.integers(0, 10**6),
+    anchor_fires=st.booleans(),
+)
+def test_a_fixed_rate_counts_what_it_would_walk_through(
+    period: int, begin: int, length: int, anchor_fires: bool
+) -> None:
+    rate = FixedRate(BEGIN, timedelta(seconds=period), anchor_fires=anchor_fires)
+    after = BEGIN + timedelta(seconds=begin)
+    until = after + timedelta(seconds=min(length, period * 50))
+    walked = 0
+    at = rate.next_after(after)
+    while at <= until:
+        walked += 1
+        at = rate.next_after(at)
+
+    assert rate.count_between(after, until) == walked
+
+
+def test_spread_times_fill_their_range_and_stay_in_it() -> None:
+    minutes = {int(fires("H(10-19) * * * *", 1, hash_key=str(n))[0][14:16]) for n in range(300)}
+    stepped = fires("H/15 * * * *", 4, hash_key="a")
+    days = {int(fires("0 0 H * *", 1, hash_key=str(n))[0][8:10]) for n in range(300)}
+
+    assert minutes == set(range(10, 20))
+    assert len({int(at[14:16]) % 15 for at in stepped}) == 1
+    assert max(days) == 28  # in every month there is one

@@ -21,11 +21,12 @@ def answer_once(
     where the key came with another request.
     """
     request_hash = hashlib.sha256(request).hexdigest()
-    earlier = transaction.stored_answer(scope, key)
+    earlier = transaction.stored_answers(scope, [key]).get(key)
     if earlier is not None:
         if earlier.request_hash != request_hash:
             raise KeyReused(f"the idempotency key {key!r} was used for another request")
         return earlier.answer
     answer = act(transaction)
-    transaction.store_answer(StoredAnswer(scope, key, request_hash, answer, transaction.now))
+    kept = StoredAnswer(scope, key, request_hash, answer, transaction.now)
+    transaction.store_answers(scope, [kept])
     return answer

@@ -6,7 +6,7 @@ from uuid import uuid4
 import msgspec
 
 from tidemill.domain.new_run import new_run
-from tidemill.domain.task import Priority, Task
+from tidemill.domain.task import Priority, Task, concurrency_key_of
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.errors import InvalidInput, NotFound, Problem
 from tidemill.foundation.store import Transaction
@@ -82,7 +82,10 @@ def _runs_of(
     ]
     if max_parallel is None:
         return runs
+    # The limit of the task binds these runs too; they may only ask for less.
+    limit = task.definition.concurrency.limit
+    key = concurrency_key_of(task.id, task.definition.concurrency) or name
+    bound = max_parallel if limit is None else min(limit, max_parallel)
     return [
-        msgspec.structs.replace(run, concurrency_key=name, concurrency_limit=max_parallel)
-        for run in runs
+        msgspec.structs.replace(run, concurrency_key=key, concurrency_limit=bound) for run in runs
     ]

@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from tidemill.application.time_out_runs import time_out_runs
+from tidemill.domain.deadline import overdue_reason
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import GateFinding, concurrency_gate
 from tidemill.domain.run_status import RunStatus
@@ -28,23 +30,23 @@ def claim_runs(
 ) -> list[ClaimedRun]:
     """Take those of the named runs that are still to be had; the others moved on meanwhile.
 
-    The limits are checked again here, where they bind: what was dispatched is only a hint.
+    The limits are checked again here, where they bind: what was dispatched is only a hint. A run
+    that waited too long is ended in place of being taken.
     """
     worker = transaction.worker(worker_id)
     if worker is None or worker.status is not WorkerStatus.ACTIVE:
         return []
     found = transaction.runs(run_ids)
-    wanted = [
-        found[run_id]
-        for run_id in run_ids
-        if run_id in found and found[run_id].status is RunStatus.DISPATCHED
-    ]
-    if not wanted:
+    named = [found[run_id] for run_id in dict.fromkeys(run_ids) if run_id in found]
+    dispatched = [run for run in named if run.status is RunStatus.DISPATCHED]
+    now = transaction.now
+    if not dispatched:
         return []
+    time_out_runs(transaction, [run for run in dispatched if overdue_reason(run, now)])
+    wanted = [run for run in dispatched if not overdue_reason(run, now)]
     runners = transaction.key_runners(
         {run.concurrency_key for run in wanted if run.concurrency_key is not None}
     )
-    now = transaction.now
     changes, taken = [], []
     for run in wanted:
         key = run.concurrency_key
@@ -60,7 +62,7 @@ def claim_runs(
     transaction.change_runs(changes)
     transaction.open_attempts([_attempt_of(run) for run in taken])
     transaction.announce(Topic.EVENTS)
-    if transaction.has_ready_runs({run.lane for run in wanted}):
+    if transaction.has_ready_runs({run.lane for run in dispatched}):
         transaction.announce(Topic.READY)  # they wait for the room that was made
     return _with_context(transaction, taken)
 

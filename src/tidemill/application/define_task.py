@@ -11,13 +11,13 @@ from tidemill.application.settle_task import settle_task
 from tidemill.application.trigger_runs import find_task
 from tidemill.domain.run_status import LEASED, NOT_STARTED
 from tidemill.domain.task import Task, TaskDefinition, TaskStatus, schedule_of
-from tidemill.errors import InvalidInput, NotFound, Problem, VersionMismatch
+from tidemill.errors import Conflict, InvalidInput, NotFound, Problem, VersionMismatch
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 Check = Callable[[TaskDefinition], Sequence[Problem]]
 
-_SCHEDULE_FIELDS = ("schedule", "timezone", "dst", "start_at", "end_at", "name", "namespace")
+_TIME_FIELDS = ("schedule", "timezone", "dst", "start_at", "end_at")
 
 
 def create_task(
@@ -59,21 +59,15 @@ def replace_task(
     """Put another definition in force. What was due before fires under the old one.
 
     The same definition again changes nothing. Raises NotFound, VersionMismatch where the version
-    is not the expected one, InvalidInput, Conflict.
+    is not the expected one, InvalidInput, and Conflict where the name is taken, or where others
+    depend on the task under the name or in the namespace that it is to leave.
     """
     before = _settled(transaction, task_id, expected_version)
     if definition == before.definition:
         return before
     edges = _checked(transaction, definition, check, task_id)
-    now = transaction.now
-    after = msgspec.structs.replace(
-        before, version=before.version + 1, definition=definition, updated_at=now
-    )
-    if any(getattr(definition, f) != getattr(before.definition, f) for f in _SCHEDULE_FIELDS):
-        anchor = definition.start_at or now
-        after = msgspec.structs.replace(
-            after, anchor_at=anchor, next_run_at=_first_fire(definition, anchor, now)
-        )
+    _refuse_to_leave_dependents(transaction, before, definition)
+    after = _redefined(before, definition, transaction.now)
     transaction.replace_task(before, after)
     _store_edges(transaction, after, edges)
     transaction.announce(Topic.SCHEDULES)
@@ -83,20 +77,66 @@ def replace_task(
 def delete_task(
     transaction: Transaction, task_id: int, *, expected_version: int | None = None
 ) -> None:
-    """Nothing of the task starts any more; what runs may end, without another attempt."""
+    """Nothing of the task starts any more; what runs may end, without another attempt.
+
+    Raises NotFound, VersionMismatch, and Conflict while other tasks depend on it.
+    """
     task = _settled(transaction, task_id, expected_version)
-    dependents = [
-        key for key, upstream in _edges_of(transaction, task).items() if task_id in upstream
-    ]
+    dependents = _dependents_of(transaction, task)
     if dependents:
-        names = ", ".join(t.definition.name for t in transaction.tasks(dependents).values())
-        raise InvalidInput(f"other tasks depend on it: {names}; change or delete them first")
+        raise _needed_by(dependents)
     transaction.delete_task(task_id)
     transaction.replace_dependencies(task_id, task.definition.namespace, {})
     cancel_runs(transaction, transaction.runs_of_tasks([task_id], NOT_STARTED), "task_deleted")
     for run in transaction.runs_of_tasks([task_id], LEASED):
         transaction.note_progress(run.id, max_attempts=0)
     transaction.announce(Topic.SCHEDULES)
+
+
+def _redefined(before: Task, definition: TaskDefinition, now: datetime) -> Task:
+    """The next version; only another schedule moves the anchor and must have a time left."""
+    after = msgspec.structs.replace(
+        before, version=before.version + 1, definition=definition, updated_at=now
+    )
+    if any(getattr(definition, f) != getattr(before.definition, f) for f in _TIME_FIELDS):
+        anchor = definition.start_at or now
+        return msgspec.structs.replace(
+            after, anchor_at=anchor, next_run_at=_first_fire(definition, anchor, now)
+        )
+    if after.key == before.key or after.schedule is None:
+        return after
+    # Hash-spread times hang on the name.
+    return msgspec.structs.replace(after, next_run_at=after.schedule.next_after(now))
+
+
+def _refuse_to_leave_dependents(
+    transaction: Transaction, task: Task, definition: TaskDefinition
+) -> None:
+    """Raise Conflict where tasks that depend on this one would not find it any more."""
+    old = task.definition
+    if (definition.namespace, definition.name) == (old.namespace, old.name):
+        return
+    dependents = _dependents_of(transaction, task)
+    if definition.namespace == old.namespace:
+        named = f"name:{old.name}"
+        dependents = [
+            each
+            for each in dependents
+            if any(dependency.task == named for dependency in each.definition.dependencies)
+        ]
+    if dependents:
+        raise _needed_by(dependents)
+
+
+def _dependents_of(transaction: Transaction, task: Task) -> list[Task]:
+    edges = transaction.upstream_edges(task.definition.namespace)
+    ids = [task_id for task_id, upstream in edges.items() if task.id in upstream]
+    return list(transaction.tasks(ids).values()) if ids else []
+
+
+def _needed_by(dependents: Sequence[Task]) -> Conflict:
+    names = ", ".join(sorted(task.definition.name for task in dependents))
+    return Conflict(f"other tasks depend on it: {names}; change or delete them first")
 
 
 def _settled(transaction: Transaction, task_id: int, expected_version: int | None) -> Task:
@@ -160,10 +200,6 @@ def _cycle(
         path = " → ".join(names.get(member, str(member)) for member in reversed(members))
         return [Problem("/dependencies", f"these tasks would wait for each other: {path}")]
     return []
-
-
-def _edges_of(transaction: Transaction, task: Task) -> dict[int, list[int]]:
-    return transaction.upstream_edges(task.definition.namespace)
 
 
 def _store_edges(transaction: Transaction, task: Task, edges: Mapping[int, str]) -> None:

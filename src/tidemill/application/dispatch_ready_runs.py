@@ -1,22 +1,16 @@
 """Ready runs are handed to the queue, the most urgent first, as many as workers have use for."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
 from tidemill.domain.events import EventType
-from tidemill.domain.gates import concurrency_gate, serving_workers
+from tidemill.domain.gates import concurrency_gate, queue_room
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import Hold, RunChange, TaskRun, annotate, move, rank_of
-from tidemill.domain.worker import Worker
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
-
-# How many runs may wait in the queue for each slot of the workers that serve them: enough that
-# no slot waits for the dispatcher, few enough that an urgent run overtakes nearly all.
-PREFETCH = 2
 
 
 class Dispatched(msgspec.Struct, frozen=True):
@@ -31,21 +25,19 @@ def dispatch_ready_runs(transaction: Transaction, limit: int) -> Dispatched:
     """Mark up to `limit` ready runs as dispatched; the caller publishes once that is committed."""
     promoted = _end_time_holds(transaction, limit)
     messages = []
+    has_more = promoted == limit
     workers = transaction.workers_alive()
-    for lane, waiting in transaction.ready_lanes().items():
-        room = _room(lane, workers)
-        # Refilled when half of it is gone: many runs in one message instead of one in each.
-        if room and waiting <= room // 2:
-            runs = _dispatch_lane(transaction, lane, min(room - waiting, limit))
+    for lane, dispatched in transaction.ready_lanes().items():
+        room = min(queue_room(lane, workers, dispatched), limit)
+        if room > 0:
+            runs, held = _dispatch_lane(transaction, lane, room)
+            # Whom a full key kept back has left room to those behind.
+            has_more = has_more or held > 0 or len(runs) == limit
             if runs:
                 messages.append(RunMessage(lane, tuple(run.id for run in runs)))
-    if messages or promoted:
+    if messages or promoted or has_more:
         transaction.announce(Topic.EVENTS)
-    return Dispatched(
-        messages=messages,
-        has_more=promoted == limit or any(len(m.run_ids) == limit for m in messages),
-        next_ready_at=transaction.next_hold_ends_at(),
-    )
+    return Dispatched(messages, has_more, transaction.next_hold_ends_at())
 
 
 def _end_time_holds(transaction: Transaction, limit: int) -> int:
@@ -61,12 +53,8 @@ def _time_has_come(run: TaskRun, now: datetime) -> RunChange:
     return annotate(run, now, EventType.RUN_RELEASED, {"held_for": Hold.TIME.value}, **changes)
 
 
-def _room(lane: str, workers: Sequence[Worker]) -> int:
-    serving = serving_workers(lane, workers)
-    return sum(worker.max_concurrent_tasks for worker in serving) * PREFETCH
-
-
-def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> list[TaskRun]:
+def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[TaskRun], int]:
+    """The runs of a lane that go, and how many their concurrency keys keep back."""
     candidates = transaction.ready_runs(lane, limit)
     holders = transaction.key_holders(
         {run.concurrency_key for run in candidates if run.concurrency_key is not None}
@@ -87,4 +75,4 @@ def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> list[Task
         )
         dispatched.append(run)
     transaction.change_runs(changes)
-    return dispatched
+    return dispatched, len(candidates) - len(dispatched)

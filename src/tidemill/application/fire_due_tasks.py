@@ -1,17 +1,17 @@
 """A schedule's time has come: a run is created, and the schedule moves on, in one transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs, skip_runs
-from tidemill.domain.misfire import MisfirePlan, plan_misfires
+from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
 from tidemill.domain.new_run import fired_run, skipped_run
-from tidemill.domain.overlap import UnfinishedRun, decide_overlap
+from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
 from tidemill.domain.schedule import Schedule
 from tidemill.domain.task import Task
-from tidemill.domain.task_run import Hold, TaskRun
+from tidemill.domain.task_run import TaskRun
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -40,8 +40,8 @@ def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
     firing = _Firing(transaction.now)
     for task in tasks:
         firing.add(task, unfinished.get(task.id, []))
-    created = transaction.insert_runs(firing.runs)
-    transaction.insert_runs(list(firing.accounted(created)))
+    created = transaction.insert_runs(firing.rows)
+    transaction.insert_runs(firing.coalesced(created))
     transaction.advance_tasks(firing.advances)
     _make_way(transaction, firing)
     transaction.announce(Topic.READY, Topic.EVENTS)
@@ -63,11 +63,11 @@ class _Firing:
 
     def __init__(self, now: datetime) -> None:
         self.now = now
-        self.runs: list[TaskRun] = []
+        self.rows: list[TaskRun] = []
         self.advances: list[TaskAdvance] = []
         self.superseded: list[int] = []
         self.cancelled: list[int] = []
-        self._skips: list[tuple[TaskRun, datetime | None]] = []
+        self._coalesced: list[tuple[TaskRun, datetime]] = []
 
     def add(self, task: Task, unfinished: list[UnfinishedRun]) -> None:
         schedule = task.schedule
@@ -76,7 +76,7 @@ class _Firing:
         plan = plan_misfires(
             schedule, task.next_run_at - _JUST_BEFORE, self.now, task.definition.misfire
         )
-        started = self._start(task, plan, unfinished)
+        started = self._start(task, plan.runs, unfinished)
         self._account(task, plan)
         self.advances.append(
             TaskAdvance(
@@ -86,56 +86,26 @@ class _Firing:
             )
         )
 
-    def _start(self, task: Task, plan: MisfirePlan, unfinished: list[UnfinishedRun]) -> bool:
-        """Decide over the planned runs; whether any of them is to run."""
-        open_runs = list(unfinished)
-        started = False
-        for planned in plan.runs:
-            decision = decide_overlap(
-                task.definition.overlap, open_runs, is_catch_up=planned.is_catch_up
-            )
-            if decision.action == "skip":
-                self._skips.append(
-                    (skipped_run(task, planned.scheduled_for, self.now, "overlap"), None)
-                )
-                continue
-            run = fired_run(task, planned.scheduled_for, self.now, planned.missed_count)
-            if decision.hold is not None:
-                run = msgspec.structs.replace(run, hold=decision.hold)
-            self._supersede(task, decision.supersede, open_runs)
-            self.cancelled += [run_id for run_id in decision.cancel if run_id]
-            self.runs.append(run)
-            # Not stored yet, so it has no id; the rule only needs that it is there.
-            open_runs.append(UnfinishedRun(0, task.id, run.status, run.hold))
-            started = True
-        return started
-
-    def _supersede(
-        self, task: Task, run_ids: Iterable[int], open_runs: list[UnfinishedRun]
-    ) -> None:
-        for run_id in run_ids:
-            if run_id:
-                self.superseded.append(run_id)
-                continue
-            earlier = next(
-                run
-                for run in reversed(self.runs)
-                if run.task_id == task.id and run.hold is Hold.OVERLAP
-            )
-            self.runs.remove(earlier)
-            self._skips.append(
-                (skipped_run(task, earlier.scheduled_for, self.now, "overlap"), None)
-            )
-        gone = set(run_ids)
-        open_runs[:] = [
-            run for run in open_runs if not (run.id in gone and run.hold is Hold.OVERLAP)
+    def _start(
+        self, task: Task, fires: Sequence[PlannedFire], unfinished: list[UnfinishedRun]
+    ) -> bool:
+        """Plan the runs of these firings; whether any of them is to run."""
+        plan = plan_overlaps(task.definition.overlap, unfinished, fires)
+        for fire, hold in plan.runs:
+            run = fired_run(task, fire.scheduled_for, self.now, fire.missed_count)
+            self.rows.append(run if hold is None else msgspec.structs.replace(run, hold=hold))
+        self.rows += [
+            skipped_run(task, fire.scheduled_for, self.now, "overlap") for fire in plan.skipped
         ]
+        self.superseded += plan.superseded
+        self.cancelled += plan.cancelled
+        return bool(plan.runs)
 
     def _account(self, task: Task, plan: MisfirePlan) -> None:
         """Give every firing that is not to run its row."""
         for skip in plan.skipped:
             row = skipped_run(task, skip.scheduled_for, self.now, skip.reason)
-            self._skips.append((row, skip.coalesced_into))
+            self._keep(row, skip.coalesced_into)
         for stretch in plan.ranges:
             row = skipped_run(
                 task,
@@ -145,7 +115,13 @@ class _Firing:
                 range_from=stretch.first,
                 count=stretch.count,
             )
-            self._skips.append((row, stretch.coalesced_into))
+            self._keep(row, stretch.coalesced_into)
+
+    def _keep(self, row: TaskRun, coalesced_into: datetime | None) -> None:
+        if coalesced_into is None:
+            self.rows.append(row)
+        else:
+            self._coalesced.append((row, coalesced_into))
 
     def _next_run_at(self, task: Task, schedule: Schedule, *, leaves_open: bool) -> datetime | None:
         if schedule.kind != "after":
@@ -153,14 +129,13 @@ class _Firing:
         # A fixed delay counts from the run's end; whoever ends the run sets the next time.
         return None if leaves_open else task.next_after_end(self.now)
 
-    def accounted(self, created: Sequence[TaskRun]) -> Iterable[TaskRun]:
-        """The skipped rows, now that the runs they point to have ids."""
+    def coalesced(self, created: Sequence[TaskRun]) -> list[TaskRun]:
+        """The rows that point to others, now that those have ids."""
         ids = {(run.task_id, run.scheduled_for): run.id for run in created}
-        for row, into in self._skips:
-            if into is None:
-                yield row
-            else:
-                yield msgspec.structs.replace(row, coalesced_into=ids.get((row.task_id, into)))
+        return [
+            msgspec.structs.replace(row, coalesced_into=ids.get((row.task_id, into)))
+            for row, into in self._coalesced
+        ]
 
 
 def _make_way(transaction: Transaction, firing: _Firing) -> None:

@@ -4,12 +4,25 @@ from collections.abc import Collection, Sequence
 
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import concurrency_gate
+from tidemill.domain.run_status import FINAL
 from tidemill.domain.task import TaskStatus
-from tidemill.domain.task_run import Hold, TaskRun, annotate
+from tidemill.domain.task_run import Hold, RunChange, TaskRun, annotate
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _QUEUED = {Hold.OVERLAP, Hold.CATCH_UP}
+
+
+def follow_up_attempts(transaction: Transaction, changes: Sequence[RunChange]) -> None:
+    """Let go on what waited for attempts that these changes, written already, have ended.
+
+    A run that is to be tried again has left its key; only one that is final has made way for the
+    next of its task.
+    """
+    final = [change.before for change in changes if change.changes["status"] in FINAL]
+    retried = [change.before for change in changes if change.changes["status"] not in FINAL]
+    follow_up_ended(transaction, final)
+    let_waiting_for_keys_go(transaction, _limits_of(retried))
 
 
 def follow_up_ended(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
@@ -17,15 +30,16 @@ def follow_up_ended(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
     if not ended:
         return
     let_next_of_task_go(transaction, {run.task_id for run in ended})
-    let_waiting_for_keys_go(
-        transaction,
-        {
-            run.concurrency_key: run.concurrency_limit
-            for run in ended
-            if run.concurrency_key is not None and run.concurrency_limit is not None
-        },
-    )
+    let_waiting_for_keys_go(transaction, _limits_of(ended))
     _rearm_fixed_delays(transaction, ended)
+
+
+def _limits_of(runs: Sequence[TaskRun]) -> dict[str, int]:
+    return {
+        run.concurrency_key: run.concurrency_limit
+        for run in runs
+        if run.concurrency_key is not None and run.concurrency_limit is not None
+    }
 
 
 def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int]) -> None:

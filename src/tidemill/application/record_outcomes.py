@@ -1,17 +1,18 @@
 """An attempt ended: its outcome becomes the run's status, or another attempt is planned."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 import msgspec
 
-from tidemill.application.follow_up import follow_up_ended
+from tidemill.application.follow_up import follow_up_attempts
+from tidemill.domain.deadline import queue_deadline
 from tidemill.domain.events import EventType
 from tidemill.domain.lease import is_held
 from tidemill.domain.outcome import Outcome
 from tidemill.domain.retry import delay_before_retry, may_go_on, may_retry
-from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
 from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, annotate, move
 from tidemill.foundation.store import AttemptClosing, Transaction
@@ -46,21 +47,18 @@ def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) 
     changes, closings, stale = [], [], []
     for report in reports:
         run = runs.get(report.run_id)
-        if run is None:
-            continue
-        if not is_held(run, report.fence):
-            stale.append((run, report))
+        if run is None or not is_held(run, report.fence):
+            stale.append(report)
             continue
         definition = definitions[run.task_id, run.task_version]
         change, closing = _ending(run, definition, report, transaction.now)
         changes.append(change)
         closings.append(closing)
+        del runs[report.run_id]  # whoever says it once more comes too late
     transaction.change_runs(changes)
     transaction.close_attempts(closings)
     _tell_stale(transaction, stale)
-    follow_up_ended(
-        transaction, [change.before for change in changes if change.changes["status"] in FINAL]
-    )
+    follow_up_attempts(transaction, changes)
     transaction.announce(Topic.EVENTS)
     if any(change.changes["status"] is RunStatus.RETRYING for change in changes):
         transaction.announce(Topic.READY)
@@ -176,27 +174,24 @@ def _handed_back(
     return change, _closing(run, report.outcome, AttemptOutcome.HANDED_BACK, now)
 
 
-def queue_deadline(run: TaskRun, ready_at: datetime) -> datetime | None:
-    """Until when a run that is ready at `ready_at` may wait to be started."""
-    if run.queue_timeout_seconds is None:
-        return None
-    return ready_at + timedelta(seconds=run.queue_timeout_seconds)
-
-
 def _closing(run: TaskRun, outcome: Outcome, how: AttemptOutcome, now: datetime) -> AttemptClosing:
     return AttemptClosing(run.id, run.attempt, how, now, outcome.exit_code, outcome.error_message)
 
 
-def _tell_stale(transaction: Transaction, stale: Sequence[tuple[TaskRun, AttemptReport]]) -> None:
-    if stale:
-        transaction.change_runs(
-            [
-                annotate(
-                    run,
-                    transaction.now,
-                    EventType.STALE_WRITE_REFUSED,
-                    {"fence": report.fence, "held": run.fence},
-                )
-                for run, report in stale
-            ]
-        )
+def _tell_stale(transaction: Transaction, stale: Sequence[AttemptReport]) -> None:
+    """One event for each run: an old fence tried to write, and nothing was changed by it."""
+    runs = transaction.runs({report.run_id for report in stale}) if stale else {}
+    fences: dict[int, list[int]] = {}
+    for report in stale:
+        fences.setdefault(report.run_id, []).append(report.fence)
+    transaction.change_runs(
+        [
+            annotate(
+                run,
+                transaction.now,
+                EventType.STALE_WRITE_REFUSED,
+                {"fences": fences[run.id], "held": run.fence},
+            )
+            for run in runs.values()
+        ]
+    )

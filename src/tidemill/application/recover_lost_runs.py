@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
-from tidemill.application.follow_up import follow_up_ended, let_waiting_for_keys_go
-from tidemill.application.record_outcomes import queue_deadline
+from tidemill.application.follow_up import follow_up_attempts, let_waiting_for_keys_go
+from tidemill.application.time_out_runs import time_out_runs
+from tidemill.domain.deadline import overdue_reason, queue_deadline
 from tidemill.domain.events import EventType
 from tidemill.domain.lease import is_poison
 from tidemill.domain.retry import may_go_on
-from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, move
 from tidemill.domain.worker import WorkerStatus
 from tidemill.foundation.store import AttemptClosing, Transaction
@@ -39,7 +41,7 @@ def recover_lost_runs(
     """One sweep. `claim_within` is how long a dispatched run may stay unclaimed."""
     now = transaction.now
     overdue = transaction.overdue_runs(limit)
-    _time_out(transaction, overdue)
+    time_out_runs(transaction, overdue)
     expired = transaction.expired_leases(limit)
     lose_runs(transaction, expired)
     stuck = transaction.stuck_dispatches(now - claim_within, limit)
@@ -88,34 +90,25 @@ def lose_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
             for run in runs
         ]
     )
-    follow_up_ended(
-        transaction, [change.before for change in changes if change.changes["status"] in FINAL]
-    )
+    follow_up_attempts(transaction, changes)
     transaction.announce(Topic.READY, Topic.EVENTS)
 
 
 def _loss_of(run: TaskRun, now: datetime) -> RunChange:
     losses = run.losses + 1
-    told = {"attempt": run.attempt, "fence": run.fence, "worker_id": run.worker_id}
+    told = _told_of_loss(run)
     if run.status is RunStatus.CANCELLING:
         return move(
             run, RunStatus.CANCELLED, now, EventType.RUN_CANCELLED, told,
             losses=losses, lease_expires_at=None, completed_at=now,
         )  # fmt: skip
-    if is_poison(run) or not may_go_on(run):
-        reason = "poison" if is_poison(run) else "worker_lost"
-        return move(
-            run,
-            RunStatus.FAILED,
-            now,
-            EventType.RUN_LOST,
-            told | {"reason": reason},
-            losses=losses,
-            lease_expires_at=None,
-            completed_at=now,
-            reason=reason,
-            error_message=f"lost {losses} workers while running" if is_poison(run) else _LOST,
-        )
+    if is_poison(run):
+        said = f"lost {losses} workers while running"
+        return _lost_for_good(run, RunStatus.FAILED, "poison", said, now)
+    if not may_go_on(run):
+        return _lost_for_good(run, RunStatus.FAILED, "worker_lost", _LOST, now)
+    if overdue_reason(run, now) is not None:
+        return _lost_for_good(run, RunStatus.TIMED_OUT, "deadline", _LOST, now)
     return move(
         run,
         RunStatus.RETRYING,
@@ -134,27 +127,25 @@ def _loss_of(run: TaskRun, now: datetime) -> RunChange:
     )
 
 
-def _time_out(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
-    now = transaction.now
-    changes = []
-    for run in runs:
-        is_deadline = run.deadline_at is not None and run.deadline_at <= now
-        reason = "deadline" if is_deadline else "queue_timeout"
-        changes.append(
-            move(
-                run,
-                RunStatus.TIMED_OUT,
-                now,
-                EventType.RUN_FINISHED,
-                {"reason": reason},
-                reason=reason,
-                hold=None,
-                completed_at=now,
-                error_message=f"{reason.replace('_', ' ')} passed before it could start",
-            )
-        )
-    transaction.change_runs(changes)
-    follow_up_ended(transaction, runs)
+def _lost_for_good(
+    run: TaskRun, status: RunStatus, reason: str, said: str, now: datetime
+) -> RunChange:
+    return move(
+        run,
+        status,
+        now,
+        EventType.RUN_LOST,
+        _told_of_loss(run) | {"reason": reason},
+        losses=run.losses + 1,
+        lease_expires_at=None,
+        completed_at=now,
+        reason=reason,
+        error_message=said,
+    )
+
+
+def _told_of_loss(run: TaskRun) -> dict[str, Any]:
+    return {"attempt": run.attempt, "fence": run.fence, "worker_id": run.worker_id}
 
 
 def _dispatch_again(transaction: Transaction, runs: Sequence[TaskRun]) -> None:

@@ -1,7 +1,7 @@
 """Somebody asks for runs now, or at an instant of their choosing."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -11,9 +11,12 @@ import msgspec
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task
 from tidemill.domain.task_run import TaskRun, Trigger
-from tidemill.errors import Conflict, InvalidInput, NotFound, Problem
+from tidemill.errors import Conflict, InvalidInput, KeyReused, NotFound, Problem
 from tidemill.foundation.store import Reads, StoredAnswer, Transaction
 from tidemill.foundation.wakeups import Topic
+
+_SCOPE = "trigger"  # of the idempotency keys
+_LARGEST_ID = 2**63 - 1
 
 
 class TriggerRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,65 +36,81 @@ class TriggerRequest(msgspec.Struct, frozen=True, kw_only=True):
 def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -> list[TaskRun]:
     """Create a run for each request, all or none; the runs in the order of the requests.
 
-    A request whose idempotency key was seen for this task within 24 hours gives the run of then;
-    the same key with another request raises Conflict. Raises InvalidInput naming the item where
-    a task does not exist.
+    A request whose idempotency key was seen for this task within 24 hours, or stands at an earlier
+    item, gives the run of then. Raises KeyReused where the key came with another request, and
+    InvalidInput naming each item whose task does not exist (NotFound where there is one item).
     """
     tasks = _tasks_of(transaction, requests)
-    answered: dict[int, int] = {}
-    fresh: list[tuple[int, TaskRun]] = []
-    seen_here: dict[tuple[int, str], int] = {}
-    for index, (request, task) in enumerate(zip(requests, tasks, strict=True)):
-        if request.idempotency_key is not None:
-            twin = seen_here.setdefault((task.id, request.idempotency_key), index)
-            earlier = _earlier_run(transaction, task, request)
-            if earlier is not None:
-                answered[index] = earlier
+    keys = [_key_of(request, task) for request, task in zip(requests, tasks, strict=True)]
+    given = {key for key in keys if key is not None}
+    known = transaction.stored_answers(_SCOPE, given) if given else {}
+    hashes = {key: answer.request_hash for key, answer in known.items()}
+    first_with: dict[str, int] = {}
+    fresh: dict[int, TaskRun] = {}
+    for index, (request, task, key) in enumerate(zip(requests, tasks, keys, strict=True)):
+        if key is not None:
+            if hashes.setdefault(key, _hash_of(request)) != _hash_of(request):
+                raise _reused(index, len(requests))
+            if key in known or first_with.setdefault(key, index) != index:
                 continue
-            if twin != index:
-                raise InvalidInput(
-                    "one idempotency key stands at two items",
-                    [Problem(f"/items/{index}/idempotency_key", f"as at item {twin}")],
-                )
-        fresh.append((index, _run_of(transaction, task, request)))
-    stored = transaction.insert_runs([run for _, run in fresh])
-    created = {index: run for (index, _), run in zip(fresh, stored, strict=True)}
-    for index, run in created.items():
-        _remember(transaction, requests[index], run)
+        fresh[index] = _run_of(transaction, task, request)
+    created = dict(zip(fresh, transaction.insert_runs(list(fresh.values())), strict=True))
+    transaction.note_last_run({run.task_id for run in created.values()})
+    _remember(transaction, {key: (requests[n], created[n]) for key, n in first_with.items()})
     transaction.announce(Topic.READY, Topic.EVENTS)
-    earlier_runs = transaction.runs(set(answered.values())) if answered else {}
+    of_then = _runs_of_then(transaction, known)
+    of_key = {key: created[index] for key, index in first_with.items()} | of_then
     return [
-        created[index] if index in created else earlier_runs[answered[index]]
-        for index in range(len(requests))
+        created[index] if key is None or index in created else of_key[key]
+        for index, key in enumerate(keys)
     ]
 
 
 def _tasks_of(transaction: Transaction, requests: Sequence[TriggerRequest]) -> list[Task]:
-    by_key: dict[tuple[str, int | str], Task | None] = {}
-    tasks, problems = [], []
-    for index, request in enumerate(requests):
-        key = (request.namespace, request.task)
-        if key not in by_key:
-            by_key[key] = find_task(transaction, request.namespace, request.task)
-        task = by_key[key]
-        if task is None:
-            problems.append(Problem(f"/items/{index}/task", f"no task {request.task}"))
-        else:
-            tasks.append(task)
-    if problems and len(requests) == 1:
+    ids: set[int] = set()
+    names: dict[str, set[str]] = {}
+    for request in requests:
+        wanted = parse_task_key(request.task)
+        if isinstance(wanted, int):
+            ids.add(wanted)
+        elif wanted is not None:
+            names.setdefault(request.namespace, set()).add(wanted)
+    found: dict[tuple[str, int | str | None], Task] = {}
+    for task in transaction.tasks(ids).values() if ids else ():
+        found[task.definition.namespace, task.id] = task
+    for namespace, wanted_names in names.items():
+        for name, task in transaction.tasks_named(namespace, wanted_names).items():
+            found[namespace, name] = task
+    tasks = [found.get((each.namespace, parse_task_key(each.task))) for each in requests]
+    if len(requests) == 1 and tasks[0] is None:
         raise NotFound("task", requests[0].task)
+    problems = [
+        Problem(f"/items/{index}/task", f"no task {request.task}")
+        for index, (request, task) in enumerate(zip(requests, tasks, strict=True))
+        if task is None
+    ]
     if problems:
         raise InvalidInput("some items name tasks that do not exist", problems)
-    return tasks
+    return [task for task in tasks if task is not None]
 
 
 def find_task(reads: Reads, namespace: str, key: int | str) -> Task | None:
     """The task with this id, or with this `name:NAME`."""
-    if isinstance(key, int):
-        return reads.task(key, namespace)
-    if key.startswith("name:"):
-        return reads.task_named(namespace, key.removeprefix("name:"))
-    return reads.task(int(key), namespace) if key.isdecimal() else None
+    wanted = parse_task_key(key)
+    if wanted is None:
+        return None
+    if isinstance(wanted, int):
+        return reads.task(wanted, namespace)
+    return reads.task_named(namespace, wanted)
+
+
+def parse_task_key(key: int | str) -> int | str | None:
+    """An id, the name of `name:NAME`, or None where it can be neither."""
+    if isinstance(key, str) and key.startswith("name:"):
+        return key.removeprefix("name:")
+    if isinstance(key, str) and not key.isdecimal():
+        return None
+    return int(key) if int(key) <= _LARGEST_ID else None
 
 
 def _run_of(transaction: Transaction, task: Task, request: TriggerRequest) -> TaskRun:
@@ -110,32 +129,39 @@ def _run_of(transaction: Transaction, task: Task, request: TriggerRequest) -> Ta
     )
 
 
-def _earlier_run(transaction: Transaction, task: Task, request: TriggerRequest) -> int | None:
-    assert request.idempotency_key is not None
-    answer = transaction.stored_answer(_scope(task.id), request.idempotency_key)
-    if answer is None:
+def _key_of(request: TriggerRequest, task: Task) -> str | None:
+    """A key belongs to its task."""
+    if request.idempotency_key is None:
         return None
-    if answer.request_hash != _hash_of(request):
-        raise Conflict("this idempotency key was used for another request on the same task")
-    run_id: int = answer.answer
-    return run_id
+    return f"{task.id}:{request.idempotency_key}"
 
 
-def _remember(transaction: Transaction, request: TriggerRequest, run: TaskRun) -> None:
-    if request.idempotency_key is not None:
-        transaction.store_answer(
-            StoredAnswer(
-                _scope(run.task_id),
-                request.idempotency_key,
-                _hash_of(request),
-                run.id,
-                transaction.now,
-            )
+def _reused(index: int, items: int) -> KeyReused:
+    pointer = "/idempotency_key" if items == 1 else f"/items/{index}/idempotency_key"
+    message = "this idempotency key was used for another request on the same task"
+    return KeyReused(message, [Problem(pointer, "each request needs a key of its own")])
+
+
+def _remember(transaction: Transaction, made: Mapping[str, tuple[TriggerRequest, TaskRun]]) -> None:
+    if made:
+        transaction.store_answers(
+            _SCOPE,
+            [
+                StoredAnswer(_SCOPE, key, _hash_of(request), run.id, transaction.now)
+                for key, (request, run) in made.items()
+            ],
         )
 
 
-def _scope(task_id: int) -> str:
-    return f"trigger:{task_id}"
+def _runs_of_then(
+    transaction: Transaction, known: Mapping[str, StoredAnswer]
+) -> dict[str, TaskRun]:
+    if not known:
+        return {}
+    runs = transaction.runs({answer.answer for answer in known.values()})
+    if any(answer.answer not in runs for answer in known.values()):
+        raise Conflict("the run that this idempotency key made is pruned by now; use another key")
+    return {key: runs[answer.answer] for key, answer in known.items()}
 
 
 def _hash_of(request: TriggerRequest) -> str:

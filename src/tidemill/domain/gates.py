@@ -14,6 +14,10 @@ from tidemill.domain.task import TaskStatus, parse_lane
 from tidemill.domain.task_run import Hold, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 
+# How many runs may wait in the queue for each slot of the workers that serve them: enough that
+# no slot waits for the dispatcher, few enough that an urgent run overtakes nearly all.
+PREFETCH = 2
+
 
 class GateFinding(msgspec.Struct, frozen=True):
     """What one gate says of one run."""
@@ -29,8 +33,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     run: TaskRun
     now: datetime
     task_status: TaskStatus | None  # None: the task was deleted
-    key_runners: int
+    key_holders: int  # other runs that count against its concurrency key
     workers: Sequence[Worker]
+    dispatched: int = 0  # runs of the lane that wait in the queue already
     upstream: Sequence[tuple[str, RunStatus]] = ()  # runs of the same flow run
     ahead: int = 0  # ready runs of the lane that start earlier
 
@@ -48,6 +53,7 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain_run(facts: RunFacts) -> Explanation:
     """Every gate's finding, in the order in which they are passed."""
     run = facts.run
+    waiting = facts.dispatched if run.status is RunStatus.PENDING else 0
     gates = [
         status_gate(run),
         enabled_gate(run, facts.task_status),
@@ -55,12 +61,12 @@ def explain_run(facts: RunFacts) -> Explanation:
         misfire_gate(run),
         overlap_gate(run),
         dependencies_gate(run, facts.upstream),
-        concurrency_gate(run, facts.key_runners),
+        concurrency_gate(run, facts.key_holders),
         GateFinding("rate", True, "no rate limit applies"),
         GateFinding("quota", True, "no quota applies"),
         not_before_gate(run, facts.now),
-        worker_gate(run.lane, facts.workers),
-        priority_gate(facts.ahead),
+        worker_gate(run.lane, facts.workers, waiting),
+        priority_gate(facts.ahead, queue_room(run.lane, facts.workers, waiting)),
     ]
     blocking = next((finding.gate for finding in gates if not finding.passes), None)
     return Explanation(
@@ -130,12 +136,25 @@ def not_before_gate(run: TaskRun, now: datetime) -> GateFinding:
     return GateFinding("not_before", True, f"its time came at {run.not_before:%FT%T.%fZ}")
 
 
-def worker_gate(lane: str, workers: Iterable[Worker]) -> GateFinding:
-    """Whether any active worker serves the run's lane."""
+def worker_gate(lane: str, workers: Sequence[Worker], dispatched: int = 0) -> GateFinding:
+    """Whether any active worker serves the run's lane and has use for one run more."""
     serving = serving_workers(lane, workers)
-    if serving:
-        return GateFinding("worker", True, f"{len(serving)} active workers serve {lane}")
-    return GateFinding("worker", False, f"no active worker serves {lane}")
+    if not serving:
+        return GateFinding("worker", False, f"no active worker serves {lane}")
+    if queue_room(lane, workers, dispatched) <= 0:
+        return GateFinding("worker", False, f"{dispatched} runs wait for their slots already")
+    return GateFinding("worker", True, f"{len(serving)} active workers serve {lane}")
+
+
+def queue_room(lane: str, workers: Iterable[Worker], dispatched: int) -> int:
+    """How many more runs of `lane` its workers have use for, beyond those in the queue.
+
+    None while more than half of what they may have there is left: refilled in one go, many runs
+    share a message and a claim.
+    """
+    slots = sum(worker.max_concurrent_tasks for worker in serving_workers(lane, workers))
+    most = slots * PREFETCH
+    return most - dispatched if dispatched <= most // 2 else 0
 
 
 def serving_workers(lane: str, workers: Iterable[Worker]) -> list[Worker]:
@@ -148,6 +167,6 @@ def serving_workers(lane: str, workers: Iterable[Worker]) -> list[Worker]:
     ]
 
 
-def priority_gate(ahead: int) -> GateFinding:
-    """Whether ready runs of the lane stand before this one."""
-    return GateFinding("priority", ahead == 0, f"{ahead} ready runs stand before it")
+def priority_gate(ahead: int, room: int) -> GateFinding:
+    """Whether the ready runs of the lane that stand before this one leave it room."""
+    return GateFinding("priority", ahead < max(room, 1), f"{ahead} ready runs stand before it")

@@ -44,18 +44,18 @@ class FixedRate:
 
 
 class SingleTime:
-    """One instant."""
+    """One instant, or none at all."""
 
-    def __init__(self, at: datetime) -> None:
+    def __init__(self, at: datetime | None) -> None:
         self._at = at
 
     def next_after(self, instant: datetime) -> datetime | None:
         """The instant, while it lies strictly after `instant`."""
-        return self._at if self._at > instant else None
+        return self._at if self._at is not None and self._at > instant else None
 
     def count_between(self, after: datetime, until: datetime) -> int:
         """1 where the instant lies in (after, until], else 0."""
-        return int(after < self._at <= until)
+        return int(self._at is not None and after < self._at <= until)
 
 
 def _invalid(message: str) -> InvalidInput:

@@ -5,10 +5,13 @@ from typing import Literal
 
 import msgspec
 
+from tidemill.domain.misfire import PlannedFire
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import Hold
 
 OverlapPolicy = Literal["allow", "skip", "queue", "cancel_running"]
+
+_WAITING_FOR_TASK = {Hold.OVERLAP, Hold.CATCH_UP}
 
 
 class UnfinishedRun(msgspec.Struct, frozen=True):
@@ -27,6 +30,15 @@ class OverlapDecision(msgspec.Struct, frozen=True):
     hold: Hold | None = None
     supersede: tuple[int, ...] = ()
     cancel: tuple[int, ...] = ()
+
+
+class OverlapPlan(msgspec.Struct, frozen=True):
+    """What becomes of several firings of one task, and of the runs that it has already."""
+
+    runs: list[tuple[PlannedFire, Hold | None]]
+    skipped: list[PlannedFire]
+    superseded: list[int]  # ids of runs that wait in vain: a newer one takes their place
+    cancelled: list[int]  # ids of runs that are to be ended
 
 
 START = OverlapDecision("start")
@@ -53,5 +65,34 @@ def decide_overlap(
         "hold",
         Hold.OVERLAP,
         superseded,
-        tuple(run.id for run in unfinished if run.hold is not Hold.OVERLAP),
+        tuple(run.id for run in unfinished if run.hold not in _WAITING_FOR_TASK),
     )
+
+
+def plan_overlaps(
+    policy: OverlapPolicy, unfinished: Sequence[UnfinishedRun], fires: Sequence[PlannedFire]
+) -> OverlapPlan:
+    """What becomes of these firings, in order of time, as if each came alone.
+
+    One that a later one of them takes the place of was never stored, so it is skipped.
+    """
+    open_runs = list(unfinished)
+    planned: dict[int, tuple[PlannedFire, Hold | None]] = {}  # by ids below those of stored runs
+    skipped: list[PlannedFire] = []
+    superseded: dict[int, None] = {}
+    cancelled: dict[int, None] = {}
+    for place, fire in enumerate(fires, 1):
+        decision = decide_overlap(policy, open_runs, is_catch_up=fire.is_catch_up)
+        if decision.action == "skip":
+            skipped.append(fire)
+            continue
+        gone = {*decision.supersede, *(each for each in decision.cancel if each in planned)}
+        skipped += [planned.pop(each)[0] for each in sorted(gone & planned.keys(), reverse=True)]
+        superseded |= dict.fromkeys(each for each in decision.supersede if each > 0)
+        cancelled |= dict.fromkeys(each for each in decision.cancel if each > 0)
+        open_runs = [run for run in open_runs if run.id not in gone]
+        hold = decision.hold if open_runs else None
+        planned[-place] = (fire, hold)
+        kind = Hold.CATCH_UP if fire.is_catch_up else hold
+        open_runs.append(UnfinishedRun(-place, 0, RunStatus.PENDING, kind))
+    return OverlapPlan(list(planned.values()), skipped, list(superseded), list(cancelled))

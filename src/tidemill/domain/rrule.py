@@ -19,6 +19,7 @@ _FIXED_STEPS = {
     WEEKLY: timedelta(weeks=1),
 }
 _SUB_DAILY = {SECONDLY, MINUTELY, HOURLY}
+_STAMP = re.compile(r"(?P<name>UNTIL=|DTSTART:)(?P<at>\d{8}T\d{6})(?P<utc>Z?)")
 
 
 class RecurrenceRule:
@@ -28,10 +29,10 @@ class RecurrenceRule:
 
     def __init__(self, text: str, anchor: datetime, zone: ZoneInfo) -> None:
         # Any: dateutil keeps a rule's frequency, step and start to itself.
-        self._rule: Any = _parse(text, anchor.astimezone(zone).replace(tzinfo=None))
+        self._rule: Any = _parse(text, anchor, zone, on=zone)
         self.is_sub_daily = self._frequency in _SUB_DAILY
         if self.is_sub_daily:
-            self._rule = _parse(text, anchor.astimezone(UTC).replace(tzinfo=None))
+            self._rule = _parse(text, anchor, zone, on=ZoneInfo("UTC"))
         # A counted rule depends on its start; any other may be entered at any multiple of its step.
         self._listed: list[datetime] | None = None
         if getattr(self._rule, "_count", None) is not None:
@@ -72,18 +73,28 @@ class RecurrenceRule:
         return self._rule.replace(dtstart=start + periods * period)
 
 
-def _parse(text: str, start: datetime) -> rrule:
+def _parse(text: str, anchor: datetime, zone: ZoneInfo, *, on: ZoneInfo) -> rrule:
+    """The rule on the clock of `on`; what it writes without a Z is meant in `zone`."""
     body = text.removeprefix("RRULE:") if "DTSTART" not in text else text
     if re.search(r"\b(EXDATE|RDATE|EXRULE)", text):
         raise _invalid("only one RRULE, with a DTSTART before it if wanted, can be scheduled")
+    if "TZID" in text:
+        raise _invalid("write the zone into `timezone`; the rule itself takes no TZID")
     try:
-        # UNTIL in UTC and a wall-clock start do not compare; the wall is what the rule speaks of.
-        rule = rrulestr(body.replace("\\n", "\n"), dtstart=start, ignoretz=True)
+        written = _STAMP.sub(lambda stamp: _on_clock(stamp, zone, on), body.replace("\\n", "\n"))
+        start = anchor.astimezone(on).replace(tzinfo=None)
+        rule = rrulestr(written, dtstart=start, ignoretz=True)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise _invalid(f"{text[:80]!r} is no recurrence rule: {error}") from None
     if isinstance(rule, rruleset):
         raise _invalid("only one RRULE can be scheduled")
     return rule
+
+
+def _on_clock(stamp: re.Match[str], zone: ZoneInfo, on: ZoneInfo) -> str:
+    written = datetime.strptime(stamp["at"], "%Y%m%dT%H%M%S")
+    instant = written.replace(tzinfo=UTC if stamp["utc"] else zone)
+    return f"{stamp['name']}{instant.astimezone(on):%Y%m%dT%H%M%S}"
 
 
 def _invalid(message: str) -> InvalidInput:

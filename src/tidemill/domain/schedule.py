@@ -115,6 +115,10 @@ class Schedule:
             surplus = self.count_between(since, until) - limit
         return self.fires_between(since, until, surplus + limit)[-limit:]
 
+    def only_at(self, at: datetime | None) -> "Schedule":
+        """The same schedule with this fire time alone, or with none."""
+        return Schedule(self.spec, self.kind, SingleTime(at), self.delay)
+
     def preview(self, after: datetime, count: int) -> list[Fire]:
         """The next `count` fire times after `after`."""
         zone = ZoneInfo(self.spec.timezone)

@@ -123,7 +123,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     anchor_at: datetime  # start of `@every` and `@after`; moves when the schedule is edited
     next_run_at: datetime | None  # the earliest fire time not yet accounted for
     paused_at: datetime | None = None  # since when fire times are missed without a row yet
-    last_run_at: datetime | None = None
+    last_run_at: datetime | None = None  # when a run was last made, by its schedule or by hand
     created_at: datetime
     updated_at: datetime
 
@@ -134,7 +134,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def schedule(self) -> Schedule | None:
-        return schedule_of(self.definition, self.anchor_at)
+        """When it fires. `@after` knows one time at most: the next counts from a run's end."""
+        schedule = schedule_of(self.definition, self.anchor_at)
+        if schedule is None or schedule.kind != "after":
+            return schedule
+        return schedule.only_at(self.next_run_at)
 
     def next_after_end(self, ended_at: datetime) -> datetime | None:
         """The next time of an `@after` schedule, which counts from a run's end."""

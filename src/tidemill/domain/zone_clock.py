@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from tidemill.errors import InvalidInput, Problem
@@ -56,7 +56,8 @@ class ZonedTimes:
         while True:
             wall = max(wall, self._opens_at(stretch))
             found = self._rule.next_wall(wall)
-            if found is not None and self._zone.learn(found.year):
+            if found is not None and stretch.end is None:  # as far as was known until now
+                self._zone.learn(found.year)
                 stretch = self._zone.stretch_at(wall - stretch.offset)
             if found is not None and found < self._closes_at(stretch):
                 return (found - stretch.offset).replace(tzinfo=UTC)
@@ -154,6 +155,14 @@ class Stretch:
         self.offset = offset
 
 
+class _Known(NamedTuple):
+    """What is known of a zone. Replaced as a whole: threads share a clock without a lock."""
+
+    covered: tuple[int, int]
+    starts: list[datetime]
+    stretches: list[Stretch]
+
+
 class ZoneClock:
     """One zone's stretches, found year by year as they are asked for."""
 
@@ -161,26 +170,23 @@ class ZoneClock:
         self.name = name
         self.zone = zone
         self._years: dict[int, list[datetime]] = {}
-        self._starts: list[datetime] = []
-        self._stretches: list[Stretch] = []
-        self._covered = (1, 0)
+        self._known = _Known((1, 0), [], [])
 
     def stretch_at(self, at: datetime) -> Stretch:
         """The stretch that holds an instant in naive UTC."""
         self.learn(at.year)
-        return self._stretches[bisect_right(self._starts, at)]
+        known = self._known
+        return known.stretches[bisect_right(known.starts, at)]
 
-    def learn(self, year: int) -> bool:
-        """Know the changes around `year`; whether anything was added."""
-        first, last = self._covered
-        if first < year < last:
-            return False
-        self._cover(year)
-        return True
+    def learn(self, year: int) -> None:
+        """Know the changes around `year`."""
+        first, last = self._known.covered
+        if not first < year < last:
+            self._cover(year)
 
     def _cover(self, year: int) -> None:
         """Know all changes from a few years before `year` to a few after."""
-        low, high = self._covered
+        low, high = self._known.covered
         low = max(min(year - 2, low if high else year), _FIRST_YEAR)
         high = min(max(year + 3, high), _LAST_YEAR)
         for each in range(low, high + 1):
@@ -188,12 +194,12 @@ class ZoneClock:
                 self._years[each] = list(self._changes_in(each))
         starts = [start for each in range(low, high + 1) for start in self._years[each]]
         edges = [None, *starts, None]
-        self._stretches = [
+        stretches = [
             Stretch(start, end, self._offset(start or (end or datetime(low, 6, 1)) - _PROBE))
             for start, end in pairwise(edges)
         ]
-        self._starts = starts
-        self._covered = (low if low > _FIRST_YEAR else 0, high if high < _LAST_YEAR else 10_000)
+        covered = (low if low > _FIRST_YEAR else 0, high if high < _LAST_YEAR else 10_000)
+        self._known = _Known(covered, starts, stretches)
 
     def _changes_in(self, year: int) -> "list[datetime]":
         found = []

@@ -116,11 +116,17 @@ class Reads(Protocol):
     def worker(self, worker_id: str) -> Worker | None:
         """One worker; locked, where this is a transaction."""
 
+    def key_holders(self, keys: Collection[str]) -> dict[str, int]:
+        """How many runs are dispatched, running or cancelling under each concurrency key."""
+
     def key_runners(self, keys: Collection[str]) -> dict[str, int]:
         """How many runs are running or cancelling under each concurrency key."""
 
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
-        """All unfinished runs of these tasks but backfills, oldest first."""
+        """The unfinished runs of these tasks that a firing may meet, oldest first.
+
+        Left out are backfills, and runs that were asked for at an hour still to come.
+        """
 
     # lists, newest or smallest first as asked; every one by an index
 
@@ -169,8 +175,11 @@ class Reads(Protocol):
     def lane_depths(self) -> list[LaneDepth]:
         """Every lane in which something waits, runs or was lately started."""
 
-    def ready_before(self, lane: str, rank: datetime, run_id: int, limit: int) -> int:
-        """How many ready runs of a lane start before this one, counted up to `limit`."""
+    def ready_lanes(self) -> dict[str, int]:
+        """Lanes that have ready runs, each with how many of its runs are dispatched."""
+
+    def ready_before(self, run: TaskRun, limit: int) -> int:
+        """How many ready runs of its lane start before this one, counted up to `limit`."""
 
     def status_counts(self) -> dict[RunStatus, int]:
         """How many runs are in each unfinished status."""
@@ -193,6 +202,12 @@ class Transaction(Reads, Protocol):
     def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
         """These tasks, locked; deleted ones are left out."""
 
+    def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
+        """The tasks of these names, locked; deleted ones are left out."""
+
+    def note_last_run(self, task_ids: Collection[int]) -> None:
+        """Set `last_run_at` of these tasks to now: a run of each was made."""
+
     def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
         """Move schedules on. A `last_run_at` of None leaves the old one."""
 
@@ -202,7 +217,8 @@ class Transaction(Reads, Protocol):
     def replace_task(self, before: Task, after: Task) -> None:
         """Store `after` in place of `before`, and its definition if the version is new.
 
-        Raises VersionMismatch where the row is not at `before.version` any more.
+        Raises VersionMismatch where the row is not at `before.version` any more, and Conflict
+        where `after` has another name that is taken.
         """
 
     def delete_task(self, task_id: int) -> None:
@@ -243,17 +259,11 @@ class Transaction(Reads, Protocol):
     def next_hold_ends_at(self) -> datetime | None:
         """The earliest not_before of the runs held for TIME."""
 
-    def ready_lanes(self) -> dict[str, int]:
-        """Lanes that have ready runs, each with how many of its runs are dispatched."""
-
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         """Whether any of these lanes has a ready run."""
 
     def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
         """Pending runs without a hold, by rank, then scheduled_for."""
-
-    def key_holders(self, keys: Collection[str]) -> dict[str, int]:
-        """How many runs are dispatched, running or cancelling under each concurrency key."""
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""
@@ -314,11 +324,11 @@ class Transaction(Reads, Protocol):
 
     # idempotency
 
-    def stored_answer(self, scope: str, key: str) -> StoredAnswer | None:
-        """What was answered to this key within its 24 hours."""
+    def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
+        """What was answered to these keys of a scope within their 24 hours."""
 
-    def store_answer(self, answer: StoredAnswer) -> None:
-        """Keep an answer under its key."""
+    def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
+        """Keep answers of one scope under their keys, in place of older ones."""
 
     # history
 

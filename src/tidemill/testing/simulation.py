@@ -16,16 +16,18 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
 
+from tidemill.application.backfill_task import backfill_task
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.claim_runs import ClaimedRun, claim_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
-from tidemill.application.manage_workers import register_worker
+from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.record_outcomes import AttemptReport, Cause, record_outcomes
 from tidemill.application.recover_lost_runs import recover_lost_runs
 from tidemill.application.renew_leases import renew_leases
+from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.lease import MAX_LOSSES, stop_before
@@ -33,7 +35,7 @@ from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, LEASED, RunStatus, may_follow
 from tidemill.domain.task import Concurrency, Misfire, Retry, Task, TaskDefinition, schedule_of
 from tidemill.domain.task_run import TaskRun, Trigger
-from tidemill.errors import NotFound
+from tidemill.errors import InvalidInput, KeyReused, NotFound
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import Transaction
@@ -48,7 +50,7 @@ HEARTBEAT = timedelta(seconds=2)
 CLAIM_WITHIN = timedelta(seconds=8)
 BATCH = 50
 
-_SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", None)
+_SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", "@at", None)
 
 
 class Violation(AssertionError):
@@ -69,8 +71,9 @@ class Simulation:
         self._agenda: list[tuple[datetime, int, Callable[[], None]]] = []
         self._count = 0
         self._end = self.clock.now() + timedelta(minutes=minutes)
-        self._workers = [_Worker(self, number) for number in range(3)]
+        self.workers = [_Worker(self, number) for number in range(3)]
         self._tasks: dict[int, list[tuple[datetime, Task | None]]] = {}
+        self._run_of_key: dict[tuple[int, str], int] = {}
         self.is_calm = False  # after the end nothing goes wrong any more
 
     def run(self) -> None:
@@ -79,7 +82,7 @@ class Simulation:
             self._create_task()
         for number in range(2):
             self._start_dispatcher(number)
-        for each in self._workers:
+        for each in self.workers:
             each.start()
         self.later(self._between(1, 5), self._operate)
         self._work_off(lambda: self.clock.now() >= self._end)
@@ -117,7 +120,7 @@ class Simulation:
             self.later(self._between(0, 0.5), partial(self._loop, step))
 
     def _loop(self, step: Callable[[], None]) -> None:
-        pause = self._between(0.05, 1.0)
+        pause = self._between(0.05, 1.5)
         if self.is_unlucky(0.01):
             pause = self._between(5, 150)  # killed, and started again after a while
         elif not self.is_unlucky(0.02):
@@ -138,7 +141,7 @@ class Simulation:
         copies = 2 if self.is_unlucky(0.05) else 1
         for _ in range(copies):
             delay = self._between(0, 6) if self.is_unlucky(0.1) else self._between(0, 0.1)
-            chosen = self.random.choice(self._workers)
+            chosen = self.random.choice(self.workers)
             self.later(delay, partial(chosen.receive, message))
 
     def _recover(self) -> None:
@@ -153,7 +156,7 @@ class Simulation:
             return
         act = self.random.choice(
             (self._create_task, self._trigger, self._trigger, self._edit, self._pause_one,
-             self._resume_one, self._cancel_one, self._delete_one)
+             self._resume_one, self._cancel_one, self._delete_one, self._backfill, self._retry_one)
         )  # fmt: skip
         act()
         self.later(self._between(1, 20), self._operate)
@@ -167,7 +170,7 @@ class Simulation:
         choose = self.random.choice
         return definition(
             name,
-            schedule=choose(_SCHEDULES),
+            schedule=self._schedule(),
             overlap=choose(("allow", "skip", "queue", "cancel_running")),
             misfire=Misfire(choose(("skip", "run_once", "run_all")), 5, 10, 120),
             jitter_seconds=choose((0, 0, 3)),
@@ -178,15 +181,55 @@ class Simulation:
             concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
         )
 
+    def _schedule(self) -> str | None:
+        chosen = self.random.choice(_SCHEDULES)
+        if chosen != "@at":
+            return chosen
+        return f"@at {(self.clock.now() + self._between(1, 60)).isoformat()}"
+
     def _some_task(self) -> int | None:
         alive = [task_id for task_id, story in self._tasks.items() if story[-1][1] is not None]
         return self.random.choice(alive) if alive else None
 
     def _trigger(self) -> None:
         task_id = self._some_task()
-        if task_id is not None:
-            wish = TriggerRequest(task=task_id)
-            self.store.transact_now(partial(trigger_runs, requests=[wish]))
+        if task_id is None:
+            return
+        key = self.random.choice((None, "a", "b"))
+        later = self.clock.now() + self._between(1, 60) if self.random.random() < 0.2 else None
+        wish = TriggerRequest(task=task_id, idempotency_key=key, run_at=later)
+        try:
+            [run] = self.store.transact_now(partial(trigger_runs, requests=[wish]))
+            if self.is_unlucky(0.2):  # its answer got lost: it asks again
+                [run] = self.store.transact_now(partial(trigger_runs, requests=[wish]))
+        except KeyReused:
+            return  # another hour was asked for under this key
+        if key is not None:
+            known = self._run_of_key.setdefault((task_id, key), run.id)
+            self._demand(known == run.id, 8, f"key {key} of task {task_id} made run {run.id} too")
+
+    def _backfill(self) -> None:
+        task_id = self._some_task()
+        if task_id is None:
+            return
+        until = self.clock.now()
+        since = until - self._between(1, 60)
+        bound = self.random.choice((None, 1, 3))
+        try:
+            made = self.store.transact_now(
+                lambda t: backfill_task(t, task_id, since, until, max_parallel=bound)
+            )
+        except InvalidInput:
+            return  # it has no fire times of its own
+        times = [run.scheduled_for for run in made.runs]
+        self._demand(times == made.fire_times, 12, f"a backfill of {task_id} made {times}")
+
+    def _retry_one(self) -> None:
+        def act(transaction: Transaction) -> None:
+            page = transaction.list_runs(RunFilter(), PageRequest("-id", 20))
+            retry_runs(transaction, page.items[:1])
+
+        self.store.transact_now(act)
 
     def _edit(self) -> None:
         task_id = self._some_task()
@@ -257,6 +300,10 @@ class Simulation:
         )
 
     def _check_attempts(self, run: TaskRun) -> None:
+        never_started = run.status is RunStatus.SKIPPED or (
+            run.status is RunStatus.CANCELLED and run.started_at is None and run.attempt == 0
+        )
+        self._demand(not never_started or run.fence == 0, 45, f"run {run.id} was claimed")
         attempts = self.store.read_now(lambda reads: reads.attempts(run.id))
         numbers = [attempt.attempt for attempt in attempts]
         self._demand(numbers == list(range(1, run.attempt + 1)), 17, f"attempts {numbers}")
@@ -353,6 +400,9 @@ class _Worker:
     def _begin(self, claimed: ClaimedRun, asked_at: float) -> None:
         run = claimed.run
         self._sim.checks.claimed(run, self._id)
+        for other in self._sim.workers:
+            if other is not self and run.id in other._held:
+                self._sim._demand(other._was_unable(), 22, f"two live trees of run {run.id}")
         held = _Held(run, stop_before(asked_at, LEASE))
         self._held[run.id] = held
         length = self._sim._between(0.01, 12)
@@ -404,7 +454,17 @@ class _Worker:
             return
         if self._sim.is_unlucky(0.01):
             self._die()
+        elif self._sim.is_unlucky(0.01):
+            self._drain(incarnation)
         self._sim.later(HEARTBEAT, partial(self._beat, incarnation))
+
+    def _drain(self, incarnation: int) -> None:
+        """SIGTERM: it claims no more, hands back what it holds, says goodbye and is replaced."""
+        self._sim.store.transact_now(partial(drain_worker, worker_id=self._id))
+        for held in list(self._held.values()):
+            self._finish(incarnation, held, "drain")
+        self._sim.store.transact_now(partial(sign_off_worker, worker_id=self._id))
+        self._die()
 
     def _die(self) -> None:
         """SIGKILL: what it held is forgotten here, and is found by the sweep."""
@@ -416,6 +476,11 @@ class _Worker:
     def _freeze(self) -> None:
         """SIGSTOP, longer than its leases may be; it wakes and goes on as if nothing were."""
         self._frozen_until = self._sim.clock.now() + self._sim._between(1, 25)
+
+    def _was_unable(self) -> bool:
+        """Whether it was frozen until now, or wakes and has not asked for its leases yet."""
+        until = self._frozen_until
+        return until is not None and self._sim.clock.now() < until + 2 * HEARTBEAT
 
     def _is_frozen(self) -> bool:
         return self._frozen_until is not None and self._sim.clock.now() < self._frozen_until

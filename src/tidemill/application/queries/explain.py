@@ -12,6 +12,7 @@ from tidemill.domain.gates import (
 )
 from tidemill.domain.new_run import fired_run
 from tidemill.domain.overlap import decide_overlap
+from tidemill.domain.run_status import LEASED, NOT_STARTED, RunStatus
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.domain.task_run import TaskRun
 from tidemill.foundation.store import Reads
@@ -28,9 +29,10 @@ def explain(reads: Reads, run: TaskRun) -> Explanation:
             run=run,
             now=reads.now,
             task_status=task.status if task else None,
-            key_runners=_runners(reads, run),
+            key_holders=_other_holders(reads, run),
             workers=reads.workers_alive(),
-            ahead=reads.ready_before(run.lane, run.rank, run.id, _MOST_AHEAD),
+            dispatched=reads.ready_lanes().get(run.lane, 0),
+            ahead=reads.ready_before(run, _MOST_AHEAD) if run.status in NOT_STARTED else 0,
         )
     )
 
@@ -47,7 +49,7 @@ def explain_firing(reads: Reads, task: Task, at: datetime) -> Explanation:
         GateFinding("misfire", True, "it would be fired in time"),
         GateFinding("overlap", decision.action == "start", _OVERLAP[decision.action]),
         GateFinding("dependencies", True, "waits for no upstream run"),
-        concurrency_gate(run, _runners(reads, run)),
+        concurrency_gate(run, _other_holders(reads, run)),
         GateFinding("rate", True, "no rate limit applies"),
         GateFinding("quota", True, "no quota applies"),
         GateFinding("not_before", True, f"its time is {run.not_before:%FT%T.%fZ}"),
@@ -82,6 +84,11 @@ def _schedule_gate(task: Task, at: datetime) -> GateFinding:
     return GateFinding("schedule", False, f"is no fire time; the next one is {when}")
 
 
-def _runners(reads: Reads, run: TaskRun) -> int:
-    key = run.concurrency_key
-    return reads.key_runners([key]).get(key, 0) if key else 0
+def _other_holders(reads: Reads, run: TaskRun) -> int:
+    """How many others count against the run's key: for one that waits in the queue, those that
+    run; before that, those in the queue too."""
+    if run.concurrency_key is None:
+        return 0
+    count = reads.key_runners if run.status is RunStatus.DISPATCHED else reads.key_holders
+    held = count([run.concurrency_key]).get(run.concurrency_key, 0)
+    return held - 1 if run.status in LEASED else held

@@ -4,12 +4,24 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, and_, bindparam, case, func, or_, select, text
+from sqlalchemy import (
+    Table,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
 from tidemill.domain.events import RunEvent
-from tidemill.domain.run_status import FINAL, UNFINISHED, RunStatus
+from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import Task
 from tidemill.domain.task_run import RunAttempt, TaskRun, Trigger
 from tidemill.domain.worker import Worker
@@ -100,6 +112,8 @@ _logs = (
     .limit(bindparam("limit"))
 )
 _seconds_taken = SecondsBetween(_runs.started_at, _runs.completed_at)
+# Not the column itself: to group by its index, SQLite would read all that ever ended.
+_ended_status = type_coerce(func.coalesce(_runs.status, ""), _runs.status.type)
 _ready_lanes = (
     select(_runs.lane, func.count(), func.min(_runs.not_before))
     .where(text(IS_READY))
@@ -150,16 +164,22 @@ class QueryRows(Rows):
             value = getattr(wanted, name)
             if value is not None:
                 conditions.append(_runs[name] == value)
-        if wanted.status:
-            conditions.append(or_(*(_runs.status == status for status in wanted.status)))
-            conditions += _ended_or_not(wanted.status)
         if wanted.scheduled_after is not None:
             conditions.append(_runs.scheduled_for >= wanted.scheduled_after)
         if wanted.scheduled_before is not None:
             conditions.append(_runs.scheduled_for < wanted.scheduled_before)
         query = struct_columns(task_runs, TaskRun.__struct_fields__).where(*conditions)
-        found = [run_from(row) for row in self._page(query, task_runs, page)]
-        return _cut(found, page, lambda run: _sort_value(run, run, page.sort))
+        queries = [query.where(_has_status(each, wanted, page.sort)) for each in wanted.status]
+        # One page for each status, merged: asked for together, all that match would be sorted.
+        found = [
+            run_from(row)
+            for each in queries or [query]
+            for row in self._page(each, task_runs, page)
+        ]
+        if len(queries) > 1:
+            name = page.sort.removeprefix("-")
+            found.sort(key=lambda run: (getattr(run, name), run.id), reverse=page.sort[0] == "-")
+        return _cut(found[: page.limit + 1], page, lambda run: _sort_value(run, run, page.sort))
 
     def list_workers(self, wanted: WorkerFilter, page: PageRequest) -> Page[Worker]:
         query = struct_columns(workers, Worker.__struct_fields__)
@@ -233,10 +253,10 @@ class QueryRows(Rows):
     ) -> list[RunStats]:
         query = (
             select(
-                _runs.status, func.count(), func.avg(_seconds_taken), func.max(_runs.completed_at)
+                _ended_status, func.count(), func.avg(_seconds_taken), func.max(_runs.completed_at)
             )
             .where(text(HAS_ENDED), _runs.completed_at >= since)
-            .group_by(_runs.status)
+            .group_by(_ended_status)
         )
         if task_id is not None:
             query = query.where(_runs.task_id == task_id)
@@ -257,13 +277,15 @@ class QueryRows(Rows):
             depths.append(LaneDepth(lane, waiting, held, oldest, started + ended.get(lane, 0)))
         return depths
 
-    def ready_before(self, lane: str, rank: datetime, run_id: int, limit: int) -> int:
+    def ready_before(self, run: TaskRun, limit: int) -> int:
+        place = (_runs.rank, _runs.scheduled_for, _runs.id)
+        own = (literal(getattr(run, column.name), column.type) for column in place)
         before = (
             select(_runs.id)
             .where(
                 text(IS_READY),
-                _runs.lane == lane,
-                or_(_runs.rank < rank, and_(_runs.rank == rank, _runs.id < run_id)),
+                _runs.lane == run.lane,
+                tuple_(*place) < tuple_(*own),
             )
             .limit(limit)
         )
@@ -273,13 +295,12 @@ class QueryRows(Rows):
         return dict(self.fetch(_status_counts))
 
 
-def _ended_or_not(statuses: Sequence[RunStatus]) -> list[ColumnElement[bool]]:
-    """What the statuses say of the end, in the words of the index that then serves the list."""
-    if FINAL.issuperset(statuses):
-        return [text(HAS_ENDED)]  # type: ignore[list-item]
-    if UNFINISHED.issuperset(statuses):
-        return [text(IS_UNFINISHED)]  # type: ignore[list-item]
-    return []
+def _has_status(status: RunStatus, wanted: RunFilter, sort: str) -> ColumnElement[bool]:
+    """Runs in this status; by its index, unless others are few or have them in order."""
+    is_narrow = wanted.task_id or wanted.worker_id or wanted.flow_run_id
+    if is_narrow or (status in FINAL and not sort.endswith("id")):
+        return _runs.status == status
+    return and_(_runs.status == status, text(HAS_ENDED if status in FINAL else IS_UNFINISHED))
 
 
 def _cut(

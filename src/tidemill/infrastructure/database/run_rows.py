@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import and_, bindparam, func, not_, select, text
 
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import RunAttempt, RunChange, TaskRun, Trigger
+from tidemill.domain.task_run import Hold, RunAttempt, RunChange, TaskRun, Trigger
 from tidemill.errors import ConcurrentChange
 from tidemill.foundation.store import AttemptClosing, LogLines
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
@@ -47,12 +47,19 @@ _by_ids = _locked.where(in_array(_runs.id, "ids"))
 _by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
 _stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
+_is_wish_for_later = and_(
+    _runs.status == RunStatus.PENDING,
+    _runs.hold.is_not(None),
+    _runs.hold == Hold.TIME,
+    _runs.trigger != Trigger.SCHEDULE,
+)
 _unfinished = (
     select(_runs.id, _runs.task_id, _runs.status, _runs.hold)
     .where(
         text(IS_UNFINISHED),
         in_array(_runs.task_id, "ids"),
         _runs.trigger != Trigger.BACKFILL,
+        not_(_is_wish_for_later),
     )
     .order_by(_runs.id)
 )
@@ -120,7 +127,8 @@ _expired = (
     .order_by(_runs.lease_expires_at)
     .limit(bindparam("limit"))
 )
-_held_by = _locked.where(text(IS_LEASED), in_array(_runs.worker_id, "workers"))
+# By the index of what is leased: that of the workers holds all that they ever ran.
+_held_by = _locked.where(text(IS_LEASED), in_array(func.coalesce(_runs.worker_id, ""), "workers"))
 _overdue = _locked.where(
     text(HAS_DEADLINE), text(IS_NOT_LEASED), _runs.deadline_at <= bindparam("now")
 ).limit(bindparam("limit"))

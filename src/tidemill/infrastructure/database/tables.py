@@ -71,6 +71,8 @@ tasks = Table(
     Index("ix_tasks_namespace_status", "namespace", "status"),
     Index("ix_tasks_task_type", "task_type"),
     Index("ix_tasks_created_at", "created_at"),
+    _partial("ix_tasks_namespace_id", "namespace", "id", where=NOT_DELETED),
+    _partial("ix_tasks_name", "name", "id", where=NOT_DELETED),
     _partial("ix_tasks_next_run_at", "next_run_at", where=FIRES),
     _partial("uq_tasks_namespace_name", "namespace", "name", where=NOT_DELETED, unique=True),
     sqlite_autoincrement=True,
@@ -162,9 +164,11 @@ task_runs = Table(
     Column("dispatched_at", Instant),
     Column("started_at", Instant),
     Column("completed_at", Instant),
-    UniqueConstraint("task_id", "trigger_key", "scheduled_for", name="uq_task_runs_firing"),
-    # Of ended runs only: a planner would take it for the ready ones too, and read all of them.
-    _partial("ix_task_runs_status", "status", "id", where=HAS_ENDED),
+    # In this order it also serves lists and the ledger of one task.
+    UniqueConstraint("task_id", "scheduled_for", "trigger_key", name="uq_task_runs_firing"),
+    # Two, each partial: a whole index on the status draws SQLite's planner away from the others.
+    _partial("ix_task_runs_ended", "status", "id", where=HAS_ENDED),
+    _partial("ix_task_runs_open", "status", "id", where=IS_UNFINISHED),
     Index("ix_task_runs_task_id", "task_id", "id"),
     Index("ix_task_runs_scheduled_for", "scheduled_for"),
     _partial("ix_task_runs_worker_id", "worker_id", "id", where="worker_id IS NOT NULL"),

@@ -30,6 +30,12 @@ _by_name = _task.where(
     tasks.c.namespace == bindparam("namespace"), tasks.c.name == bindparam("name")
 )
 _by_ids = _task.where(in_array(tasks.c.id, "ids")).with_for_update()
+_by_names = _task.where(
+    tasks.c.namespace == bindparam("namespace"), in_array(tasks.c.name, "names")
+).with_for_update()
+_note_last_run = (
+    tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
+)
 _due = (
     struct_columns(tasks, _FIELDS)
     .where(text(FIRES), tasks.c.next_run_at <= bindparam("now"))
@@ -100,6 +106,13 @@ class TaskRows(Rows):
     def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
         return {row[0]: task_from(row) for row in self.fetch(_by_ids, ids=task_ids)}
 
+    def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
+        found = [task_from(row) for row in self.fetch(_by_names, namespace=namespace, names=names)]
+        return {task.definition.name: task for task in found}
+
+    def note_last_run(self, task_ids: Collection[int]) -> None:
+        self.execute(_note_last_run, ids=task_ids, now=self.now)
+
     def due_tasks(self, limit: int) -> list[Task]:
         return [task_from(row) for row in self.fetch(_due, now=self.now, limit=limit)]
 
@@ -117,11 +130,7 @@ class TaskRows(Rows):
         )
 
     def insert_task(self, task: Task) -> Task:
-        definition = task.definition
-        if self.task_named(definition.namespace, definition.name) is not None:
-            raise Conflict(
-                f"a task named {definition.name!r} exists already in {definition.namespace!r}"
-            )
+        self._refuse_taken_name(task)
         statement = tasks.insert().returning(tasks.c.id)
         prepared = self.cache.shaped(
             ("insert task",),
@@ -135,7 +144,15 @@ class TaskRows(Rows):
         self._insert_version(stored)
         return stored
 
+    def _refuse_taken_name(self, task: Task) -> None:
+        namespace, name = task.definition.namespace, task.definition.name
+        holder = self.task_named(namespace, name)
+        if holder is not None and holder.id != task.id:
+            raise Conflict(f"a task named {name!r} exists already in {namespace!r}")
+
     def replace_task(self, before: Task, after: Task) -> None:
+        if after.key != before.key:
+            self._refuse_taken_name(after)
         columns = {f"new_{name}": value for name, value in _columns_of(after).items()}
         if not self.execute(_replace, task_id=before.id, version_before=before.version, **columns):
             raise VersionMismatch(f"task {before.id} was changed since version {before.version}")

@@ -1,5 +1,6 @@
 """Workers and stored answers."""
 
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ from sqlalchemy import bindparam, text
 
 from tidemill.domain.worker import Worker
 from tidemill.foundation.store import StoredAnswer
-from tidemill.infrastructure.database.prepared import struct_columns
+from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import idempotency_keys, workers
 
@@ -29,13 +30,13 @@ _update = (
     .values({name: bindparam(f"new_{name}", type_=workers.c[name].type) for name in _FIELDS[1:]})
 )
 _delete = workers.delete().where(workers.c.id == bindparam("worker_id"))
-_answer = struct_columns(idempotency_keys, StoredAnswer.__struct_fields__).where(
+_answers = struct_columns(idempotency_keys, StoredAnswer.__struct_fields__).where(
     idempotency_keys.c.scope == bindparam("scope"),
-    idempotency_keys.c.key == bindparam("key"),
+    in_array(idempotency_keys.c.key, "keys"),
     idempotency_keys.c.created_at > bindparam("after"),
 )
-_delete_answer = idempotency_keys.delete().where(
-    idempotency_keys.c.scope == bindparam("scope"), idempotency_keys.c.key == bindparam("key")
+_delete_answers = idempotency_keys.delete().where(
+    idempotency_keys.c.scope == bindparam("scope"), in_array(idempotency_keys.c.key, "keys")
 )
 _prune_answers = idempotency_keys.delete().where(
     idempotency_keys.c.created_at < bindparam("before")
@@ -63,17 +64,19 @@ class WorkerRows(Rows):
     def delete_worker(self, worker_id: str) -> None:
         self.execute(_delete, worker_id=worker_id)
 
-    def stored_answer(self, scope: str, key: str) -> StoredAnswer | None:
+    def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
         after = self.now - ANSWERS_ARE_KEPT
-        rows = self.fetch(_answer, scope=scope, key=key, after=after)
-        return StoredAnswer(*rows[0]) if rows else None
+        found = [
+            StoredAnswer(*row) for row in self.fetch(_answers, scope=scope, keys=keys, after=after)
+        ]
+        return {answer.key: answer for answer in found}
 
-    def store_answer(self, answer: StoredAnswer) -> None:
-        self.execute(_delete_answer, scope=answer.scope, key=answer.key)
+    def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
+        self.execute(_delete_answers, scope=scope, keys=[answer.key for answer in answers])
         self.insert_rows(
             idempotency_keys,
             StoredAnswer.__struct_fields__,
-            [msgspec.structs.astuple(answer)],
+            map(msgspec.structs.astuple, answers),
         )
 
     def prune_answers(self, created_before: datetime) -> int:

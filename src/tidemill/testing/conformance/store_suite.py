@@ -1,5 +1,6 @@
 """What every store must do. Each adapter's tests subclass this and give a `store` and a `clock`."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -7,10 +8,19 @@ import msgspec
 import pytest
 
 from tidemill.domain.events import EventType
-from tidemill.domain.new_run import fired_run
+from tidemill.domain.new_run import fired_run, new_run, skipped_run
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Priority, Task
-from tidemill.domain.task_run import AttemptOutcome, RunAttempt, TaskRun, annotate, move
+from tidemill.domain.task import Concurrency, Priority, Task
+from tidemill.domain.task_run import (
+    AttemptOutcome,
+    Hold,
+    RunAttempt,
+    RunChange,
+    TaskRun,
+    Trigger,
+    annotate,
+    move,
+)
 from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import Conflict, Unavailable, VersionMismatch
 from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
@@ -43,24 +53,43 @@ async def add_runs(store: Store, owner: Task, times: Sequence[datetime]) -> list
 def start(transaction: Transaction, run: TaskRun, until: datetime) -> None:
     """Dispatch and claim a pending run."""
     now = transaction.now
-    transaction.change_runs(
-        [move(run, RunStatus.DISPATCHED, now, EventType.RUN_DISPATCHED, dispatched_at=now)]
-    )
-    dispatched = transaction.runs([run.id])[run.id]
+    transaction.change_runs([dispatched(run, now)])
+    waiting = transaction.runs([run.id])[run.id]
     transaction.change_runs(
         [
             move(
-                dispatched,
+                waiting,
                 RunStatus.RUNNING,
                 now,
                 EventType.RUN_STARTED,
                 worker_id="worker-1",
-                fence=dispatched.fence + 1,
+                fence=waiting.fence + 1,
                 attempt=1,
                 started_at=now,
                 lease_expires_at=until,
             )
         ]
+    )
+
+
+def dispatched(run: TaskRun, now: datetime) -> RunChange:
+    """The change that hands a pending run over."""
+    return move(run, RunStatus.DISPATCHED, now, EventType.RUN_DISPATCHED, dispatched_at=now)
+
+
+def cancelling(transaction: Transaction, run: TaskRun) -> None:
+    """Ask for the end of a running run."""
+    running = transaction.runs([run.id])[run.id]
+    transaction.change_runs(
+        [move(running, RunStatus.CANCELLING, transaction.now, EventType.CANCEL_REQUESTED)]
+    )
+
+
+def succeed(transaction: Transaction, run: TaskRun) -> None:
+    """End a running run."""
+    running, now = transaction.runs([run.id])[run.id], transaction.now
+    transaction.change_runs(
+        [move(running, RunStatus.SUCCEEDED, now, EventType.RUN_FINISHED, completed_at=now)]
     )
 
 
@@ -236,13 +265,19 @@ class StoreSuite:
         alive = await store.read(lambda r: r.workers_alive())
         assert {each.id for each in alive} == {"w-1", "w-3"}
 
-    async def test_an_answer_is_kept_for_a_day(self, store: Store, clock: FakeClock) -> None:
-        answer = StoredAnswer("scope", "key", "hash", {"a": [1]}, clock.now())
-        await store.transact(lambda t: t.store_answer(answer))
+    async def test_answers_are_kept_for_a_day_and_replaced_by_newer_ones(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        first = [StoredAnswer("scope", key, "hash", {"a": [1]}, clock.now()) for key in "ab"]
+        await store.transact(lambda t: t.store_answers("scope", first))
+        newer = msgspec.structs.replace(first[0], answer=2)
+        await store.transact(lambda t: t.store_answers("scope", [newer]))
 
-        assert await store.transact(lambda t: t.stored_answer("scope", "key")) == answer
+        stored = await store.transact(lambda t: t.stored_answers("scope", ["a", "b", "c"]))
+        assert stored == {"a": newer, "b": first[1]}
+        assert await store.transact(lambda t: t.stored_answers("other", ["a"])) == {}
         clock.advance(timedelta(hours=25))
-        assert await store.transact(lambda t: t.stored_answer("scope", "key")) is None
+        assert await store.transact(lambda t: t.stored_answers("scope", ["a"])) == {}
 
     async def test_lists_are_paged_without_gaps_or_doubles(
         self, store: Store, clock: FakeClock
@@ -298,6 +333,201 @@ class StoreSuite:
         assert await store.read(lambda r: r.run(old.id)) is None
         assert await store.read(lambda r: r.run_events(old.id, 0, 10)) == []
         assert await store.read(lambda r: r.run(young.id)) is not None
+
+    async def test_a_renamed_task_takes_no_name_that_is_taken(self, store: Store) -> None:
+        await add_task(store, name="taken")
+        other = await add_task(store, name="other")
+        renamed = msgspec.structs.replace(
+            other,
+            version=2,
+            definition=msgspec.structs.replace(other.definition, name="taken"),
+        )
+        with pytest.raises(Conflict):
+            await store.transact(lambda t: t.replace_task(other, renamed))
+
+    async def test_tasks_are_found_by_name_in_their_namespace(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        here = await add_task(store, name="a")
+        await add_task(store, name="a", namespace="elsewhere")
+        gone = await add_task(store, name="b")
+        await store.transact(lambda t: t.delete_task(gone.id))
+
+        found = await store.transact(lambda t: t.tasks_named("default", ["a", "b", "c"]))
+        assert found == {"a": here}
+        await store.transact(lambda t: t.note_last_run([here.id]))
+        noted = await store.read(lambda r: r.task(here.id))
+        assert noted is not None
+        assert noted.last_run_at == clock.now()
+
+    async def test_holders_of_a_key_are_dispatched_or_run_and_runners_run(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store, concurrency=Concurrency("key", 9))
+        runs = await add_runs(store, owner, [clock.now() - MINUTE * n for n in range(4)])
+        until = clock.now() + MINUTE
+        await store.transact(lambda t: start(t, runs[0], until))
+        await store.transact(lambda t: start(t, runs[1], until))
+        await store.transact(lambda t: t.change_runs([dispatched(runs[2], t.now)]))
+        await store.transact(lambda t: cancelling(t, runs[1]))
+
+        assert await store.read(lambda r: r.key_holders(["key", "other"])) == {"key": 3}
+        assert await store.read(lambda r: r.key_runners(["key", "other"])) == {"key": 2}
+
+    async def test_held_runs_are_found_by_what_holds_them(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store, concurrency=Concurrency("key", 2))
+        times = [clock.now() + MINUTE * n for n in (0, -1, 2, 1, -2)]
+        runs = await add_runs(store, owner, times)
+        holds = (Hold.OVERLAP, Hold.CATCH_UP, Hold.LIMIT, Hold.LIMIT, None)
+        changes = [
+            annotate(run, clock.now(), EventType.RUN_HELD, hold=hold)
+            for run, hold in zip(runs, holds, strict=True)
+        ]
+        await store.transact(lambda t: t.change_runs(changes))
+
+        queued = await store.transact(lambda t: t.held_for_tasks([owner.id]))
+        assert [run.id for run in queued] == [runs[1].id, runs[0].id]  # the oldest time first
+        limited = await store.transact(lambda t: t.held_for_keys({"key": 1, "other": 5}))
+        assert [run.id for run in limited] == [runs[3].id]
+        assert await store.transact(lambda t: t.held_keys()) == {"key": 2}
+        ready = await store.transact(lambda t: t.ready_runs("default/shell", 10))
+        assert [run.id for run in ready] == [runs[4].id]
+
+    async def test_overdue_runs_wait_and_are_past_one_of_their_two_times(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        queued = await add_task(store, name="queued", queue_timeout_seconds=60)
+        bounded = await add_task(store, name="bounded", deadline_seconds=60)
+        free = await add_task(store, name="free")
+        runs = [(await add_runs(store, each, [clock.now()]))[0] for each in (queued, bounded, free)]
+        [running] = await add_runs(store, queued, [clock.now() - timedelta(seconds=1)])
+        await store.transact(lambda t: start(t, running, clock.now() + MINUTE))
+        clock.advance(timedelta(seconds=59))
+        assert await store.transact(lambda t: t.overdue_runs(10)) == []
+        clock.advance(timedelta(seconds=1))
+
+        overdue = await store.transact(lambda t: t.overdue_runs(10))
+        assert {run.id for run in overdue} == {run.id for run in runs[:2]}
+
+    async def test_stuck_dispatches_and_held_leases_are_found(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        stuck, held = await add_runs(store, owner, [clock.now(), clock.now() - MINUTE])
+        await store.transact(lambda t: t.change_runs([dispatched(stuck, t.now)]))
+        await store.transact(lambda t: start(t, held, clock.now() + MINUTE))
+        before = clock.now() - timedelta(seconds=1)
+
+        assert await store.transact(lambda t: t.stuck_dispatches(before, 10)) == []
+        found = await store.transact(lambda t: t.stuck_dispatches(clock.now(), 10))
+        assert [run.id for run in found] == [stuck.id]
+        leased = await store.transact(lambda t: t.runs_held_by(["worker-1", "worker-2"]))
+        assert [run.id for run in leased] == [held.id]
+        assert await store.transact(lambda t: t.runs_held_by(["worker-2"])) == []
+
+    async def test_a_ledger_counts_a_range_for_all_its_times(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store, schedule="@every 1s")
+        now = clock.now()
+        [run] = await add_runs(store, owner, [now])
+        stretch = skipped_run(
+            owner, now + MINUTE, now, "misfire", range_from=now + MINUTE / 2, count=31
+        )
+        single = skipped_run(owner, now + 2 * MINUTE, now, "misfire")
+        await store.transact(lambda t: t.insert_runs([stretch, single]))
+
+        counts = await store.read(lambda r: r.ledger_counts(owner.id, now, now + 3 * MINUTE))
+        assert {(each.status, each.reason): each.count for each in counts} == {
+            (RunStatus.PENDING, None): 1,
+            (RunStatus.SKIPPED, "misfire"): 32,
+        }
+        rows = await store.read(lambda r: r.ledger_rows(owner.id, now, now + 2 * MINUTE, 10))
+        assert [row.scheduled_for for row in rows] == [now, now + MINUTE]  # the end is exclusive
+        assert rows[0] == run
+
+    async def test_summaries_count_what_waits_runs_and_ended(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        times = [clock.now() - MINUTE * n for n in range(4)]
+        ended, running, waiting, _ = await add_runs(store, owner, times)
+        await store.transact(lambda t: start(t, ended, clock.now() + MINUTE))
+        await store.transact(lambda t: start(t, running, clock.now() + MINUTE))
+        clock.advance(timedelta(seconds=10))
+        await store.transact(lambda t: succeed(t, ended))
+
+        [depth] = await store.read(lambda r: r.lane_depths())
+        assert (depth.lane, depth.ready, depth.running) == ("default/shell", 2, 1)
+        assert depth.started_last_minute == 2
+        assert depth.oldest_ready_at == times[3]
+        [stats] = await store.read(lambda r: r.run_stats(clock.now() - MINUTE, owner.id))
+        assert (stats.status, stats.count, stats.mean_seconds) == (RunStatus.SUCCEEDED, 1, 10.0)
+        assert await store.read(lambda r: r.run_stats(clock.now() + MINUTE)) == []
+        counts = await store.read(lambda r: r.status_counts())
+        assert counts == {RunStatus.PENDING: 2, RunStatus.RUNNING: 1}
+        success = await store.transact(lambda t: t.previous_successes([owner.id, 4711]))
+        assert success == {owner.id: clock.now()}
+        assert await store.read(lambda r: r.ready_before(waiting, 10)) == 1
+
+    async def test_a_firing_meets_neither_backfills_nor_wishes_for_later(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        now = clock.now()
+        [fired] = await add_runs(store, owner, [now + MINUTE])
+        others = [
+            new_run(owner, Trigger.BACKFILL, "backfill", now, now),
+            new_run(owner, Trigger.MANUAL, "later", now, now, not_before=now + MINUTE),
+            new_run(owner, Trigger.MANUAL, "now", now, now),
+        ]
+        by_hand = (await store.transact(lambda t: t.insert_runs(others)))[-1]
+
+        met = await store.read(lambda r: r.unfinished_runs([owner.id]))
+        assert [run.id for run in met] == [fired.id, by_hand.id]
+
+    async def test_a_list_of_several_statuses_is_one_order(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        runs = await add_runs(store, owner, [clock.now() - MINUTE * n for n in range(6)])
+        for run in runs[::2]:
+            await store.transact(lambda t, run=run: start(t, run, clock.now() + MINUTE))  # type: ignore[misc]
+        wanted = RunFilter(status=(RunStatus.PENDING, RunStatus.RUNNING))
+
+        for sort in ("id", "-id", "scheduled_for", "-scheduled_for"):
+            seen: list[int] = []
+            position = None
+            while True:
+                page = PageRequest(sort, 4, position)
+                found = await store.read(lambda r, p=page: r.list_runs(wanted, p))  # type: ignore[misc]
+                seen += [run.id for run in found.items]
+                position = found.next
+                if position is None:
+                    break
+            ascending = [run.id for run in runs]
+            assert seen == (ascending if sort in {"id", "-scheduled_for"} else ascending[::-1])
+
+    async def test_transactions_that_come_together_do_not_see_half_of_each_other(
+        self, store: Store
+    ) -> None:
+        added = await asyncio.gather(
+            *(add_task(store, name=f"task-{n % 5}") for n in range(20)), return_exceptions=True
+        )
+
+        stored = [each for each in added if isinstance(each, Task)]
+        assert len({task.id for task in stored}) == len(stored) == 5
+        assert sum(isinstance(each, Conflict) for each in added) == 15
+
+    async def test_a_read_sees_what_was_committed_and_nothing_else(self, store: Store) -> None:
+        before = await store.read(lambda r: r.list_tasks(TaskFilter(), PageRequest("id", 10)))
+        task = await add_task(store)
+        after = await store.read(lambda r: r.list_tasks(TaskFilter(), PageRequest("id", 10)))
+
+        assert before.items == []
+        assert after.items == [task]
 
     async def test_closing_twice_is_allowed(self, store: Store) -> None:
         await store.close()

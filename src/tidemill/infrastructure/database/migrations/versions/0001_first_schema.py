@@ -103,6 +103,18 @@ def upgrade() -> None:
             "status = 'active' AND deleted_at IS NULL AND next_run_at IS NOT NULL"
         ),
     )
+    for name, columns in (
+        ("ix_tasks_namespace_id", ["namespace", "id"]),
+        ("ix_tasks_name", ["name", "id"]),
+    ):
+        op.create_index(
+            name,
+            "tasks",
+            columns,
+            unique=False,
+            sqlite_where=sa.text("deleted_at IS NULL"),
+            postgresql_where=sa.text("deleted_at IS NULL"),
+        )
     op.create_index("ix_tasks_task_type", "tasks", ["task_type"], unique=False)
     op.create_index(
         "uq_tasks_namespace_name",
@@ -211,7 +223,7 @@ def upgrade() -> None:
         sa.Column("completed_at", instant, nullable=True),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_task_runs_task_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_task_runs")),
-        sa.UniqueConstraint("task_id", "trigger_key", "scheduled_for", name="uq_task_runs_firing"),
+        sa.UniqueConstraint("task_id", "scheduled_for", "trigger_key", name="uq_task_runs_firing"),
         sqlite_autoincrement=True,
     )
     op.create_index(
@@ -300,12 +312,20 @@ def upgrade() -> None:
     )
     op.create_index("ix_task_runs_scheduled_for", "task_runs", ["scheduled_for"], unique=False)
     op.create_index(
-        "ix_task_runs_status",
+        "ix_task_runs_ended",
         "task_runs",
         ["status", "id"],
         unique=False,
         sqlite_where=sa.text("completed_at IS NOT NULL"),
         postgresql_where=sa.text("completed_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_task_runs_open",
+        "task_runs",
+        ["status", "id"],
+        unique=False,
+        sqlite_where=sa.text("completed_at IS NULL"),
+        postgresql_where=sa.text("completed_at IS NULL"),
     )
     op.create_index(
         "ix_task_runs_success",
@@ -380,12 +400,8 @@ def downgrade() -> None:
         sqlite_where=sa.text("status = 'succeeded'"),
         postgresql_where=sa.text("status = 'succeeded'"),
     )
-    op.drop_index(
-        "ix_task_runs_status",
-        table_name="task_runs",
-        sqlite_where=sa.text("completed_at IS NOT NULL"),
-        postgresql_where=sa.text("completed_at IS NOT NULL"),
-    )
+    op.drop_index("ix_task_runs_ended", table_name="task_runs")
+    op.drop_index("ix_task_runs_open", table_name="task_runs")
     op.drop_index("ix_task_runs_scheduled_for", table_name="task_runs")
     op.drop_index(
         "ix_task_runs_ready",
@@ -478,6 +494,8 @@ def downgrade() -> None:
     )
     op.drop_index("ix_tasks_namespace_status", table_name="tasks")
     op.drop_index("ix_tasks_created_at", table_name="tasks")
+    op.drop_index("ix_tasks_namespace_id", table_name="tasks")
+    op.drop_index("ix_tasks_name", table_name="tasks")
     op.drop_table("tasks")
     op.drop_table("run_logs")
     op.drop_table("run_events")

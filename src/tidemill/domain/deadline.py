@@ -1,0 +1,29 @@
+"""Until when a run may wait, and until when all its attempts together may take."""
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from tidemill.domain.run_status import FINAL, LEASED
+from tidemill.domain.task_run import TaskRun
+
+
+def overdue_reason(run: TaskRun, now: datetime) -> Literal["deadline", "queue_timeout"] | None:
+    """Why `run` must not start any more, or None where it still may.
+
+    The deadline binds all attempts; the queue's only one that waits to be started.
+    """
+    if run.status in FINAL:
+        return None
+    if run.deadline_at is not None and run.deadline_at <= now:
+        return "deadline"
+    is_waiting = run.status not in LEASED
+    if is_waiting and run.queue_deadline_at is not None and run.queue_deadline_at <= now:
+        return "queue_timeout"
+    return None
+
+
+def queue_deadline(run: TaskRun, ready_at: datetime) -> datetime | None:
+    """Until when a run that is ready at `ready_at` may wait to be started."""
+    if run.queue_timeout_seconds is None:
+        return None
+    return ready_at + timedelta(seconds=run.queue_timeout_seconds)
