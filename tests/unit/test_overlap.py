@@ -107,7 +107,10 @@ def test_firings_in_time_do_not_take_the_place_of_those_made_up_for() -> None:
 
 @given(
     policy=st.sampled_from(POLICIES),
-    unfinished=st.lists(st.sampled_from([RUNNING, QUEUED, CAUGHT_UP]), unique=True),
+    # Nothing waits for a run of its task while there is none.
+    unfinished=st.sampled_from(
+        [[], [RUNNING], [RUNNING, QUEUED], [RUNNING, CAUGHT_UP], [RUNNING, QUEUED, CAUGHT_UP]]
+    ),
     missed=st.integers(0, 4),
     due=st.integers(0, 6),
 )
