@@ -125,9 +125,7 @@ def _due(begin: datetime, seconds: float, tasks: int, period: int) -> set[tuple[
 
 
 def _server(directory: Path) -> Server:
-    return Server(
-        directory / "data", environment={"TIDEMILL_WORKER__PYTHON_PATHS": f'["{TASKS}"]'}
-    )
+    return Server(directory / "data", environment={"TIDEMILL_WORKER__PYTHON_PATHS": f'["{TASKS}"]'})
 
 
 def _define(

@@ -10,8 +10,11 @@ A POST carries an idempotency key, so that it may be repeated when its answer wa
 
 import json
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -19,26 +22,14 @@ from uuid import uuid4
 
 import httpx2
 
+from tidemill.client.errors import ServerError, Unreachable
+
 DEFAULT_SERVER = "http://127.0.0.1:8080"
 FINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "skipped"})
 
 _TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 _PAGE = 1_000
 _TRIES = 3
-
-
-class Unreachable(Exception):
-    """The server does not answer."""
-
-
-class ServerError(Exception):
-    """The server answered with a problem (RFC 9457)."""
-
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(problem.get("detail") or problem.get("title") or f"status {status}")
-        self.status = status
-        self.code: str = problem.get("code", "unknown")
-        self.errors: list[dict[str, str]] = problem.get("errors") or []
 
 
 class Client:
@@ -115,18 +106,27 @@ class Client:
                 return
 
     def stream(
-        self, path: str, *, last_event_id: int | None = None
+        self, path: str, *, last_event_id: int | None = None, timeout_seconds: float | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The events of a stream as (name, data); goes on by itself where it is broken off."""
+        """The events of a stream as (name, data); goes on by itself where it is broken off.
+
+        Raises TimeoutError once `timeout_seconds` have passed.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         last = last_event_id
         while True:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{path} has not ended within {timeout_seconds} seconds")
             headers = {"Accept": "text/event-stream"}
             if last is not None:
                 headers["Last-Event-ID"] = str(last)
             try:
-                with self._http.stream(
-                    "GET", f"/api/v1{path}", headers=headers, timeout=_STREAM_TIMEOUT
-                ) as response:
+                with (
+                    self._http.stream(
+                        "GET", f"/api/v1{path}", headers=headers, timeout=_STREAM_TIMEOUT
+                    ) as response,
+                    _cut_off_at(deadline, response),
+                ):
                     if response.status_code >= 400:
                         response.read()
                         raise ServerError(response.status_code, _problem_of(response))
@@ -172,6 +172,22 @@ class Client:
 
 
 _STREAM_TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
+
+
+@contextmanager
+def _cut_off_at(deadline: float | None, response: httpx2.Response) -> Iterator[None]:
+    """End a response at an instant of the monotonic clock, also while nothing comes."""
+    if deadline is None:
+        yield
+        return
+    connection: socket.socket = response.extensions["network_stream"].get_extra_info("socket")
+    timer = threading.Timer(deadline - time.monotonic(), connection.shutdown, [socket.SHUT_RDWR])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def task_key(task: str) -> str:
