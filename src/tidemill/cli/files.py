@@ -23,6 +23,12 @@ _READ_ONLY = {"id", "version", "created_at", "updated_at", "last_run_at", "next_
 _STDIN = Path("-")
 _LARGEST = 10 * 1024 * 1024
 _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # whether a schedule is right hangs on no time
+_DEFAULTS = {
+    field.name: field.default if field.default_factory is msgspec.NODEFAULT
+    else field.default_factory()
+    for field in msgspec.structs.fields(TaskDefinition)
+    if field.name != "task_type"  # the same as the executor, as long as nobody can set it
+}  # fmt: skip
 
 _File = Annotated[
     Path,
@@ -146,11 +152,12 @@ def _surplus(client: Client, wanted: list[dict[str, Any]]) -> list[str]:
 
 def _plain(task: dict[str, Any]) -> dict[str, Any]:
     """What a task says beyond its defaults, and nothing that only the server says."""
-    plain: dict[str, Any] = msgspec.to_builtins(_definition(task))
-    del plain["task_type"]  # the same as the executor, as long as nobody can set it
-    metadata = {key: value for key, value in plain.pop("metadata", {}).items() if key not in _MARK}
-    if metadata:
-        plain["metadata"] = metadata
+    definition = _definition(task)
+    plain = {
+        name: _built_in(value)
+        for name, default in _DEFAULTS.items()
+        if (value := getattr(definition, name)) != default
+    }
     if task.get("status", "active") != "active":
         plain["status"] = task["status"]
     return plain
@@ -158,8 +165,14 @@ def _plain(task: dict[str, Any]) -> dict[str, Any]:
 
 def _definition(task: dict[str, Any]) -> TaskDefinition:
     said = {name: value for name, value in task.items() if name not in _READ_ONLY | {"status"}}
-    said.setdefault("task_type", said.get("executor"))
-    return msgspec.convert(said, TaskDefinition)
+    said.setdefault("task_type", said.get("executor", ""))
+    definition = msgspec.convert(said, TaskDefinition)
+    metadata = {key: value for key, value in definition.metadata.items() if key not in _MARK}
+    return msgspec.structs.replace(definition, metadata=metadata)
+
+
+def _built_in(value: Any) -> Any:
+    return msgspec.to_builtins(value.astimezone(UTC) if isinstance(value, datetime) else value)
 
 
 def _text(plain: dict[str, Any]) -> list[str]:
@@ -171,6 +184,8 @@ def _read(path: Path, namespace: str) -> list[dict[str, Any]]:
     if not files:
         raise InvalidInput(f"no .yaml, .yml or .json file in {path}")
     tasks = [task for file in files for task in _tasks_of(file, namespace)]
+    if not tasks:
+        raise InvalidInput(f"there is no task in {path}")
     seen: set[tuple[str, str]] = set()
     for task in tasks:
         key = (task["namespace"], task["name"])
