@@ -29,7 +29,7 @@ _CODE_OF_STATUS = {
 }
 
 # What each word leads to: a function, or a noun with its help and its verbs.
-_VERBS = {
+VERBS = {
     "up": "server:up",
     "serve": "server:serve",
     "apply": "files:apply",
@@ -38,7 +38,7 @@ _VERBS = {
     "doctor": "offline:doctor",
     "completion": "offline:completion",
 }
-_NOUNS = {
+NOUNS = {
     "task": (
         "Tasks: what may be run and when.",
         {
@@ -121,8 +121,8 @@ def build(*, for_help: bool = False) -> App:
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative=()),
     )
-    _add(app, _VERBS, for_help)
-    for name, (says, verbs) in _NOUNS.items():
+    _add(app, VERBS, for_help)
+    for name, (says, verbs) in NOUNS.items():
         noun = App(name=name, help=says, help_epilogue="")
         _add(noun, verbs, for_help)
         app.command(noun)
@@ -175,18 +175,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _shows_commands(arguments: Sequence[str]) -> bool:
-    return not {*arguments[:2]} - {*_NOUNS, "--help", "-h"}
+    return not {*arguments[:2]} - {*NOUNS, "--help", "-h"}
 
 
 def _help_for(arguments: Sequence[str]) -> str:
     words = ["tidemill"]
-    if arguments and arguments[0] in _VERBS | _NOUNS:
+    if arguments and arguments[0] in VERBS | NOUNS:
         words.append(arguments[0])
-        if (
-            arguments[0] in _NOUNS
-            and len(arguments) > 1
-            and arguments[1] in _NOUNS[arguments[0]][1]
-        ):
+        if arguments[0] in NOUNS and len(arguments) > 1 and arguments[1] in NOUNS[arguments[0]][1]:
             words.append(arguments[1])
     return " ".join([*words, "--help"])
 
