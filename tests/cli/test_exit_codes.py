@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -57,6 +58,9 @@ def test_an_awaited_run_gives_one_when_it_fails(client: Client, tidemill: Comman
         (["task", "trigger"], "TASK"),
         (["run", "get", "seven"], "seven"),
         (["task", "list", "-o", "xml"], "xml"),
+        (["task", "list", "--server", "127.0.0.1:8080"], "is no URL of a server"),
+        (["task", "list", "--server", "http://[::1"], "is no URL of a server"),
+        (["task", "trigger", "x", "-p", "word"], "must be NAME=VALUE"),
         (["schedule", "next", "61 * * * *"], "61 in minute must lie in 0-59"),
         (["apply", "-f", "/nonexistent.yaml"], "cannot read /nonexistent.yaml"),
         (["import", "crontab", "/nonexistent"], "cannot read /nonexistent"),
@@ -83,21 +87,20 @@ def test_what_is_not_there_gives_three(tidemill: Command) -> None:
     assert "no task" in said_in_one_line(done)
 
 
-@pytest.fixture
-def forbidding_server() -> Iterator[str]:
-    """A server that lets nobody do anything, as the API will once people log in."""
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """The URL of a server that gives everybody the same answer."""
 
-    class Forbids(BaseHTTPRequestHandler):
+    class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            problem = {"title": "Forbidden", "status": 403, "detail": "you may not read tasks"}
-            self.send_response(403)
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(json.dumps(problem).encode())
+            self.wfile.write(body.encode())
 
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Forbids) as server:
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -105,11 +108,22 @@ def forbidding_server() -> Iterator[str]:
         thread.join()
 
 
-def test_what_is_not_allowed_gives_four(forbidding_server: str) -> None:
-    done = run_command("task", "list", server=forbidding_server)
+def test_what_is_not_allowed_gives_four() -> None:
+    problem = {"title": "Forbidden", "status": 403, "detail": "you may not read tasks"}
+    with answering(403, json.dumps(problem)) as url:  # as the API will once people log in
+        done = run_command("task", "list", server=url)
 
     assert done.returncode == 4
     assert said_in_one_line(done) == "tidemill: you may not read tasks\n"
+
+
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_what_is_no_tidemill_counts_as_unreachable(status: int) -> None:
+    with answering(status, "<h1>another program</h1>") as url:
+        done = run_command("task", "list", server=url)
+
+    assert done.returncode == 7
+    assert f"what answers at {url} is no Tidemill: {status}" in said_in_one_line(done)
 
 
 def test_a_taken_name_gives_five(client: Client, tidemill: Command) -> None:

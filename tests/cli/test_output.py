@@ -64,6 +64,16 @@ def test_names_can_be_handed_to_the_next_command(
     assert printed == f"{run['id']}\n"
 
 
+def test_workers_and_queues_are_listed_and_looked_at_by_what_the_list_names(
+    tidemill: Command,
+) -> None:
+    [worker] = tidemill("worker", "list", "--status", "active", "-o", "name").stdout.split()
+    queues = json.loads(tidemill("queue", "list", "-o", "json").stdout)
+
+    assert json.loads(tidemill("worker", "get", worker, "-o", "json").stdout)["id"] == worker
+    assert "default" in [queue["name"] for queue in queues]
+
+
 def test_stdout_and_stderr_of_a_run_are_kept_apart(
     client: Client, tidemill: Command, task: str
 ) -> None:

@@ -1,8 +1,8 @@
 """`tidemill context …`."""
 
-from tidemill.cli.contexts import Contexts, read_contexts, write_contexts
+from tidemill.cli.contexts import Contexts, check_url, read_contexts, write_contexts
 from tidemill.cli.output import Output, say, show_many
-from tidemill.errors import InvalidInput, NotFound
+from tidemill.errors import NotFound
 
 
 def list_contexts(*, output: Output = "table") -> None:
@@ -17,10 +17,8 @@ def list_contexts(*, output: Output = "table") -> None:
 
 def create(name: str, /, *, server: str) -> None:
     """Give a server a name; the first one is used from now on."""
-    if not server.startswith(("http://", "https://")):
-        raise InvalidInput(f"--server {server!r} must be a URL such as http://127.0.0.1:8080")
     contexts = read_contexts()
-    contexts.servers[name] = server
+    contexts.servers[name] = check_url(server)
     if contexts.current is None:
         contexts.current = name
     write_contexts(contexts)

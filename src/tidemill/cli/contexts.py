@@ -3,10 +3,12 @@
 They are kept in one TOML file of the user, `~/.config/tidemill/contexts.toml`.
 """
 
+import contextlib
 import json
 import os
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -42,6 +44,15 @@ def write_contexts(contexts: Contexts) -> None:
     written = path.with_suffix(".new")
     written.write_text("\n".join([*current, "", "[servers]", *servers, ""]))
     written.replace(path)
+
+
+def check_url(server: str) -> str:
+    """The URL of a server as it was written; raises InvalidInput where it is none."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(server)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return server
+    raise InvalidInput(f"{server!r} is no URL of a server; write http://127.0.0.1:8080")
 
 
 def current_server() -> str | None:

@@ -30,12 +30,12 @@ class Common:
 
     def client(self) -> "Client":
         """A client of the server that is meant: by flag, environment, context, or this machine."""
-        from tidemill.cli.contexts import current_server
+        from tidemill.cli.contexts import check_url, current_server
         from tidemill.client.client import Client
 
         server = self.server or os.environ.get("TIDEMILL_SERVER") or current_server()
         namespace = self.namespace or os.environ.get("TIDEMILL_NAMESPACE") or "default"
-        return Client(server, namespace=namespace)
+        return Client(check_url(server) if server else None, namespace=namespace)
 
 
 def say(message: str) -> None:

@@ -30,6 +30,7 @@ FINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "skipped"})
 _TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 _PAGE = 1_000
 _TRIES = 3
+_BEFORE_RECONNECTING_SECONDS = 0.2
 
 
 class Client:
@@ -72,8 +73,8 @@ class Client:
             sent.setdefault("Idempotency-Key", uuid4().hex)
         response = self._send(method, f"/api/v1{path}", params, body, sent)
         if response.status_code >= 400:
-            raise ServerError(response.status_code, _problem_of(response))
-        return response.json() if response.content else None
+            raise ServerError(response.status_code, self._problem_of(response))
+        return self._read(response) if response.content else None
 
     def _send(
         self,
@@ -94,6 +95,17 @@ class Client:
                 if attempt == _TRIES - 1 or method == "PATCH":
                     raise Unreachable(f"{self.server} broke off: {error}") from error
         raise AssertionError("unreachable")
+
+    def _problem_of(self, response: httpx2.Response) -> dict[str, Any]:
+        problem = self._read(response)
+        return problem if isinstance(problem, dict) else {}
+
+    def _read(self, response: httpx2.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:
+            said = f"{response.status_code} {response.reason_phrase}"
+            raise Unreachable(f"what answers at {self.server} is no Tidemill: {said}") from error
 
     def items(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page."""
@@ -129,7 +141,7 @@ class Client:
                 ):
                     if response.status_code >= 400:
                         response.read()
-                        raise ServerError(response.status_code, _problem_of(response))
+                        raise ServerError(response.status_code, self._problem_of(response))
                     for name, identity, data in _events(response.iter_lines()):
                         last = identity if identity is not None else last
                         yield name, data
@@ -138,7 +150,8 @@ class Client:
             except httpx2.ConnectError as error:
                 raise Unreachable(f"no server answers at {self.server}") from error
             except httpx2.TransportError:
-                continue
+                pass  # broken off; what was not seen yet is asked for again
+            time.sleep(_BEFORE_RECONNECTING_SECONDS)
 
     # what is asked for most
 
@@ -193,14 +206,6 @@ def _cut_off_at(deadline: float | None, response: httpx2.Response) -> Iterator[N
 def task_key(task: str) -> str:
     """A task as it stands in a path: an id as it is, anything else as a name."""
     return task if task.isdecimal() else f"name:{quote(task.removeprefix('name:'), safe='')}"
-
-
-def _problem_of(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    return problem if isinstance(problem, dict) else {"title": response.reason_phrase}
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
