@@ -67,7 +67,7 @@ def test_names_can_be_handed_to_the_next_command(
 def test_workers_and_queues_are_listed_and_looked_at_by_what_the_list_names(
     tidemill: Command,
 ) -> None:
-    [worker] = tidemill("worker", "list", "--status", "active", "-o", "name").stdout.split()
+    worker, *_ = tidemill("worker", "list", "--status", "active", "-o", "name").stdout.split()
     queues = json.loads(tidemill("queue", "list", "-o", "json").stdout)
 
     assert json.loads(tidemill("worker", "get", worker, "-o", "json").stdout)["id"] == worker
