@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check format bench lock
+.PHONY: help setup run test lint check format bench reference lock
 
 BIN := .venv/bin
 
 help:  ## show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## prepare .venv from the lock; quick the second time
 	@sh tools/setup.sh
@@ -30,6 +30,9 @@ format: setup  ## rewrite the code in the project's format
 
 bench: setup  ## print the figures that the README and the notes quote
 	$(BIN)/python -m benchmarks
+
+reference: setup  ## write docs/reference anew from the code
+	$(BIN)/python -m tools.reference
 
 lock: setup  ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 \

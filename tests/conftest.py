@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,21 +42,25 @@ def client(shared_server: Server) -> Iterator[Client]:
 def tidemill(shared_server: Server) -> Command:
     """The command line, talking to the shared server."""
 
-    def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
-        return run_command(*arguments, server=shared_server.url)
+    def run(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return run_command(*arguments, server=shared_server.url, **options)
 
     return run
 
 
 def run_command(
-    *arguments: str, server: str = "http://127.0.0.1:9"
+    *arguments: str,
+    server: str = "http://127.0.0.1:9",
+    stdin: str = "",
+    environment: dict[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """`tidemill …` as a process."""
     return subprocess.run(
         [sys.executable, "-m", "tidemill", *arguments],
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/bin", "TIDEMILL_SERVER": server, "HOME": "/root"},
+        input=stdin,
+        env=command_environment(server) | (environment or {}),
     )
 
 
@@ -85,3 +90,9 @@ def mount(tmp_path: Path, as_root: None) -> Iterator[Mount]:
     yield mount_one
     for directory in mounted:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def command_environment(server: str) -> dict[str, str]:
+    """What `tidemill` is given: nothing of this machine's but its programs."""
+    programs = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return {"PATH": programs, "TIDEMILL_SERVER": server, "HOME": "/nonexistent"}

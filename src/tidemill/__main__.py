@@ -10,9 +10,13 @@ def main() -> None:
 
         sys.stdout.write(f"tidemill {__version__}\n")
         return
-    from tidemill.cli.app import run
+    try:
+        from tidemill.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

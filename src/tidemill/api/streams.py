@@ -35,16 +35,24 @@ def stream(chunks: AsyncIterator[bytes]) -> StreamingResponse:
 async def follow_logs(
     context: ApiContext, visible: str | None, run_id: int, after: int
 ) -> AsyncIterator[bytes]:
-    """Each line of a run's output; `end` with the run's status once there can be no more."""
+    """Each line of a run's output, and how far it is; `end` once there can be no more.
+
+    Lines carry their number as id; `progress` has none: the latest is told once more to whoever
+    comes back.
+    """
     position = after
+    progress: dict[str, Any] | None = None
 
     def look(reads: Reads) -> tuple[list[bytes], bool]:
-        nonlocal position
+        nonlocal position, progress
         run = reads.run(run_id, visible)
         rows = reads.run_logs(run_id, position, _BATCH)
         messages = [_message("log", view, view["seq"]) for view in log_views(rows, position)]
         if rows:
             position = rows[-1].last_seq
+        if run is not None and run.progress is not None and run.progress != progress:
+            progress = run.progress
+            messages.append(_message("progress", progress, None))
         return _with_end(messages, run, is_drained=len(rows) < _BATCH)
 
     async for chunk in _follow(context, look, Topic.OUTPUT, Topic.EVENTS):

@@ -3,39 +3,48 @@
 import difflib
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import yaml
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from tidemill.cli.output import Common, say
-from tidemill.client.client import Client, ServerError, task_key
-from tidemill.domain.task import TaskDefinition
+from tidemill.cli.output import Common, Flag, show_one
+from tidemill.client.client import Client, task_key
+from tidemill.client.errors import ServerError
+from tidemill.domain.task import TaskDefinition, schedule_of
 from tidemill.errors import InvalidInput, Problem
 
 _MARK = {"managed_by": "tidemill apply"}  # in `metadata`: what --prune may delete
 _READ_ONLY = {"id", "version", "created_at", "updated_at", "last_run_at", "next_run_at"}
-_MANY = 10 * 1024 * 1024
+_STDIN = Path("-")
+_LARGEST = 10 * 1024 * 1024
+_ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # whether a schedule is right hangs on no time
+_DEFAULTS = {
+    field.name: field.default if field.default_factory is msgspec.NODEFAULT
+    else field.default_factory()
+    for field in msgspec.structs.fields(TaskDefinition)
+    if field.name != "task_type"  # the same as the executor, as long as nobody can set it
+}  # fmt: skip
 
-_File = Annotated[Path, Parameter(name=["--file", "-f"])]
-
-
-def register(app: App) -> None:
-    """Add these commands."""
-    app.command(apply)
-    app.command(diff)
-    app.command(export)
+_File = Annotated[
+    Path,
+    Parameter(
+        name=["--file", "-f"],
+        allow_leading_hyphen=True,
+        help="a file, a directory, or - for what comes in",
+    ),
+]
 
 
 def apply(
     *,
     file: _File,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-    prune: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Flag = False,
+    prune: Flag = False,
     common: Common | None = None,
 ) -> None:
     """Make the server's tasks be those of a file or directory (YAML or JSON).
@@ -51,13 +60,13 @@ def apply(
     with common.client() as client:
         wanted = _in_order(_read(file, client.namespace))
         for task in wanted:
-            say(f"{_apply_one(client, task, dry_run=dry_run)} {task['name']}")
+            _tell(_apply_one(client, task, dry_run=dry_run), task["name"], dry_run=dry_run)
         if prune:
             for name in _surplus(client, wanted):
                 if not dry_run:
                     path, params = _address(name, client.namespace)
                     client.call("DELETE", path, params=params)
-                say(f"deleted {name}")
+                _tell("deleted", name, dry_run=dry_run)
 
 
 def diff(*, file: _File, common: Common | None = None) -> int:
@@ -68,8 +77,9 @@ def diff(*, file: _File, common: Common | None = None) -> int:
         for task in _in_order(_read(file, client.namespace)):
             stored = _stored(client, task)
             before = _text(_plain(stored)) if stored else []
+            after = _text(_plain(_with_status(task, stored)))
             lines = difflib.unified_diff(
-                before, _text(_plain(task)), f"server/{task['name']}", f"file/{task['name']}"
+                before, after, f"server/{task['name']}", f"file/{task['name']}"
             )
             for line in lines:
                 is_different = True
@@ -78,21 +88,30 @@ def diff(*, file: _File, common: Common | None = None) -> int:
 
 
 def export(*, common: Common | None = None) -> None:
-    """Print all tasks as a file that `apply` takes."""
+    """Print all tasks as a file that `apply` takes: YAML, or with -o json as JSON."""
     common = common or Common()
+    if common.output not in {"table", "yaml", "json"}:
+        raise InvalidInput(f"export prints yaml or json, not {common.output}")
     with common.client() as client:
         tasks = [_plain(task) for task in client.items("/tasks", namespace=common.namespace)]
-    yaml.safe_dump({"tasks": tasks}, sys.stdout, sort_keys=False, allow_unicode=True)
+    show_one({"tasks": tasks}, "json" if common.output == "json" else "yaml")
+
+
+def _tell(fate: str, name: str, *, dry_run: bool) -> None:
+    sys.stdout.write(f"{fate} {name}{' (dry run)' if dry_run else ''}\n")
+    sys.stdout.flush()
 
 
 def _apply_one(client: Client, task: dict[str, Any], *, dry_run: bool) -> str:
-    marked = task | {"metadata": {**task.get("metadata", {}), **_MARK}}
+    """A task that is as it should be is left alone, and is not taken for one of ours."""
     stored = _stored(client, task)
+    wanted = _with_status(task, stored)
+    marked = wanted | {"metadata": {**wanted.get("metadata", {}), **_MARK}}
     if stored is None:
         if not dry_run:
             client.call("POST", "/tasks", body=marked)
         return "created"
-    if _plain(stored) == _plain(task) and stored["metadata"].get("managed_by"):
+    if _plain(stored) == _plain(wanted):
         return "unchanged"
     if not dry_run:
         path, params = _address(task["name"], task["namespace"])
@@ -116,6 +135,11 @@ def _stored(client: Client, task: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
+def _with_status(task: dict[str, Any], stored: dict[str, Any] | None) -> dict[str, Any]:
+    """Whether a task is paused is changed only by a file that says so."""
+    return task if stored is None else {"status": stored["status"], **task}
+
+
 def _surplus(client: Client, wanted: list[dict[str, Any]]) -> list[str]:
     kept = {(task["namespace"], task["name"]) for task in wanted}
     return [
@@ -128,15 +152,27 @@ def _surplus(client: Client, wanted: list[dict[str, Any]]) -> list[str]:
 
 def _plain(task: dict[str, Any]) -> dict[str, Any]:
     """What a task says beyond its defaults, and nothing that only the server says."""
-    said = {name: value for name, value in task.items() if name not in _READ_ONLY | {"status"}}
-    said["metadata"] = {k: v for k, v in (said.get("metadata") or {}).items() if k not in _MARK}
-    said.setdefault("task_type", said.get("executor"))
-    definition = msgspec.convert(said, TaskDefinition)
-    plain: dict[str, Any] = msgspec.to_builtins(definition)
-    plain.pop("task_type", None)
+    definition = _definition(task)
+    plain = {
+        name: _built_in(value)
+        for name, default in _DEFAULTS.items()
+        if (value := getattr(definition, name)) != default
+    }
     if task.get("status", "active") != "active":
         plain["status"] = task["status"]
     return plain
+
+
+def _definition(task: dict[str, Any]) -> TaskDefinition:
+    said = {name: value for name, value in task.items() if name not in _READ_ONLY | {"status"}}
+    said.setdefault("task_type", said.get("executor", ""))
+    definition = msgspec.convert(said, TaskDefinition)
+    metadata = {key: value for key, value in definition.metadata.items() if key not in _MARK}
+    return msgspec.structs.replace(definition, metadata=metadata)
+
+
+def _built_in(value: Any) -> Any:
+    return msgspec.to_builtins(value.astimezone(UTC) if isinstance(value, datetime) else value)
 
 
 def _text(plain: dict[str, Any]) -> list[str]:
@@ -148,6 +184,8 @@ def _read(path: Path, namespace: str) -> list[dict[str, Any]]:
     if not files:
         raise InvalidInput(f"no .yaml, .yml or .json file in {path}")
     tasks = [task for file in files for task in _tasks_of(file, namespace)]
+    if not tasks:
+        raise InvalidInput(f"there is no task in {path}")
     seen: set[tuple[str, str]] = set()
     for task in tasks:
         key = (task["namespace"], task["name"])
@@ -165,20 +203,42 @@ def _files_of(path: Path) -> Iterator[Path]:
 
 
 def _tasks_of(file: Path, namespace: str) -> Iterator[dict[str, Any]]:
-    try:
-        if file.stat().st_size > _MANY:
-            raise InvalidInput(f"{file} is larger than {_MANY} bytes")
-        documents = [each for each in yaml.safe_load_all(file.read_text()) if each is not None]
-    except OSError as error:
-        raise InvalidInput(f"cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{file} is not YAML: {error}") from error
-    for document in documents:
-        listed = document.get("tasks", [document]) if isinstance(document, dict) else document
+    for document in _documents(file):
+        listed = document
+        if isinstance(document, dict):
+            listed = document.get("tasks", [document])
+            if "tasks" in document and len(document) > 1:
+                raise InvalidInput(f"{file}: nothing may stand beside `tasks`")
         if not isinstance(listed, list):
             raise InvalidInput(f"{file}: `tasks` must be a list")
         for index, task in enumerate(listed):
             yield _checked(file, index, task, namespace)
+
+
+def _documents(file: Path) -> list[Any]:
+    """What the file says, as JSON could say it: instants are text, and so are all keys."""
+    try:
+        text = sys.stdin.read(_LARGEST + 1) if file == _STDIN else _read_text(file)
+        if len(text) > _LARGEST:
+            raise InvalidInput(f"{file} is larger than {_LARGEST} bytes")
+        documents = [each for each in yaml.safe_load_all(text) if each is not None]
+        read: list[Any] = msgspec.json.decode(msgspec.json.encode(documents))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {file}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        where = error.problem_mark
+        at = f" in line {where.line + 1}, column {where.column + 1}" if where else ""
+        raise InvalidInput(f"{file} is not YAML: {error.problem}{at}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidInput(f"{file} is not YAML: {str(error).splitlines()[0]}") from error
+    except (RecursionError, TypeError) as error:
+        raise InvalidInput(f"{file} holds what JSON cannot: {error}") from error
+    return read
+
+
+def _read_text(file: Path) -> str:
+    with file.open() as opened:
+        return opened.read(_LARGEST + 1)
 
 
 def _checked(file: Path, index: int, task: Any, namespace: str) -> dict[str, Any]:
@@ -192,28 +252,24 @@ def _checked(file: Path, index: int, task: Any, namespace: str) -> dict[str, Any
             f"{file}: task {task['name']!r} has unknown fields",
             [Problem(f"/{name}", "is no field of a task") for name in unknown],
         )
-    for name in ("start_at", "end_at"):
-        if isinstance(fields.get(name), datetime):  # YAML reads instants by itself
-            fields[name] = fields[name].astimezone().isoformat()
     try:
-        _plain(fields)
-    except msgspec.ValidationError as error:
+        schedule_of(_definition(fields), _ANY_TIME)
+    except (msgspec.ValidationError, InvalidInput) as error:
         raise InvalidInput(f"{file}: task {task['name']!r}: {error}") from error
     return fields
 
 
 def _in_order(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Upstream tasks first, so that each finds what it depends on."""
-    by_name = {task["name"]: task for task in tasks}
-    graph = {
-        name: {
-            str(each.get("task", "")).removeprefix("name:")
-            for each in task.get("dependencies") or []
-        }
-        & by_name.keys()
-        for name, task in by_name.items()
-    }
+    by_key = {(task["namespace"], task["name"]): task for task in tasks}
+    graph = {key: _upstream(task) & by_key.keys() for key, task in by_key.items()}
     try:
-        return [by_name[name] for name in TopologicalSorter(graph).static_order()]
+        return [by_key[key] for key in TopologicalSorter(graph).static_order()]
     except CycleError as error:
-        raise InvalidInput(f"tasks depend on each other: {' → '.join(error.args[1])}") from error
+        names = " → ".join(name for _, name in error.args[1])
+        raise InvalidInput(f"tasks depend on each other: {names}") from error
+
+
+def _upstream(task: dict[str, Any]) -> set[tuple[str, str]]:
+    edges = task.get("dependencies") or []
+    return {(task["namespace"], edge["task"].removeprefix("name:")) for edge in edges}

@@ -5,31 +5,26 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from tidemill.cli.output import Common, say, show_many
-from tidemill.client.client import Client, ServerError
+from tidemill.cli.output import Common, Flag, say, show_many
+from tidemill.client.client import Client
+from tidemill.client.errors import ServerError
 from tidemill.domain.crontab import CrontabLine, parse_crontab
 from tidemill.errors import InvalidInput
 
 _COLUMNS = ("line", "fate", "task", "schedule", "reason")
 
 
-def register(app: App) -> None:
-    """Add these commands."""
-    imports = App(name="import", help="Take over what another scheduler does.")
-    imports.command(crontab, name="crontab")
-    app.command(imports)
-
-
 def crontab(
     file: Path,
+    /,
     *,
     tz: str | None = None,
     has_users: Annotated[bool | None, Parameter(negative="--no-users", name="--users")] = None,
     run_as: str | None = None,
     name: str | None = None,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Flag = False,
     common: Common | None = None,
 ) -> None:
     """Import a crontab: each entry becomes a paused task, or is refused with a reason.

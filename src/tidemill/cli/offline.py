@@ -8,34 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from tidemill import __version__
-from tidemill.cli.output import Common, Format, say, show_many, show_one
-
-
-def register(app: App) -> None:
-    """Add these commands."""
-    schedule = App(name="schedule", help="Schedules: when something would fire.")
-    schedule.command(schedule_next, name="next")
-    config = App(name="config", help="The settings in force.")
-    config.command(config_show, name="show")
-    config.command(config_check, name="check")
-    app.command(schedule)
-    app.command(config)
-    app.command(doctor)
-    app.command(completion)
+from tidemill.cli.output import Common, Output, say, show_many, show_one
 
 
 def schedule_next(
     expression: str,
+    /,
     *,
     tz: str = "UTC",
     count: Annotated[int, Parameter(name=["-n", "--count"])] = 10,
     after: datetime | None = None,
     gap: Literal["run_after", "skip"] = "run_after",
     fold: Literal["first", "second", "both"] = "first",
-    output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
+    output: Output = "table",
 ) -> None:
     """Show when an expression fires; no server is asked.
 
@@ -59,7 +47,7 @@ def schedule_next(
 def config_show(
     *,
     config: Path | None = None,
-    output: Annotated[Format, Parameter(name=["--output", "-o"])] = "yaml",
+    output: Output = "yaml",
 ) -> None:
     """Print every setting as it is in force here."""
     from tidemill.config.load import load_settings
@@ -114,7 +102,7 @@ def _settings() -> Finding:
 
 
 def _server(common: Common) -> Finding:
-    from tidemill.client.client import ServerError, Unreachable
+    from tidemill.client.errors import ServerError, Unreachable
 
     with common.client() as client:
         try:
@@ -127,8 +115,8 @@ def _server(common: Common) -> Finding:
     return health["status"] == "up", "server", f"{client.server}: {state}{same}"
 
 
-def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print the script that completes commands: source <(tidemill completion bash)."""
-    from tidemill.cli.app import app
+    from tidemill.cli.app import build
 
-    sys.stdout.write(app.generate_completion(prog_name="tidemill", shell=shell))
+    sys.stdout.write(build(for_help=True).generate_completion(prog_name="tidemill", shell=shell))

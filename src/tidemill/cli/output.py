@@ -5,13 +5,16 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tidemill.client.client import Client
+if TYPE_CHECKING:
+    from tidemill.client.client import Client
 
 Format = Literal["table", "json", "jsonl", "yaml", "name"]
+Flag = Annotated[bool, Parameter(show_default=False)]
+Output = Annotated[Format, Parameter(name=["--output", "-o"], help="how to print")]
 
 
 @Parameter(name="*")
@@ -20,15 +23,19 @@ class Common:
     """What every command that talks to a server takes."""
 
     server: Annotated[str | None, Parameter(name="--server", help="URL of the server")] = None
-    output: Annotated[Format, Parameter(name=["--output", "-o"], help="how to print")] = "table"
+    output: Output = "table"
     namespace: Annotated[
         str | None, Parameter(name=["--namespace", "-n"], help="where names are looked up")
     ] = None
 
-    def client(self) -> Client:
-        """A client of the server that is meant."""
+    def client(self) -> "Client":
+        """A client of the server that is meant: by flag, environment, context, or this machine."""
+        from tidemill.cli.contexts import check_url, current_server
+        from tidemill.client.client import Client
+
+        server = self.server or os.environ.get("TIDEMILL_SERVER") or current_server()
         namespace = self.namespace or os.environ.get("TIDEMILL_NAMESPACE") or "default"
-        return Client(self.server, namespace=namespace)
+        return Client(check_url(server) if server else None, namespace=namespace)
 
 
 def say(message: str) -> None:
@@ -37,10 +44,10 @@ def say(message: str) -> None:
 
 
 def show_many(items: Iterable[dict[str, Any]], format: Format, columns: Sequence[str]) -> None:
-    """Print a list."""
+    """Print a list; `name` is the first column, which is what other commands take."""
     if format == "jsonl":
         for item in items:
-            sys.stdout.write(json.dumps(item) + "\n")
+            sys.stdout.write(json.dumps(item, ensure_ascii=False) + "\n")
         return
     listed = list(items)
     match format:
@@ -49,7 +56,7 @@ def show_many(items: Iterable[dict[str, Any]], format: Format, columns: Sequence
         case "yaml":
             _write_yaml(listed)
         case "name":
-            sys.stdout.writelines(f"{_name_of(item)}\n" for item in listed)
+            sys.stdout.writelines(f"{item[columns[0]]}\n" for item in listed)
         case _:
             _write_table(listed, columns)
 
@@ -60,11 +67,12 @@ def show_one(item: dict[str, Any], format: Format, columns: Sequence[str] = ()) 
         case "json":
             _write_json(item)
         case "jsonl":
-            sys.stdout.write(json.dumps(item) + "\n")
+            sys.stdout.write(json.dumps(item, ensure_ascii=False) + "\n")
         case "yaml":
             _write_yaml(item)
         case "name":
-            sys.stdout.write(f"{_name_of(item)}\n")
+            name = columns[0] if columns else next(k for k in ("name", "id") if k in item)
+            sys.stdout.write(f"{item[name]}\n")
         case _:
             shown = {name: item.get(name) for name in columns} if columns else item
             width = max(map(len, shown), default=0)
@@ -99,7 +107,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False)
     return str(value).replace("\n", "\\n")
-
-
-def _name_of(item: dict[str, Any]) -> str:
-    return str(item.get("name") or item.get("id"))

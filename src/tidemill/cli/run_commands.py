@@ -1,28 +1,22 @@
 """`tidemill run …`."""
 
+import contextlib
 import sys
-from typing import Annotated, Any
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from tidemill.cli.output import Common, say, show_many, show_one
-from tidemill.client.client import Client
+from tidemill.cli.output import Common, Flag, say, show_many, show_one
+
+if TYPE_CHECKING:
+    from tidemill.client.client import Client
 
 RUN_COLUMNS = (
     "id", "task_name", "status", "reason", "trigger", "attempt", "scheduled_for", "started_at",
     "completed_at",
 )  # fmt: skip
-
-
-def register(app: App) -> None:
-    """Add these commands."""
-    run = App(name="run", help="Runs: what was executed, when, and what came of it.")
-    for command, name in (
-        (list_runs, "list"), (get, "get"), (cancel, "cancel"), (retry, "retry"), (logs, "logs"),
-        (events, "events"), (attempts, "attempts"), (explain, "explain"), (watch, "wait"),
-    ):  # fmt: skip
-        run.command(command, name=name)
-    app.command(run)
 
 
 def list_runs(
@@ -47,21 +41,21 @@ def list_runs(
     show_many(found["items"], common.output, RUN_COLUMNS)
 
 
-def get(run: int, *, common: Common | None = None) -> None:
+def get(run: int, /, *, common: Common | None = None) -> None:
     """Show a run."""
     common = common or Common()
     with common.client() as client:
         show_one(client.run(run), common.output)
 
 
-def cancel(run: int, *, common: Common | None = None) -> None:
+def cancel(run: int, /, *, common: Common | None = None) -> None:
     """End a run before its time."""
     common = common or Common()
     with common.client() as client:
         show_one(client.call("POST", f"/runs/{run}/cancel"), common.output, RUN_COLUMNS)
 
 
-def retry(run: int, *, common: Common | None = None) -> None:
+def retry(run: int, /, *, common: Common | None = None) -> None:
     """Try a finished run again, as a new run."""
     common = common or Common()
     with common.client() as client:
@@ -70,27 +64,24 @@ def retry(run: int, *, common: Common | None = None) -> None:
 
 def logs(
     run: int,
+    /,
     *,
-    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
+    follow: Annotated[Flag, Parameter(name=["--follow", "-f"])] = False,
     after: int = 0,
     common: Common | None = None,
 ) -> None:
     """Print a run's output; stderr and log lines go to stderr."""
     common = common or Common()
     with common.client() as client:
-        if follow:
-            _follow(client, run, after)
-            return
-        while True:
-            found = client.call("GET", f"/runs/{run}/logs", params={"after": after})["items"]
-            for line in found:
+        lines = _live(client, run, after) if follow else _stored(client, run, after)
+        if common.output == "table":
+            for line in lines:
                 _print_line(line)
-            if not found:
-                return
-            after = found[-1]["seq"]
+        else:
+            show_many(lines, common.output, ("seq", "stream", "at", "text"))
 
 
-def events(run: int, *, common: Common | None = None) -> None:
+def events(run: int, /, *, common: Common | None = None) -> None:
     """List the facts of a run's life."""
     common = common or Common()
     with common.client() as client:
@@ -98,7 +89,7 @@ def events(run: int, *, common: Common | None = None) -> None:
     show_many(found["items"], common.output, ("seq", "type", "at", "data"))
 
 
-def attempts(run: int, *, common: Common | None = None) -> None:
+def attempts(run: int, /, *, common: Common | None = None) -> None:
     """List every try of a run."""
     common = common or Common()
     with common.client() as client:
@@ -107,7 +98,7 @@ def attempts(run: int, *, common: Common | None = None) -> None:
     show_many(found["items"], common.output, columns)
 
 
-def explain(run: int, *, common: Common | None = None) -> None:
+def explain(run: int, /, *, common: Common | None = None) -> None:
     """Why has it started, or why not?"""
     from tidemill.cli.task_commands import show_explanation
 
@@ -116,10 +107,11 @@ def explain(run: int, *, common: Common | None = None) -> None:
         show_explanation(client.call("GET", f"/runs/{run}/explain"), common)
 
 
-def watch(
+def wait(
     run: int,
+    /,
     *,
-    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
+    follow: Annotated[Flag, Parameter(name=["--follow", "-f"])] = False,
     timeout: float | None = None,
     common: Common | None = None,
 ) -> int:
@@ -130,7 +122,7 @@ def watch(
 
 
 def finish(
-    client: Client,
+    client: "Client",
     run: dict[str, Any],
     common: Common,
     *,
@@ -138,10 +130,14 @@ def finish(
     timeout_seconds: float | None,
 ) -> int:
     """Wait for a run and print it; its exit code. Raises TimeoutError."""
+    begin = time.monotonic()
     if follow:
         say(f"run {run['id']} of {run['task_name']}")
-        if timeout_seconds is None:
-            _follow(client, run["id"], 0)
+        with contextlib.suppress(TimeoutError):  # the last look is below, and says where it is
+            for line in _live(client, run["id"], 0, timeout_seconds):
+                _print_line(line)
+    if timeout_seconds is not None:
+        timeout_seconds -= time.monotonic() - begin
     ended = client.wait(run["id"], timeout_seconds=timeout_seconds)
     if common.output != "table":
         show_one(ended, common.output)
@@ -153,11 +149,32 @@ def finish(
     return 0 if ended["status"] == "succeeded" else 1
 
 
-def _follow(client: Client, run_id: int, after: int) -> None:
+def _stored(client: "Client", run_id: int, after: int) -> Iterator[dict[str, Any]]:
+    while True:
+        found = client.call("GET", f"/runs/{run_id}/logs", params={"after": after})["items"]
+        yield from found
+        if not found:
+            return
+        after = found[-1]["seq"]
+
+
+def _live(
+    client: "Client", run_id: int, after: int, timeout_seconds: float | None = None
+) -> Iterator[dict[str, Any]]:
+    """Lines as they come, until the run has ended; says on the way how far it is."""
+    said = ""
     path = f"/runs/{run_id}/logs?follow=1&after={after}"
-    for name, data in client.stream(path):
+    for name, data in client.stream(path, timeout_seconds=timeout_seconds):
         if name == "log":
-            _print_line(data)
+            yield data
+        elif name == "progress" and (text := _progress(data)) != said:
+            said = text
+            say(text)
+
+
+def _progress(data: dict[str, Any]) -> str:
+    fraction, message = data["fraction"], data["message"]
+    return " ".join([*([] if fraction is None else [f"{fraction:.0%}"]), message]).strip()
 
 
 def _print_line(line: dict[str, Any]) -> None:

@@ -5,22 +5,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from tidemill.errors import InvalidSettings, Problem
+from tidemill.cli.output import Flag
+from tidemill.errors import InvalidSettings, NotFound, Problem
 
 _DATA_DIR = Annotated[str | None, Parameter(help="where everything is kept (default: ./data)")]
-
-
-def register(app: App) -> None:
-    """Add these commands."""
-    app.command(up)
-    app.command(serve)
-    db = App(name="db", help="The database's schema.")
-    db.command(db_upgrade, name="upgrade")
-    db.command(db_current, name="current")
-    db.command(db_check, name="check")
-    app.command(db)
 
 
 def up(
@@ -29,7 +19,7 @@ def up(
     host: str | None = None,
     port: int | None = None,
     workers: int = 1,
-    demo: bool = False,
+    demo: Flag = False,
     config: Path | None = None,
 ) -> int:
     """Run everything in one process: API, dispatcher, workers, on SQLite.
@@ -97,6 +87,31 @@ def db_check(*, data_dir: _DATA_DIR = None) -> int:
     found = sqlite_revision(_database(data_dir))
     sys.stderr.write(f"found {found or 'none'}, needed {HEAD}\n")
     return 0 if found == HEAD else 1
+
+
+def db_downgrade(revision: str, /, *, data_dir: _DATA_DIR = None) -> int:
+    """Take the schema back to a revision (`base`: to nothing), for an older version of Tidemill.
+
+    What the older schema has no place for is lost; stop the server and copy the file before.
+    """
+    from tidemill.infrastructure.database.schema import downgrade_sqlite, sqlite_revision
+    from tidemill.infrastructure.database.sqlite import lock_file
+
+    path = _database(data_dir)
+    if sqlite_revision(path) is None:
+        raise NotFound("database", path.name)
+    with lock_file(path.with_name(path.name + ".lock")):
+        downgrade_sqlite(path, revision)
+    sys.stdout.write(f"{sqlite_revision(path) or 'base'}\n")
+    return 0
+
+
+def db_sql() -> int:
+    """Print the statements that `db upgrade` would run on an empty database."""
+    from tidemill.infrastructure.database.schema import write_sql
+
+    write_sql(sys.stdout)
+    return 0
 
 
 def _database(data_dir: str | None) -> Path:

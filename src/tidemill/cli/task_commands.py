@@ -3,32 +3,16 @@
 import json
 import sys
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from tidemill.cli.output import Common, say, show_many, show_one
+from tidemill.cli.output import Common, Flag, say, show_many, show_one
 from tidemill.cli.run_commands import RUN_COLUMNS, finish
 from tidemill.client.client import task_key
 from tidemill.errors import InvalidInput
 
-TASK_COLUMNS = ("id", "name", "executor", "schedule", "timezone", "status", "next_run_at")
-
-_Force = Annotated[bool, Parameter(name="--yes", negative=(), help="do not ask")]
-
-
-def register(app: App) -> None:
-    """Add these commands."""
-    task = App(name="task", help="Tasks: what may be run and when.")
-    for command, name in (
-        (list_tasks, "list"), (get, "get"), (create, "create"), (delete, "delete"),
-        (trigger, "trigger"), (pause, "pause"), (resume, "resume"), (runs, "runs"),
-        (preview, "preview"), (ledger, "ledger"), (stats, "stats"), (versions, "versions"),
-        (explain, "explain"), (backfill, "backfill"),
-    ):  # fmt: skip
-        task.command(command, name=name)
-    app.command(task)
+TASK_COLUMNS = ("name", "id", "executor", "schedule", "timezone", "status", "next_run_at")
 
 
 def list_tasks(
@@ -41,7 +25,7 @@ def list_tasks(
         show_many(found, common.output, TASK_COLUMNS)
 
 
-def get(task: str, *, common: Common | None = None) -> None:
+def get(task: str, /, *, common: Common | None = None) -> None:
     """Show a task, by id or name."""
     common = common or Common()
     show_one(_call("GET", task, "", common), common.output)
@@ -49,16 +33,16 @@ def get(task: str, *, common: Common | None = None) -> None:
 
 def create(
     name: str,
+    /,
     *,
     executor: str = "shell",
     command: str,
     argument: list[str] | None = None,
     schedule: str | None = None,
     timezone: str = "UTC",
-    file: Path | None = None,
     common: Common | None = None,
 ) -> None:
-    """Define a task.
+    """Define a task; what has more to say stands in a file: tidemill apply.
 
     Parameters
     ----------
@@ -68,22 +52,24 @@ def create(
         with a shell task: run `command` as a program with these, without a shell
     schedule
         as in `tidemill schedule next`
-    file
-        more fields, as JSON
     """
     common = common or Common()
-    body: dict[str, Any] = json.loads(file.read_text()) if file else {}
-    body |= {"name": name, "executor": executor, "command": command, "timezone": timezone}
+    body: dict[str, Any] = {
+        "name": name,
+        "executor": executor,
+        "command": command,
+        "timezone": timezone,
+    }
     if argument:
         body["arguments"] = argument
     if schedule is not None:
         body["schedule"] = schedule
     with common.client() as client:
-        body.setdefault("namespace", client.namespace)
+        body["namespace"] = client.namespace
         show_one(client.call("POST", "/tasks", body=body), common.output, TASK_COLUMNS)
 
 
-def delete(task: str, *, common: Common | None = None) -> None:
+def delete(task: str, /, *, common: Common | None = None) -> None:
     """Delete a task; its history stays."""
     common = common or Common()
     _call("DELETE", task, "", common)
@@ -92,14 +78,15 @@ def delete(task: str, *, common: Common | None = None) -> None:
 
 def trigger(
     task: str,
+    /,
     *,
     parameter: Annotated[
         list[str] | None, Parameter(name=["--parameter", "-p"], help="NAME=JSON or NAME=TEXT")
     ] = None,
     run_at: datetime | None = None,
     priority: str | None = None,
-    wait: Annotated[bool, Parameter(negative=())] = False,
-    follow: Annotated[bool, Parameter(negative=())] = False,
+    wait: Flag = False,
+    follow: Flag = False,
     timeout: Annotated[float | None, Parameter(help="seconds to wait at most")] = None,
     common: Common | None = None,
 ) -> int | None:
@@ -126,26 +113,26 @@ def trigger(
         return finish(client, run, common, follow=follow, timeout_seconds=timeout)
 
 
-def pause(task: str, *, common: Common | None = None) -> None:
+def pause(task: str, /, *, common: Common | None = None) -> None:
     """Fire nothing until it is resumed."""
     common = common or Common()
     show_one(_call("POST", task, "/pause", common), common.output, TASK_COLUMNS)
 
 
-def resume(task: str, *, common: Common | None = None) -> None:
+def resume(task: str, /, *, common: Common | None = None) -> None:
     """Fire again from now on."""
     common = common or Common()
     show_one(_call("POST", task, "/resume", common), common.output, TASK_COLUMNS)
 
 
-def runs(task: str, *, limit: int = 20, common: Common | None = None) -> None:
+def runs(task: str, /, *, limit: int = 20, common: Common | None = None) -> None:
     """List the newest runs of a task."""
     common = common or Common()
     found = _call("GET", task, "/runs", common, limit=limit)
     show_many(found["items"], common.output, RUN_COLUMNS)
 
 
-def preview(task: str, *, count: int = 10, common: Common | None = None) -> None:
+def preview(task: str, /, *, count: int = 10, common: Common | None = None) -> None:
     """Show the next fire times."""
     common = common or Common()
     found = _call("GET", task, "/preview", common, count=count)
@@ -154,6 +141,7 @@ def preview(task: str, *, count: int = 10, common: Common | None = None) -> None
 
 def ledger(
     task: str,
+    /,
     *,
     since: Annotated[datetime | None, Parameter(name="--from")] = None,
     to: datetime | None = None,
@@ -173,20 +161,20 @@ def ledger(
 _LEDGER = ("due", "ran", "coalesced", "skipped", "missed")
 
 
-def stats(task: str, *, common: Common | None = None) -> None:
+def stats(task: str, /, *, common: Common | None = None) -> None:
     """Show how the runs of the last day went."""
     common = common or Common()
     show_one(_call("GET", task, "/stats", common), common.output)
 
 
-def versions(task: str, *, common: Common | None = None) -> None:
+def versions(task: str, /, *, common: Common | None = None) -> None:
     """List every definition that was ever in force."""
     common = common or Common()
     found = _call("GET", task, "/versions", common)
     show_many(found["items"], common.output, ("version", "created_at", "definition"))
 
 
-def explain(task: str, *, at: datetime | None = None, common: Common | None = None) -> None:
+def explain(task: str, /, *, at: datetime | None = None, common: Common | None = None) -> None:
     """Would a firing start, and if not, why?"""
     common = common or Common()
     show_explanation(_call("GET", task, "/explain", common, at=_instant(at)), common)
@@ -203,11 +191,12 @@ def show_explanation(found: dict[str, Any], common: Common) -> None:
 
 def backfill(
     task: str,
+    /,
     *,
     since: Annotated[datetime, Parameter(name="--from")],
     to: datetime,
     max_parallel: int | None = None,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Flag = False,
     common: Common | None = None,
 ) -> None:
     """Make up for the fire times in [from, to)."""

@@ -1,25 +1,10 @@
 """`tidemill worker …` and `tidemill queue …`."""
 
-from cyclopts import App
-
 from tidemill.cli.output import Common, say, show_many, show_one
 
 WORKER_COLUMNS = (
     "id", "status", "task_types", "current_task_count", "max_concurrent_tasks", "last_heartbeat",
 )  # fmt: skip
-
-
-def register(app: App) -> None:
-    """Add these commands."""
-    worker = App(name="worker", help="Workers: who runs tasks.")
-    for command, name in (
-        (list_workers, "list"), (get, "get"), (drain, "drain"), (delete, "delete"),
-    ):  # fmt: skip
-        worker.command(command, name=name)
-    queue = App(name="queue", help="Queues: what waits and what runs.")
-    queue.command(list_queues, name="list")
-    app.command(worker)
-    app.command(queue)
 
 
 def list_workers(*, status: str | None = None, common: Common | None = None) -> None:
@@ -29,21 +14,21 @@ def list_workers(*, status: str | None = None, common: Common | None = None) -> 
         show_many(client.items("/workers", status=status), common.output, WORKER_COLUMNS)
 
 
-def get(worker: str, *, common: Common | None = None) -> None:
+def get(worker: str, /, *, common: Common | None = None) -> None:
     """Show a worker."""
     common = common or Common()
     with common.client() as client:
         show_one(client.call("GET", f"/workers/{worker}"), common.output)
 
 
-def drain(worker: str, *, common: Common | None = None) -> None:
+def drain(worker: str, /, *, common: Common | None = None) -> None:
     """Give a worker nothing more; what it runs goes on."""
     common = common or Common()
     with common.client() as client:
         show_one(client.call("POST", f"/workers/{worker}/drain"), common.output, WORKER_COLUMNS)
 
 
-def delete(worker: str, *, common: Common | None = None) -> None:
+def delete(worker: str, /, *, common: Common | None = None) -> None:
     """Forget a worker that is gone."""
     common = common or Common()
     with common.client() as client:

@@ -10,8 +10,11 @@ A POST carries an idempotency key, so that it may be repeated when its answer wa
 
 import json
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -19,26 +22,15 @@ from uuid import uuid4
 
 import httpx2
 
+from tidemill.client.errors import ServerError, Unreachable
+
 DEFAULT_SERVER = "http://127.0.0.1:8080"
 FINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "skipped"})
 
 _TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 _PAGE = 1_000
 _TRIES = 3
-
-
-class Unreachable(Exception):
-    """The server does not answer."""
-
-
-class ServerError(Exception):
-    """The server answered with a problem (RFC 9457)."""
-
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(problem.get("detail") or problem.get("title") or f"status {status}")
-        self.status = status
-        self.code: str = problem.get("code", "unknown")
-        self.errors: list[dict[str, str]] = problem.get("errors") or []
+_BEFORE_RECONNECTING_SECONDS = 0.2
 
 
 class Client:
@@ -81,8 +73,8 @@ class Client:
             sent.setdefault("Idempotency-Key", uuid4().hex)
         response = self._send(method, f"/api/v1{path}", params, body, sent)
         if response.status_code >= 400:
-            raise ServerError(response.status_code, _problem_of(response))
-        return response.json() if response.content else None
+            raise ServerError(response.status_code, self._problem_of(response))
+        return self._read(response) if response.content else None
 
     def _send(
         self,
@@ -104,6 +96,17 @@ class Client:
                     raise Unreachable(f"{self.server} broke off: {error}") from error
         raise AssertionError("unreachable")
 
+    def _problem_of(self, response: httpx2.Response) -> dict[str, Any]:
+        problem = self._read(response)
+        return problem if isinstance(problem, dict) else {}
+
+    def _read(self, response: httpx2.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:
+            said = f"{response.status_code} {response.reason_phrase}"
+            raise Unreachable(f"what answers at {self.server} is no Tidemill: {said}") from error
+
     def items(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page."""
         cursor = None
@@ -115,21 +118,30 @@ class Client:
                 return
 
     def stream(
-        self, path: str, *, last_event_id: int | None = None
+        self, path: str, *, last_event_id: int | None = None, timeout_seconds: float | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The events of a stream as (name, data); goes on by itself where it is broken off."""
+        """The events of a stream as (name, data); goes on by itself where it is broken off.
+
+        Raises TimeoutError once `timeout_seconds` have passed.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         last = last_event_id
         while True:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{path} has not ended within {timeout_seconds} seconds")
             headers = {"Accept": "text/event-stream"}
             if last is not None:
                 headers["Last-Event-ID"] = str(last)
             try:
-                with self._http.stream(
-                    "GET", f"/api/v1{path}", headers=headers, timeout=_STREAM_TIMEOUT
-                ) as response:
+                with (
+                    self._http.stream(
+                        "GET", f"/api/v1{path}", headers=headers, timeout=_STREAM_TIMEOUT
+                    ) as response,
+                    _cut_off_at(deadline, response),
+                ):
                     if response.status_code >= 400:
                         response.read()
-                        raise ServerError(response.status_code, _problem_of(response))
+                        raise ServerError(response.status_code, self._problem_of(response))
                     for name, identity, data in _events(response.iter_lines()):
                         last = identity if identity is not None else last
                         yield name, data
@@ -138,7 +150,8 @@ class Client:
             except httpx2.ConnectError as error:
                 raise Unreachable(f"no server answers at {self.server}") from error
             except httpx2.TransportError:
-                continue
+                pass  # broken off; what was not seen yet is asked for again
+            time.sleep(_BEFORE_RECONNECTING_SECONDS)
 
     # what is asked for most
 
@@ -174,17 +187,25 @@ class Client:
 _STREAM_TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 
 
+@contextmanager
+def _cut_off_at(deadline: float | None, response: httpx2.Response) -> Iterator[None]:
+    """End a response at an instant of the monotonic clock, also while nothing comes."""
+    if deadline is None:
+        yield
+        return
+    connection: socket.socket = response.extensions["network_stream"].get_extra_info("socket")
+    timer = threading.Timer(deadline - time.monotonic(), connection.shutdown, [socket.SHUT_RDWR])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def task_key(task: str) -> str:
     """A task as it stands in a path: an id as it is, anything else as a name."""
     return task if task.isdecimal() else f"name:{quote(task.removeprefix('name:'), safe='')}"
-
-
-def _problem_of(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    return problem if isinstance(problem, dict) else {"title": response.reason_phrase}
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, int | None, dict[str, Any]]]:

@@ -3,12 +3,16 @@
 import sqlite3
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from tidemill.errors import Unavailable
+from tidemill.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 HEAD = "0001"  # the newest migration; a test holds it against the folder
 
@@ -68,19 +72,46 @@ def upgrade(connection: Connection) -> None:
     """Run the migrations that are missing; each is its own transaction and may be run again."""
     # Alembic takes long to import, and a database that is up to date does not need it.
     from alembic import command
-    from alembic.config import Config
     from alembic.util import CommandError
 
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(_config(connection), "head")
     except CommandError as error:
         raise Unavailable(
             "the database was written by a newer version of Tidemill; run that one, or name "
             f"another data directory ({error})"
         ) from error
+
+
+def downgrade_sqlite(path: Path, revision: str) -> None:
+    """Take the schema back to a revision, `base` being nothing at all; raises InvalidInput."""
+    from alembic import command
+    from alembic.util import CommandError
+
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    with engine.connect() as connection:
+        try:
+            command.downgrade(_config(connection), revision)
+        except CommandError as error:
+            raise InvalidInput(f"no revision {revision!r}: {error}") from error
+
+
+def write_sql(to: TextIO) -> None:
+    """Write the statements that lead from an empty SQLite database to `HEAD`."""
+    from alembic import command
+
+    engine = create_engine("sqlite://", poolclass=NullPool)
+    with engine.connect() as connection:
+        command.upgrade(_config(connection, to), "head", sql=True)
+
+
+def _config(connection: Connection, output: TextIO | None = None) -> "Config":
+    from alembic.config import Config
+
+    config = Config(output_buffer=output)
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
 
 
 @cache
