@@ -40,7 +40,7 @@ def test_every_reason_in_the_code_is_explained_and_no_other() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
 
-    assert {"exit_code", "worker_lost", "poison", "deadline", "unclaimed"} <= given
+    assert {"exit_code", "worker_lost", "unclaimed"} <= given
     assert given <= set(REASONS), given - set(REASONS)
     assert set(REASONS) - {"cancelled_by_user"} <= texts, set(REASONS) - texts
 

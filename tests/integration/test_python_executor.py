@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processes import warden_of
 
 from tidemill.domain.outcome import Outcome
 from tidemill.foundation.executor import StopRequest
 from tidemill.testing.builders import execution
 from tidemill.testing.executors import CollectedReports
 from tidemill.worker.executors.containment import Containment
-from tidemill.worker.executors.process_tree import children_of
 from tidemill.worker.executors.python import PythonExecutor
 
 TASKS = Path(__file__).parent.parent / "tasks"
@@ -545,7 +545,7 @@ async def test_a_function_whose_process_finds_the_warden_dead_is_told_so(
     python: PythonExecutor,
 ) -> None:
     await run(python, "give_async")
-    [warden] = children_of(os.getpid())
+    warden = warden_of(os.getpid())
     os.kill(warden, signal.SIGKILL)
     wait_until_dead(warden)
     given = execution("odd_tasks:give_async")
