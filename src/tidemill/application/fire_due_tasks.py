@@ -82,7 +82,7 @@ class _Firing:
             TaskAdvance(
                 task.id,
                 self._next_run_at(task, schedule, leaves_open=started),
-                self.now if started else None,
+                self.now if started else task.last_run_at,
             )
         )
 

@@ -106,7 +106,7 @@ def rearm_tasks(transaction: Transaction, task_ids: Collection[int]) -> None:
     """Set the next time of `@after` tasks that have no open run: now and the delay."""
     busy = {run.task_id for run in transaction.unfinished_runs(task_ids)}
     advances = [
-        TaskAdvance(task.id, task.next_after_end(transaction.now), None)
+        TaskAdvance(task.id, task.next_after_end(transaction.now), task.last_run_at)
         for task in transaction.tasks(set(task_ids) - busy).values()
         if task.status is TaskStatus.ACTIVE and task.next_run_at is None
     ]

@@ -209,7 +209,7 @@ class Transaction(Reads, Protocol):
         """Set `last_run_at` of these tasks to now: a run of each was made."""
 
     def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
-        """Move schedules on. A `last_run_at` of None leaves the old one."""
+        """Move schedules on."""
 
     def insert_task(self, task: Task) -> Task:
         """Store a new task and its first version; raises Conflict where the name is taken."""

@@ -32,7 +32,7 @@ class Prepared:
         self.sql = str(compiled)
         names = compiled.positiontup or []
         self._binds = [
-            (name, compiled.binds[name].value, _to_driver(compiled.binds[name].type, dialect))
+            (name, compiled.binds[name].value, to_driver(compiled.binds[name].type, dialect))
             for name in names
         ]
         columns = [] if not hasattr(statement, "exported_columns") else statement.exported_columns
@@ -61,42 +61,6 @@ class Prepared:
                     values[index] = convert(values[index])
             converted.append(values)
         return converted
-
-
-class PreparedRows:
-    """An INSERT of whole rows whose values stand in the order of `columns`.
-
-    A row whose values of `unless_taken`, a unique key, are there already is left out.
-    """
-
-    def __init__(
-        self,
-        table: Table,
-        columns: Sequence[str],
-        dialect: Dialect,
-        unless_taken: Sequence[str],
-    ) -> None:
-        statement = table.insert().values({name: _bind_of(table, name) for name in columns})
-        compiled = statement.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler)
-        self.sql = str(compiled)
-        if unless_taken:
-            self.sql += f" ON CONFLICT ({', '.join(unless_taken)}) DO NOTHING"
-        order = [columns.index(name) for name in compiled.positiontup or []]
-        assert order == list(range(len(columns))), "columns must stand in the table's order"
-        self._converts = [
-            (index, convert)
-            for index, name in enumerate(columns)
-            if (convert := _to_driver(table.c[name].type, dialect)) is not None
-        ]
-
-    def bind(self, row: Iterable[Any]) -> list[Any]:
-        """One row's values as the driver takes them."""
-        values = list(row)
-        for index, convert in self._converts:
-            if values[index] is not None:
-                values[index] = convert(values[index])
-        return values
 
 
 class InArray(ColumnElement[bool]):
@@ -190,11 +154,8 @@ def struct_columns(table: Table, fields: Sequence[str]) -> Select[Any]:
     return select(*(table.c[field] for field in fields))
 
 
-def _bind_of(table: Table, name: str) -> BindParameter[Any]:
-    return BindParameter(name, type_=table.c[name].type)
-
-
-def _to_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
+def to_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
+    """What turns a value of this type into the driver's; None where they are the same."""
     if isinstance(type_, Converted):
         return type_.to_driver(dialect)
     return type_.dialect_impl(dialect).bind_processor(dialect)

@@ -1,6 +1,6 @@
 """The ground that the parts of a transaction stand on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -10,7 +10,8 @@ from sqlalchemy.sql import ClauseElement
 from tidemill.domain.events import RunEvent
 from tidemill.domain.task import TaskDefinition
 from tidemill.foundation.wakeups import Topic
-from tidemill.infrastructure.database.prepared import Prepared, PreparedRows
+from tidemill.infrastructure.database.many_rows import Insert, ManyRows, Update
+from tidemill.infrastructure.database.prepared import Prepared
 
 
 class Connection(Protocol):
@@ -22,8 +23,8 @@ class Connection(Protocol):
     def execute(self, sql: str, values: Sequence[Any]) -> int:
         """Run one statement; how many rows it changed."""
 
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
-        """Run one statement for each row of values; how many rows were changed in all."""
+    def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
+        """Insert or change all these rows, bound already; how many were inserted or changed."""
 
 
 class StatementCache:
@@ -33,7 +34,7 @@ class StatementCache:
         self.dialect = dialect
         self.definitions: dict[tuple[int, int], TaskDefinition] = {}
         self._prepared: dict[ClauseElement, Prepared] = {}
-        self._rows: dict[tuple[Any, ...], PreparedRows] = {}
+        self._many: dict[tuple[Any, ...], ManyRows] = {}
         self._by_shape: dict[tuple[Any, ...], Prepared] = {}
 
     def prepared(self, statement: ClauseElement) -> Prepared:
@@ -45,12 +46,22 @@ class StatementCache:
 
     def insert(
         self, table: Table, columns: tuple[str, ...], unless_taken: tuple[str, ...]
-    ) -> PreparedRows:
+    ) -> ManyRows:
         """The INSERT of these columns."""
         key = (table, columns, unless_taken)
-        found = self._rows.get(key)
+        found = self._many.get(key)
         if found is None:
-            found = self._rows[key] = PreparedRows(table, columns, self.dialect, unless_taken)
+            found = self._many[key] = Insert(table, columns, unless_taken, self.dialect)
+        return found
+
+    def update(
+        self, table: Table, found_by: tuple[str, ...], changed: tuple[str, ...], where: str
+    ) -> ManyRows:
+        """The UPDATE of these columns of rows that are found by others."""
+        key = (table, found_by, changed, where)
+        found = self._many.get(key)
+        if found is None:
+            found = self._many[key] = Update(table, found_by, changed, where, self.dialect)
         return found
 
     def shaped(self, shape: tuple[Any, ...], statement: ClauseElement | None) -> Prepared | None:
@@ -89,11 +100,6 @@ class Rows:
         prepared = self.cache.prepared(statement)
         return self.connection.execute(prepared.sql, prepared.bind(parameters))
 
-    def execute_many(self, statement: ClauseElement, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Run a constant statement for each mapping of parameters; rows changed in all."""
-        prepared = self.cache.prepared(statement)
-        return self.connection.execute_many(prepared.sql, [prepared.bind(row) for row in rows])
-
     def insert_rows(
         self,
         table: Table,
@@ -104,5 +110,19 @@ class Rows:
     ) -> int:
         """Insert whole rows, without those whose values of `unless_taken` are there already; how
         many were inserted."""
-        prepared = self.cache.insert(table, columns, unless_taken)
-        return self.connection.execute_many(prepared.sql, [prepared.bind(row) for row in rows])
+        statement = self.cache.insert(table, columns, unless_taken)
+        return self.connection.execute_many(statement, [statement.bind(row) for row in rows])
+
+    def update_rows(
+        self,
+        table: Table,
+        found_by: tuple[str, ...],
+        changed: tuple[str, ...],
+        rows: Iterable[Iterable[Any]],
+        *,
+        where: str = "",
+    ) -> int:
+        """Change many rows: each brings the values of `found_by`, then those of `changed`; how
+        many were found."""
+        statement = self.cache.update(table, found_by, changed, where)
+        return self.connection.execute_many(statement, [statement.bind(row) for row in rows])

@@ -45,6 +45,7 @@ _by_id = _run.where(_runs.id == bindparam("run_id"))
 _by_id_in_namespace = _by_id.where(_runs.namespace == bindparam("namespace"))
 _by_ids = _locked.where(in_array(_runs.id, "ids"))
 _by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
+_GUARD = ("id", "status", "fence", "event_seq")  # what a change must find as it was
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
 _stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
 _is_wish_for_later = and_(
@@ -138,30 +139,6 @@ _overdue_in_queue = _locked.where(
 _stuck = _locked.where(text(IS_DISPATCHED), _runs.dispatched_at <= bindparam("before")).limit(
     bindparam("limit")
 )
-_close_attempt = (
-    run_attempts.update()
-    .where(
-        run_attempts.c.run_id == bindparam("closed_run"),
-        run_attempts.c.attempt == bindparam("closed_attempt"),
-        run_attempts.c.outcome.is_(None),
-    )
-    .values(
-        outcome=bindparam("outcome"),
-        completed_at=bindparam("completed_at"),
-        exit_code=bindparam("exit_code"),
-        error_message=bindparam("error_message"),
-    )
-)
-_renew = (
-    task_runs.update()
-    .where(
-        _runs.id == bindparam("run_id"),
-        _runs.fence == bindparam("held_fence"),
-        _runs.worker_id == bindparam("holder"),
-        text(IS_LEASED),
-    )
-    .values(lease_expires_at=bindparam("until"))
-)
 _held_statuses = select(_runs.id, _runs.fence, _runs.status).where(
     text(IS_LEASED), in_array(_runs.id, "ids"), _runs.worker_id == bindparam("holder")
 )
@@ -227,17 +204,12 @@ class RunRows(Rows):
     def change_runs(self, changes: Sequence[RunChange]) -> None:
         by_columns: dict[tuple[str, ...], list[list[Any]]] = {}
         for change in changes:
-            columns = tuple(sorted(change.changes))
-            prepared = self.cache.shaped(("change", columns), None) or self.cache.shaped(
-                ("change", columns), _guarded_update(columns)
-            )
-            assert prepared is not None
-            values = prepared.bind(_guard_of(change.before) | change.changes)
-            by_columns.setdefault(columns, []).append(values)
+            before, columns = change.before, tuple(sorted(change.changes))
+            guard = [before.id, before.status, before.fence, before.event_seq]
+            row = guard + [change.changes[name] for name in columns]
+            by_columns.setdefault(columns, []).append(row)
         for columns, rows in by_columns.items():
-            prepared = self.cache.shaped(("change", columns), None)
-            assert prepared is not None
-            if self.connection.execute_many(prepared.sql, rows) != len(rows):
+            if self.update_rows(task_runs, _GUARD, columns, rows) != len(rows):
                 raise ConcurrentChange("a run moved while it was being changed")
         self._append_events([change.event for change in changes])
 
@@ -315,36 +287,34 @@ class RunRows(Rows):
         )
 
     def close_attempts(self, closings: Sequence[AttemptClosing]) -> None:
-        self.execute_many(
-            _close_attempt,
-            (
-                {
-                    "closed_run": each.run_id,
-                    "closed_attempt": each.attempt,
-                    "outcome": each.outcome,
-                    "completed_at": each.completed_at,
-                    "exit_code": each.exit_code,
-                    "error_message": each.error_message,
-                }
-                for each in closings
-            ),
+        self.update_rows(
+            run_attempts,
+            ("run_id", "attempt"),
+            ("outcome", "completed_at", "exit_code", "error_message"),
+            map(msgspec.structs.astuple, closings),
+            where="outcome IS NULL",
         )
 
     def renew_leases(
         self, worker_id: str, fences: Mapping[int, int], until: datetime
     ) -> dict[int, RunStatus]:
-        self.execute_many(
-            _renew,
-            (
-                {"run_id": run_id, "held_fence": fence, "holder": worker_id, "until": until}
-                for run_id, fence in fences.items()
-            ),
+        self.update_rows(
+            task_runs,
+            ("id", "fence", "worker_id"),
+            ("lease_expires_at",),
+            ((run_id, fence, worker_id, until) for run_id, fence in fences.items()),
+            where=IS_LEASED,
         )
         rows = self.fetch(_held_statuses, ids=fences, holder=worker_id)
         return {run_id: status for run_id, fence, status in rows if fences[run_id] == fence}
 
     def append_logs(self, lines: Sequence[LogLines]) -> None:
-        self.insert_rows(run_logs, LogLines.__struct_fields__, map(msgspec.structs.astuple, lines))
+        self.insert_rows(
+            run_logs,
+            LogLines.__struct_fields__,
+            map(msgspec.structs.astuple, lines),
+            unless_taken=("run_id", "first_seq"),
+        )
 
     def last_log_seqs(self, run_ids: Collection[int]) -> dict[int, int]:
         return dict(self.fetch(_last_log_seqs, ids=run_ids))
@@ -383,25 +353,3 @@ def _first_event(run: TaskRun) -> RunEvent:
         data["reason"] = run.reason
     kind = EventType.RUN_SKIPPED if run.status is RunStatus.SKIPPED else EventType.RUN_CREATED
     return RunEvent(run.id, 1, kind, run.created_at, data, run.namespace)
-
-
-def _guard_of(run: TaskRun) -> dict[str, Any]:
-    return {
-        "guard_id": run.id,
-        "guard_status": run.status,
-        "guard_fence": run.fence,
-        "guard_seq": run.event_seq,
-    }
-
-
-def _guarded_update(columns: tuple[str, ...]) -> Any:
-    return (
-        task_runs.update()
-        .where(
-            _runs.id == bindparam("guard_id"),
-            _runs.status == bindparam("guard_status", type_=_runs.status.type),
-            _runs.fence == bindparam("guard_fence"),
-            _runs.event_seq == bindparam("guard_seq"),
-        )
-        .values({name: bindparam(name, type_=_runs[name].type) for name in columns})
-    )

@@ -25,6 +25,7 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.store import Reads, Transaction
 from tidemill.foundation.wakeups import Wakeups
+from tidemill.infrastructure.database.many_rows import ManyRows
 from tidemill.infrastructure.database.rows import StatementCache
 from tidemill.infrastructure.database.schema import prepare_sqlite
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
@@ -36,6 +37,8 @@ _log = logging.getLogger("tidemill.database")
 _SHARED_AT_MOST = 64  # transactions in one commit: bounds what a failed commit takes with it
 _BACKWARD_STEP = timedelta(seconds=5)  # a wall clock set back by less is waited out
 _RUNS = 3  # how often a transaction that met a moved row is run before that is an error
+_MOST_VALUES = 32_766  # that SQLite binds to one statement
+_MOST_ROWS = 256  # in one statement: no row costs less in a longer one
 
 _dialect = sqlite_dialect.dialect(paramstyle="qmark")
 
@@ -52,8 +55,16 @@ class SqliteConnection:
     def execute(self, sql: str, values: Sequence[Any]) -> int:
         return self.driver.execute(sql, values).rowcount
 
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
-        return self.driver.executemany(sql, rows).rowcount if rows else 0
+    def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
+        most = min(_MOST_ROWS, _MOST_VALUES // len(statement.columns))
+        changed, done = 0, 0
+        while done < len(rows):
+            # Powers of two: few statements to be kept ready, whatever the numbers of rows.
+            count = 1 << (min(len(rows) - done, most).bit_length() - 1)
+            values = [value for row in rows[done : done + count] for value in row]
+            changed += self.driver.execute(statement.sql(count), values).rowcount
+            done += count
+        return changed
 
 
 class SqliteTransaction(DatabaseTransaction):

@@ -44,16 +44,6 @@ _due = (
     .with_for_update(skip_locked=True)
 )
 _next_due = select(func.min(tasks.c.next_run_at)).where(text(FIRES))
-_advance = (
-    tasks.update()
-    .where(tasks.c.id == bindparam("task_id"))
-    .values(
-        next_run_at=bindparam("next_at"),
-        last_run_at=func.coalesce(
-            bindparam("last_at", type_=tasks.c.last_run_at.type), tasks.c.last_run_at
-        ),
-    )
-)
 _replace = (
     tasks.update()
     .where(
@@ -121,12 +111,8 @@ class TaskRows(Rows):
         return found
 
     def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
-        self.execute_many(
-            _advance,
-            (
-                {"task_id": each.task_id, "next_at": each.next_run_at, "last_at": each.last_run_at}
-                for each in advances
-            ),
+        self.update_rows(
+            tasks, ("id",), ("next_run_at", "last_run_at"), map(msgspec.structs.astuple, advances)
         )
 
     def insert_task(self, task: Task) -> Task:
