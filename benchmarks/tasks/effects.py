@@ -20,3 +20,8 @@ def note_attempt(file: str, run: RunContext) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, told.encode())
     os.close(descriptor)
+
+
+async def note_async(file: str, run: RunContext) -> None:
+    """The same, on the loop that async tasks share."""
+    note(file, run)

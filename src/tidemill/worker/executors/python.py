@@ -30,7 +30,9 @@ from tidemill.worker.executors.run_environment import run_environment
 
 Mode = Literal["sync", "async"]
 
-_GROW_AFTER_SECONDS = 0.05  # a run that waits this long for a process is worth another process
+_SLOW_SECONDS = 0.005  # a function that takes longer gets a process to itself
+_DEPTH = 8  # quick runs that one process may have before it
+_LOOK_SECONDS = 0.05  # how long runs wait before another process is started for them
 _IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
 
@@ -72,19 +74,30 @@ class PythonExecutor:
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
     ) -> Outcome:
         try:
-            if execution.command in self._async_commands:
-                return await (await self._host_for_async()).run(execution, reports, stop)
-            host = await self._pool.take(stop)
+            while True:
+                with contextlib.suppress(_Withdrawn):
+                    return await self._execute(execution, reports, stop)
         except _HostFailed as error:
             return failure("not_started", f"no Python process could be started: {error}")
-        if host is None:
+
+    async def _execute(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
+    ) -> Outcome:
+        command = execution.command
+        if command in self._async_commands:
+            host = await self._host_for_async()
+            return (await host.run(execution, reports, stop)).outcome
+        place = await self._pool.take(command, stop)
+        if place is None:
             return failure("cancelled", "stopped before a process was free")
         try:
-            return await host.run(execution, reports, stop)
+            ended = await place.run(execution, reports, stop)
         finally:
-            if host.last_was_async:
-                self._async_commands.add(execution.command)
-            self._pool.give_back(host)
+            self._pool.give_back(place)
+        if ended.is_async:
+            self._async_commands.add(command)
+        self._pool.learn(command, ended.seconds)
+        return ended.outcome
 
     async def _host_for_async(self) -> "_Host":
         if self._async_host is None or (
@@ -104,38 +117,48 @@ class _HostFailed(Exception):
     """A process ended before it was ready; says what it said last."""
 
 
+class _Withdrawn(Exception):
+    """The run was given to a process that did not come to it; it was not begun."""
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    """How a run in a process ended; `seconds` is None where the process ended before it."""
+
+    outcome: Outcome
+    is_async: bool = False
+    seconds: float | None = None
+
+
 class _SyncPool:
     """Processes for sync functions; grows while runs wait, shrinks when nobody needs them.
 
-    Functions that end at once share a few processes, however many there are: another process adds
-    a start of a tenth of a second and no processor. Functions that take long get one each.
+    Functions that were quick so far share a few processes and queue up in them, so that a process
+    is woken once for many: another process would add no processor. All others get one each. A
+    function that is slow after all is relieved of those behind it.
     """
 
     def __init__(self, start: Callable[[Mode], Awaitable["_Host"]], max_processes: int) -> None:
         self._start = start
         self._max = max_processes
         self._quick_enough = (os.cpu_count() or 1) + 1
+        self._slowest: dict[str, float] = {}  # of the last runs of each command, in seconds
         self._idle: list[_Host] = []
-        self._busy: dict[_Host, float] = {}  # since when, by the loop's clock
+        self._busy: set[_Host] = set()
         self._starting: set[asyncio.Future[_Host]] = set()
-        self._waiting: deque[asyncio.Future[_Host]] = deque()
-        self._growing: asyncio.TimerHandle | None = None
+        self._waiting: deque[tuple[str, asyncio.Future[_Host]]] = deque()
+        self._looking: asyncio.TimerHandle | None = None
 
-    async def take(self, stop: StopRequest) -> "_Host | None":
+    async def take(self, command: str, stop: StopRequest) -> "_Host | None":
         """A process; None where the run was stopped while it waited for one."""
-        loop = asyncio.get_running_loop()
-        while self._idle:
-            host = self._idle.pop()
-            if host.is_alive:
-                host.rest_no_more()
-                self._busy[host] = loop.time()
-                return host
-        future: asyncio.Future[_Host] = loop.create_future()
-        self._waiting.append(future)
+        host = self._host_for(command)
+        if host is not None:
+            return self._occupied(host, command)
+        future: asyncio.Future[_Host] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, future))
         if not self._busy and not self._starting:
             self._grow()
-        self._grow_later()
-        stop.on_request(lambda: self._leave(future))
+        self._look_later()
+        stop.on_request(future.cancel)
         try:
             return await future
         except asyncio.CancelledError:
@@ -144,16 +167,26 @@ class _SyncPool:
             return None
 
     def give_back(self, host: "_Host") -> None:
-        """Free again, or dead."""
-        del self._busy[host]
-        if host.is_alive:
+        """A run in it ended; it is free again, has others, or is dead."""
+        host.load -= 1
+        if not host.is_alive:
+            self._busy.discard(host)
+            if self._waiting:
+                self._grow()
+        elif host.load == 0:
+            host.takes_company = True
             self._offer(host)
-        elif self._waiting:
-            self._grow()
+        else:
+            self._serve_waiting()
+
+    def learn(self, command: str, seconds: float | None) -> None:
+        """What a run of this command took; one slow run is forgotten after some quick ones."""
+        before = self._slowest.get(command, 0.0)
+        self._slowest[command] = max(_SLOW_SECONDS if seconds is None else seconds, before * 0.8)
 
     async def close(self) -> None:
-        if self._growing is not None:
-            self._growing.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._starting:
             await asyncio.wait(self._starting)
         for host in self._idle:
@@ -161,42 +194,73 @@ class _SyncPool:
             await host.kill()
         self._idle.clear()
 
-    def _offer(self, host: "_Host") -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                self._busy[host] = loop.time()
-                future.set_result(host)
-                return
-        self._idle.append(host)
-        host.rest(_IDLE_SECONDS, lambda: self._retire(host))
+    def _is_quick(self, command: str) -> bool:
+        return self._slowest.get(command, _SLOW_SECONDS) < _SLOW_SECONDS
 
-    def _leave(self, future: "asyncio.Future[_Host]") -> None:
-        if not future.done():
-            self._waiting.remove(future)
-            future.cancel()
+    def _host_for(self, command: str) -> "_Host | None":
+        """A free process, or one that has only quick functions before it."""
+        while self._idle:
+            host = self._idle.pop()
+            if host.is_alive:
+                host.rest_no_more()
+                return host
+        if not self._is_quick(command):
+            return None
+        open_hosts = [
+            host
+            for host in self._busy
+            if host.takes_company and host.load < _DEPTH and host.is_alive
+        ]
+        return min(open_hosts, key=lambda host: host.load, default=None)
+
+    def _occupied(self, host: "_Host", command: str) -> "_Host":
+        host.load += 1
+        host.takes_company = host.takes_company and self._is_quick(command)
+        self._busy.add(host)
+        return host
+
+    def _offer(self, host: "_Host") -> None:
+        self._busy.discard(host)
+        self._idle.append(host)
+        self._serve_waiting()
+        if host in self._idle:
+            host.rest(_IDLE_SECONDS, lambda: self._retire(host))
+
+    def _serve_waiting(self) -> None:
+        while self._waiting:
+            command, future = self._waiting[0]
+            if not future.done():
+                host = self._host_for(command)
+                if host is None:
+                    return
+                future.set_result(self._occupied(host, command))
+            self._waiting.popleft()
 
     def _retire(self, host: "_Host") -> None:
         if host in self._idle:
             self._idle.remove(host)
             host.hang_up()
 
-    def _grow_later(self) -> None:
-        if self._growing is None:
+    def _look_later(self) -> None:
+        if self._looking is None:
             loop = asyncio.get_running_loop()
-            self._growing = loop.call_later(_GROW_AFTER_SECONDS, self._grow_if_waited)
+            self._looking = loop.call_later(_LOOK_SECONDS, self._look)
 
-    def _grow_if_waited(self) -> None:
-        self._growing = None
-        if not self._waiting:
-            return
-        long_ago = asyncio.get_running_loop().time() - _GROW_AFTER_SECONDS
-        quick = sum(since > long_ago for since in self._busy.values())
-        wanted = self._quick_enough - quick - len(self._starting)
-        for _ in range(min(wanted, len(self._waiting))):
-            self._grow()
-        self._grow_later()
+    def _look(self) -> None:
+        """Relieve processes whose function takes long, and start others for those that wait."""
+        self._looking = None
+        long_ago = asyncio.get_running_loop().time() - _LOOK_SECONDS
+        slow = [host for host in self._busy if host.front_since <= long_ago]
+        for host in slow:
+            host.takes_company = False
+            host.withdraw()
+        if self._waiting:
+            quick = len(self._busy) - len(slow)
+            wanted = self._quick_enough - quick - len(self._starting)
+            for _ in range(min(wanted, len(self._waiting))):
+                self._grow()
+        if self._waiting or any(host.load > 1 for host in self._busy):
+            self._look_later()
 
     def _grow(self) -> None:
         if len(self._busy) + len(self._starting) < self._max:
@@ -212,8 +276,9 @@ class _SyncPool:
         elif not self._busy and not self._starting:
             failed = error if isinstance(error, _HostFailed) else _HostFailed(str(error))
             waiting, self._waiting = self._waiting, deque()
-            for future in waiting:
-                future.set_exception(failed)
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(failed)
 
 
 class _Host(asyncio.Protocol):
@@ -221,7 +286,11 @@ class _Host(asyncio.Protocol):
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
-        self.last_was_async = False
+        self.load = 0  # runs that were promised a place in it
+        self.takes_company = True
+        self.front_since = 0.0  # since when the run before all others runs, by the loop's clock
+        self._loop = asyncio.get_running_loop()
+        self._outbox: list[bytes] = []
         self._reader = FrameReader(msgspec.json.decode)
         self._transport: asyncio.Transport | None = None
         self._slot: Slot | None = None
@@ -261,22 +330,29 @@ class _Host(asyncio.Protocol):
 
     async def run(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
-    ) -> Outcome:
-        """Run one attempt to its end."""
-        self.last_was_async = False
+    ) -> _Ended:
+        """Run one attempt to its end; raises _Withdrawn where it was not begun."""
         if stop.is_requested:
-            return failure("cancelled", "stopped before it was started")
-        if self._transport is None or not self.is_alive:
-            return self._outcome_of_death(None)
+            return _Ended(failure("cancelled", "stopped before it was started"))
+        if not self.is_alive:
+            return _Ended(self._outcome_of_death(None))
         self._ids += 1
         running = _Running(self._ids, reports)
+        if not self._running:
+            self.front_since = self._loop.time()
         self._running[running.id] = running
-        self._transport.write(_frame({"run": _request_of(running.id, execution)}))
+        self._send({"run": _request_of(running.id, execution)})
         stop.on_request(lambda: self._cancel(running, stop.grace))
         try:
-            return await running.outcome
+            return await running.ended
         finally:
             running.forget_kill()
+
+    def withdraw(self) -> None:
+        """Take back what it was given and has not begun."""
+        if len(self._running) > 1:
+            self._send({"withdraw": {}})
+            self._interrupt()
 
     def rest(self, seconds: float, retire: Any) -> None:
         """Call `retire` when nobody needs this process for so long."""
@@ -299,12 +375,28 @@ class _Host(asyncio.Protocol):
             await asyncio.wait([self._tree])
 
     def _cancel(self, running: "_Running", grace: timedelta) -> None:
-        if self._transport is None or running.outcome.done():
+        if self._transport is None or running.ended.done():
             return
-        self._transport.write(_frame({"cancel": {"id": running.id}}))
+        self._send({"cancel": {"id": running.id}})
+        self._interrupt()
+        running.kill_later(grace, lambda: self._kill_for(running))
+
+    def _interrupt(self) -> None:
+        """Have what was sent heard while a function runs."""
+        self._flush()
         if self.mode == "sync" and self._slot is not None:
             self._slot.interrupt()
-        running.kill_later(grace, lambda: self._kill_for(running))
+
+    def _send(self, message: dict[str, Any]) -> None:
+        """What is sent in one round of the loop goes out together and wakes the process once."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(framed(msgspec.json.encode(message)))
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if outbox and self._transport is not None:
+            self._transport.write(b"".join(outbox))
 
     def _kill_for(self, running: "_Running") -> None:
         """It does not end by itself: only with its whole process."""
@@ -335,14 +427,15 @@ class _Host(asyncio.Protocol):
                 attempt_id, checkpoint = message["checkpoint"]
                 if running := self._running.get(attempt_id):
                     running.reports.checkpoint(checkpoint)
+            elif "withdrawn" in message:
+                for attempt_id in message["withdrawn"]:
+                    self._running.pop(attempt_id).ended.set_exception(_Withdrawn())
             elif not self._ready.done():
                 self._ready.set_result(None)
 
-    def _hear_end(self, id: int, outcome: dict[str, Any], is_async: bool) -> None:
-        self.last_was_async = is_async
-        running = self._running.pop(id)
-        if not running.outcome.done():
-            running.outcome.set_result(_outcome_of(outcome))
+    def _hear_end(self, id: int, outcome: dict[str, Any], is_async: bool, seconds: float) -> None:
+        self.front_since = self._loop.time()
+        self._running.pop(id).end(_Ended(_outcome_of(outcome), is_async, seconds))
 
     def _hear_raw(self, lines: Lines) -> None:
         """What the process says past its attempts: warnings at start, last words."""
@@ -358,8 +451,7 @@ class _Host(asyncio.Protocol):
             self._ready.set_exception(_HostFailed(self._last_words(end)))
         running, self._running = self._running, {}
         for each in running.values():
-            if not each.outcome.done():
-                each.outcome.set_result(self._outcome_of_death(end, each.id))
+            each.end(_Ended(self._outcome_of_death(end, each.id)))
 
     def _outcome_of_death(self, end: TreeEnd | None, attempt_id: int | None = None) -> Outcome:
         if self._killed_for is not None and self._killed_for != attempt_id:
@@ -385,8 +477,13 @@ class _Running:
     def __init__(self, id: int, reports: ExecutionReports) -> None:
         self.id = id
         self.reports = reports
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[_Ended] = asyncio.get_running_loop().create_future()
         self._kill: asyncio.TimerHandle | None = None
+
+    def end(self, ended: _Ended) -> None:
+        """Tell whoever waits for it, if anybody still does."""
+        if not self.ended.done():
+            self.ended.set_result(ended)
 
     def kill_later(self, grace: timedelta, kill: Any) -> None:
         self.forget_kill()
@@ -395,10 +492,6 @@ class _Running:
     def forget_kill(self) -> None:
         if self._kill is not None:
             self._kill.cancel()
-
-
-def _frame(message: dict[str, Any]) -> bytes:
-    return framed(msgspec.json.encode(message))
 
 
 def _request_of(id: int, execution: Execution) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 Started in a slot as `python -m tidemill.worker.executors.python_host MODE PATHS`, with its
 connection to the worker under descriptor CHANNEL.
 
-Messages in: `run` {id, command, arguments, facts}, `cancel` {id}. A sync function is interrupted by
-SIGUSR1, which the slot sends after its `cancel`.
-Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` {id, outcome, is_async}.
+Messages in: `run` {id, command, arguments, facts}, `cancel` {id}, `withdraw`. Where a sync function
+runs, SIGUSR1, which the slot sends, says that there is one to be heard.
+Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` {id, outcome, is_async, seconds},
+`withdrawn` [ids that were not begun].
 """
 
 import asyncio
@@ -99,7 +100,12 @@ class _Attempt:
         self._output = CappedOutput()
         self._lock = threading.Lock()
         self._flushed_at = 0.0
+        self._began = 0.0
         self.has_pending = False
+
+    def begin(self) -> None:
+        """From now on it runs."""
+        self._began = time.monotonic()
 
     def say(self, stream: str, data: bytes) -> bool:
         """Take output; True where somebody has to come back and flush it."""
@@ -132,7 +138,10 @@ class _Attempt:
         self._channel.send({"checkpoint": [self.id, data]})
 
     def end(self, outcome: dict[str, Any], *, is_async: bool) -> None:
-        ended = {"end": {"id": self.id, "outcome": outcome, "is_async": is_async}}
+        seconds = time.monotonic() - self._began
+        ended = {
+            "end": {"id": self.id, "outcome": outcome, "is_async": is_async, "seconds": seconds}
+        }
         with self._lock:
             self._channel.send(*self._messages_of(self._output.finish()), ended)
 
@@ -173,6 +182,9 @@ class _SyncHost:
                 self._attempts.append(_Attempt(message["run"], self._channel))
             elif "cancel" in message:
                 self._cancel(message["cancel"]["id"])
+            elif "withdraw" in message:
+                self._channel.send({"withdrawn": [attempt.id for attempt in self._attempts]})
+                self._attempts.clear()
 
     def _cancel(self, attempt_id: int) -> None:
         known = [*self._attempts, *([self._attempt] if self._attempt else [])]
@@ -182,6 +194,7 @@ class _SyncHost:
 
     def _run(self, attempt: _Attempt) -> None:
         self._attempt = attempt
+        attempt.begin()
         is_async = False
         running, current = _running.set(attempt), _current.set(attempt.context)
         self._show_environment(attempt.context.environment)
@@ -293,6 +306,7 @@ class _AsyncHost:
     async def _run(self, attempt: _Attempt) -> dict[str, Any]:
         _running.set(attempt)
         _current.set(attempt.context)
+        attempt.begin()
         try:
             function = _resolve(attempt.command)
             return _success(await function(**_arguments_for(function, attempt)))
