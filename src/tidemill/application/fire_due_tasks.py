@@ -11,7 +11,7 @@ from tidemill.domain.new_run import fired_run, skipped_run
 from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
 from tidemill.domain.schedule import Schedule
 from tidemill.domain.task import Task
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task_run import Hold, TaskRun
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -26,7 +26,10 @@ class Fired(msgspec.Struct, frozen=True):
 
 
 def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
-    """Fire up to `limit` due tasks, the longest overdue first."""
+    """Fire up to `limit` due tasks, the longest overdue first.
+
+    The caller hands over what is ready at once in the same transaction.
+    """
     tasks = transaction.due_tasks(limit)
     fire_tasks(transaction, tasks)
     return Fired(len(tasks), transaction.next_due_at())
@@ -44,7 +47,9 @@ def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
     transaction.insert_runs(firing.coalesced(created))
     transaction.advance_tasks(firing.advances)
     _make_way(transaction, firing)
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    transaction.announce(Topic.EVENTS)
+    if any(run.hold is Hold.TIME for run in created):
+        transaction.announce(Topic.READY)  # who dispatches does not know of its time yet
 
 
 def _unfinished_by_task(

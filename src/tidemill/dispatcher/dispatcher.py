@@ -68,6 +68,8 @@ class Dispatcher:
             partial(_fire_and_dispatch, limit=self._options.scan_batch)
         )
         await self._queue.publish(dispatched.messages)
+        if dispatched.has_more or fired.tasks == self._options.scan_batch:
+            return 0
         return max(self._until(fired.next_due_at), _GATHER_SECONDS)
 
     async def _dispatch(self) -> float:

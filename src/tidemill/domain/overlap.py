@@ -76,6 +76,8 @@ def plan_overlaps(
 
     One that a later one of them takes the place of was never stored, so it is skipped.
     """
+    if policy == "allow":
+        return OverlapPlan([(fire, None) for fire in fires], [], [], [])
     open_runs = list(unfinished)
     planned: dict[int, tuple[PlannedFire, Hold | None]] = {}  # by ids below those of stored runs
     skipped: list[PlannedFire] = []

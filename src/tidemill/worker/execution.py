@@ -41,14 +41,14 @@ class RunningAttempt:
         self.is_abandoned = True
         self.stop.request(timedelta(0))
 
-    async def execute(self, executor: Executor | None) -> None:
-        """Run the attempt to its end and have the outcome recorded."""
+    async def execute(self, executor: Executor | None) -> Outcome:
+        """Run the attempt to its end."""
         if executor is None:
-            outcome = failure(
-                "no_executor", f"this worker has no executor for {self.run.task_type!r}"
-            )
-        else:
-            outcome = await self._watched(executor)
+            return failure("no_executor", f"this worker has no executor for {self.run.task_type!r}")
+        return await self._watched(executor)
+
+    async def record(self, outcome: Outcome) -> None:
+        """Return once the outcome is recorded, or was refused as stale."""
         if not self.is_abandoned:
             await self._reporter.record(
                 AttemptReport(self.run.id, self.run.fence, self._cause, outcome, self._last_line)

@@ -95,8 +95,8 @@ class WorkerService:
         await self._stop_claiming()
         await _try("drain", self._store.transact(partial(drain_worker, worker_id=self._worker.id)))
         await self._finish_attempts()
-        await self.heartbeat.stop()
         await self._reporter.stop()
+        await self.heartbeat.stop()
         await _try(
             "sign off", self._store.transact(partial(sign_off_worker, worker_id=self._worker.id))
         )
@@ -184,11 +184,14 @@ class WorkerService:
 
     async def _execute(self, attempt: RunningAttempt) -> None:
         try:
-            await attempt.execute(self._executors.get(attempt.run.task_type))
+            try:
+                outcome = await attempt.execute(self._executors.get(attempt.run.task_type))
+            finally:
+                self._slots.give_back()  # the next run need not wait for this one's record
+            await attempt.record(outcome)
         finally:
             if self._attempts.get(attempt.run.id) is attempt:
                 del self._attempts[attempt.run.id]
-            self._slots.give_back()
 
     async def _beat(self) -> float:
         assert self._worker is not None
