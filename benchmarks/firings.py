@@ -14,6 +14,7 @@ from tidemill.testing.server import Server
 TASKS = Path(__file__).parent / "tasks"
 
 _LEAD_SECONDS = 5.0  # from the last definition to the first fire time
+_DEFINE_SECONDS = 0.008  # for each task, at most
 
 
 def python_firings(seconds: float = 120, tasks: int = 1_000) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def one_shots(tasks: int = 10_000) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         effects_file = Path(directory) / "effects"
         with _server(Path(directory)) as server, server.client() as client:
-            at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5 + tasks * 0.004)
+            at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5 + tasks * _DEFINE_SECONDS)
             for number in range(tasks):
                 _define(
                     client, number, "python", "effects:note", {"file": str(effects_file)},
@@ -63,7 +64,7 @@ def _steady(
         effects_file = Path(directory) / "effects"
         command, arguments = command_of(effects_file)
         with _server(Path(directory)) as server, server.client() as client:
-            begin = datetime.now(UTC) + timedelta(seconds=_LEAD_SECONDS + tasks * 0.006)
+            begin = datetime.now(UTC) + timedelta(seconds=_LEAD_SECONDS + tasks * _DEFINE_SECONDS)
             begin = begin.replace(microsecond=0)
             end = begin + timedelta(seconds=seconds)
             for number in range(tasks):
