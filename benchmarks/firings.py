@@ -35,7 +35,9 @@ def one_shots(tasks: int = 10_000) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         effects_file = Path(directory) / "effects"
         with _server(Path(directory)) as server, server.client() as client:
-            at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5 + tasks * _DEFINE_SECONDS)
+            at = datetime.now(UTC).replace(microsecond=0) + timedelta(
+                seconds=5 + tasks * _DEFINE_SECONDS
+            )
             for number in range(tasks):
                 _define(
                     client, number, "python", "effects:note", {"file": str(effects_file)},
