@@ -7,7 +7,7 @@ import msgspec
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import concurrency_gate, queue_room
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold, RunChange, TaskRun, annotate, move, rank_of
+from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, annotate, move, rank_of
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
@@ -53,7 +53,7 @@ def _time_has_come(run: TaskRun, now: datetime) -> RunChange:
     return annotate(run, now, EventType.RUN_RELEASED, {"held_for": Hold.TIME.value}, **changes)
 
 
-def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[TaskRun], int]:
+def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[RunHead], int]:
     """The runs of a lane that go, and how many their concurrency keys keep back."""
     candidates = transaction.ready_runs(lane, limit)
     holders = transaction.key_holders(

@@ -6,7 +6,7 @@ from tidemill.domain.events import EventType
 from tidemill.domain.gates import concurrency_gate
 from tidemill.domain.run_status import FINAL
 from tidemill.domain.task import TaskStatus
-from tidemill.domain.task_run import Hold, RunChange, TaskRun, annotate
+from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, annotate
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -25,7 +25,7 @@ def follow_up_attempts(transaction: Transaction, changes: Sequence[RunChange]) -
     let_waiting_for_keys_go(transaction, _limits_of(retried))
 
 
-def follow_up_ended(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
+def follow_up_ended(transaction: Transaction, ended: Sequence[RunHead]) -> None:
     """Let go on what waited for these runs; their final status is written already."""
     if not ended:
         return
@@ -34,7 +34,7 @@ def follow_up_ended(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
     _rearm_fixed_delays(transaction, ended)
 
 
-def _limits_of(runs: Sequence[TaskRun]) -> dict[str, int]:
+def _limits_of(runs: Sequence[RunHead]) -> dict[str, int]:
     return {
         run.concurrency_key: run.concurrency_limit
         for run in runs
@@ -91,7 +91,7 @@ def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
     transaction.announce(Topic.READY)
 
 
-def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[TaskRun]) -> None:
+def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[RunHead]) -> None:
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in ended})
     candidates = {
         run.task_id

@@ -14,7 +14,7 @@ from tidemill.domain.outcome import Outcome
 from tidemill.domain.retry import delay_before_retry, may_go_on, may_retry
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
-from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, annotate, move
+from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, RunHead, annotate, move
 from tidemill.foundation.store import AttemptClosing, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -42,7 +42,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) -> Recorded:
     """Write how these attempts ended. A report with an old fence changes nothing but is told."""
-    runs = transaction.runs([report.run_id for report in reports])
+    runs = transaction.run_heads([report.run_id for report in reports])
     definitions = transaction.definitions({(r.task_id, r.task_version) for r in runs.values()})
     changes, closings, stale = [], [], []
     for report in reports:
@@ -66,7 +66,7 @@ def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) 
 
 
 def _ending(
-    run: TaskRun, definition: TaskDefinition, report: AttemptReport, now: datetime
+    run: RunHead, definition: TaskDefinition, report: AttemptReport, now: datetime
 ) -> tuple[RunChange, AttemptClosing]:
     if run.status is RunStatus.CANCELLING:
         reason = run.reason or "cancelled_by_user"
@@ -92,7 +92,7 @@ def _ending(
 
 
 def _final(
-    run: TaskRun,
+    run: RunHead,
     report: AttemptReport,
     status: RunStatus,
     reason: str | None,
@@ -124,7 +124,7 @@ def _final(
 
 
 def _retrying(
-    run: TaskRun,
+    run: RunHead,
     definition: TaskDefinition,
     report: AttemptReport,
     failed: Outcome,
@@ -153,7 +153,7 @@ def _retrying(
 
 
 def _handed_back(
-    run: TaskRun, report: AttemptReport, now: datetime
+    run: RunHead, report: AttemptReport, now: datetime
 ) -> tuple[RunChange, AttemptClosing]:
     change = move(
         run,
@@ -174,7 +174,7 @@ def _handed_back(
     return change, _closing(run, report.outcome, AttemptOutcome.HANDED_BACK, now)
 
 
-def _closing(run: TaskRun, outcome: Outcome, how: AttemptOutcome, now: datetime) -> AttemptClosing:
+def _closing(run: RunHead, outcome: Outcome, how: AttemptOutcome, now: datetime) -> AttemptClosing:
     return AttemptClosing(run.id, run.attempt, how, now, outcome.exit_code, outcome.error_message)
 
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from tidemill.domain.run_status import FINAL, LEASED
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task_run import RunHead, TaskRun
 
 
 def overdue_reason(run: TaskRun, now: datetime) -> Literal["deadline", "queue_timeout"] | None:
@@ -22,7 +22,7 @@ def overdue_reason(run: TaskRun, now: datetime) -> Literal["deadline", "queue_ti
     return None
 
 
-def queue_deadline(run: TaskRun, ready_at: datetime) -> datetime | None:
+def queue_deadline(run: RunHead, ready_at: datetime) -> datetime | None:
     """Until when a run that is ready at `ready_at` may wait to be started."""
     if run.queue_timeout_seconds is None:
         return None

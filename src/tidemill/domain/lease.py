@@ -3,12 +3,12 @@
 from datetime import datetime, timedelta
 
 from tidemill.domain.run_status import LEASED
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task_run import RunHead, TaskRun
 
 MAX_LOSSES = 3  # a run whose worker was lost this often is poison
 
 
-def is_held(run: TaskRun, fence: int) -> bool:
+def is_held(run: RunHead, fence: int) -> bool:
     """Whether the one who claimed with `fence` may still write to `run`."""
     return run.fence == fence and run.status in LEASED
 
@@ -18,7 +18,7 @@ def is_over(run: TaskRun, now: datetime) -> bool:
     return run.status in LEASED and run.lease_expires_at is not None and run.lease_expires_at <= now
 
 
-def is_poison(run: TaskRun) -> bool:
+def is_poison(run: RunHead) -> bool:
     """Whether losing one more worker to `run` is one too many."""
     return run.losses + 1 >= MAX_LOSSES
 

@@ -5,21 +5,21 @@ from datetime import timedelta
 
 from tidemill.domain.outcome import Outcome
 from tidemill.domain.task import Retry
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task_run import RunHead
 
 
-def may_retry(run: TaskRun, policy: Retry, outcome: Outcome) -> bool:
+def may_retry(run: RunHead, policy: Retry, outcome: Outcome) -> bool:
     """Whether `outcome` of the current attempt leaves another try."""
     return attempts_used(run) < run.max_attempts and is_retryable(policy, outcome)
 
 
-def may_go_on(run: TaskRun) -> bool:
+def may_go_on(run: RunHead) -> bool:
     """Whether any attempt may follow, a lost one's replacement included: not once the task is
     deleted, which allows no attempt more."""
     return run.max_attempts > 0
 
 
-def attempts_used(run: TaskRun) -> int:
+def attempts_used(run: RunHead) -> int:
     """Attempts that count: those lost or handed back are nobody's fault."""
     return run.attempt - run.losses - run.hand_backs
 
@@ -41,7 +41,7 @@ def _names(outcome: Outcome) -> set[str]:
     return names
 
 
-def delay_before_retry(run: TaskRun, policy: Retry) -> timedelta:
+def delay_before_retry(run: RunHead, policy: Retry) -> timedelta:
     """How long to wait after the current attempt.
 
     With jitter, between half of the backoff and the whole of it; a function of run and attempt,

@@ -44,14 +44,32 @@ class AttemptOutcome(StrEnum):
     HANDED_BACK = "handed_back"  # its worker drained; costs none of the allowed attempts
 
 
-class TaskRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One execution of a task. The fields are the columns of `task_runs`, in order."""
+class RunHead(msgspec.Struct, frozen=True, kw_only=True):
+    """As much of a run as its next status depends on: less than a third of the row."""
 
     id: int = 0  # given by the store
     namespace: str
     task_id: int
-    task_name: str
     task_version: int
+    status: RunStatus
+    hold: Hold | None = None
+    reason: str | None = None
+    attempt: int = 0
+    max_attempts: int = 1
+    losses: int = 0
+    hand_backs: int = 0
+    fence: int = 0
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    queue_timeout_seconds: float | None = None
+    event_seq: int = 0
+    started_at: datetime | None = None
+
+
+class TaskRun(RunHead, frozen=True, kw_only=True):
+    """One execution of a task. The fields are the columns of `task_runs`."""
+
+    task_name: str
     task_type: str
     lane: str
     trigger: Trigger
@@ -60,22 +78,11 @@ class TaskRun(msgspec.Struct, frozen=True, kw_only=True):
     not_before: datetime
     priority: int
     rank: datetime  # ready runs start in this order; see `rank_of`
-    status: RunStatus
-    hold: Hold | None = None
-    reason: str | None = None
     parameters: dict[str, Any] = {}
-    attempt: int = 0
-    max_attempts: int = 1
-    losses: int = 0
-    hand_backs: int = 0
-    fence: int = 0
     worker_id: str | None = None
     lease_expires_at: datetime | None = None
     flow_run_id: str | None = None
-    concurrency_key: str | None = None
-    concurrency_limit: int | None = None
     timeout_seconds: float | None = None
-    queue_timeout_seconds: float | None = None
     queue_deadline_at: datetime | None = None
     deadline_at: datetime | None = None
     missed_count: int = 0
@@ -88,11 +95,9 @@ class TaskRun(msgspec.Struct, frozen=True, kw_only=True):
     progress: dict[str, Any] | None = None
     checkpoint: Any = None
     traceparent: str | None = None
-    event_seq: int = 0
     log_seq: int = 0
     created_at: datetime
     dispatched_at: datetime | None = None
-    started_at: datetime | None = None
     completed_at: datetime | None = None
 
 
@@ -116,13 +121,13 @@ class RunChange(msgspec.Struct, frozen=True):
     It applies only while the row still has the status, fence and event number of `before`.
     """
 
-    before: TaskRun
+    before: RunHead
     changes: dict[str, Any]
     event: RunEvent
 
 
 def move(
-    run: TaskRun,
+    run: RunHead,
     to: RunStatus,
     at: datetime,
     event: EventType,
@@ -138,7 +143,7 @@ def move(
 
 
 def annotate(
-    run: TaskRun,
+    run: RunHead,
     at: datetime,
     event: EventType,
     data: dict[str, Any] | None = None,

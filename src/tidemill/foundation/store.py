@@ -17,7 +17,7 @@ from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskDefinition
-from tidemill.domain.task_run import AttemptOutcome, RunAttempt, RunChange, TaskRun
+from tidemill.domain.task_run import AttemptOutcome, RunAttempt, RunChange, RunHead, TaskRun
 from tidemill.domain.worker import Worker
 from tidemill.foundation.listing import (
     LaneDepth,
@@ -242,6 +242,9 @@ class Transaction(Reads, Protocol):
     def runs(self, run_ids: Collection[int], namespace: str | None = None) -> dict[int, TaskRun]:
         """These runs, locked; in `namespace` only, where one is given."""
 
+    def run_heads(self, run_ids: Collection[int]) -> dict[int, RunHead]:
+        """The heads of these runs, locked."""
+
     def change_runs(self, changes: Sequence[RunChange]) -> None:
         """Apply guarded changes and append their events; at most one change per run.
 
@@ -262,7 +265,7 @@ class Transaction(Reads, Protocol):
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         """Whether any of these lanes has a ready run."""
 
-    def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
+    def ready_runs(self, lane: str, limit: int) -> list[RunHead]:
         """Pending runs without a hold, by rank, then scheduled_for."""
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:

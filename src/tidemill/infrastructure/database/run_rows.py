@@ -10,7 +10,7 @@ from sqlalchemy import and_, bindparam, func, not_, select, text
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold, RunAttempt, RunChange, TaskRun, Trigger
+from tidemill.domain.task_run import Hold, RunAttempt, RunChange, RunHead, TaskRun, Trigger
 from tidemill.errors import ConcurrentChange
 from tidemill.foundation.store import AttemptClosing, LogLines
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
@@ -36,14 +36,17 @@ from tidemill.infrastructure.database.tables import (
 )
 
 _FIELDS = TaskRun.__struct_fields__
+_HEAD = RunHead.__struct_fields__
 _EVENT_COLUMNS = ("run_id", "seq", "type", "at", "data", "namespace")
 _runs = task_runs.c
 
 _run = struct_columns(task_runs, _FIELDS)
 _locked = _run.with_for_update()
+_head = struct_columns(task_runs, _HEAD).with_for_update()
 _by_id = _run.where(_runs.id == bindparam("run_id"))
 _by_id_in_namespace = _by_id.where(_runs.namespace == bindparam("namespace"))
 _by_ids = _locked.where(in_array(_runs.id, "ids"))
+_heads_by_ids = _head.where(in_array(_runs.id, "ids"))
 _by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
 _GUARD = ("id", "status", "fence", "event_seq")  # what a change must find as it was
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
@@ -84,7 +87,7 @@ _lanes = text(
     f" WHERE d.{IS_DISPATCHED} AND d.lane = lanes.lane) FROM lanes WHERE lane IS NOT NULL"
 )
 _ready = (
-    _locked.where(text(IS_READY), _runs.lane == bindparam("lane"))
+    _head.where(text(IS_READY), _runs.lane == bindparam("lane"))
     .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
     .limit(bindparam("limit"))
 )
@@ -181,6 +184,9 @@ class RunRows(Rows):
             rows = self.fetch(_by_ids_in_namespace, ids=run_ids, namespace=namespace)
         return {row[0]: run_from(row) for row in rows}
 
+    def run_heads(self, run_ids: Collection[int]) -> dict[int, RunHead]:
+        return {row[0]: head_from(row) for row in self.fetch(_heads_by_ids, ids=run_ids)}
+
     def insert_runs(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
         if not runs:
             return []
@@ -242,8 +248,8 @@ class RunRows(Rows):
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         return bool(self.fetch(_any_ready, lanes=lanes))
 
-    def ready_runs(self, lane: str, limit: int) -> list[TaskRun]:
-        return _all(self.fetch(_ready, lane=lane, limit=limit))
+    def ready_runs(self, lane: str, limit: int) -> list[RunHead]:
+        return [head_from(row) for row in self.fetch(_ready, lane=lane, limit=limit)]
 
     def key_holders(self, keys: Collection[str]) -> dict[str, int]:
         return dict(self.fetch(_key_holders, keys=keys)) if keys else {}
@@ -336,6 +342,11 @@ class RunRows(Rows):
             for statement in _prune_statements:
                 self.execute(statement, ids=ids)
         return len(ids)
+
+
+def head_from(row: Sequence[Any]) -> RunHead:
+    """A row of the columns that `RunHead` names."""
+    return RunHead(**dict(zip(_HEAD, row, strict=True)))
 
 
 def run_from(row: Sequence[Any]) -> TaskRun:

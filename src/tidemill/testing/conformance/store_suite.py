@@ -202,7 +202,7 @@ class StoreSuite:
         lanes = await store.transact(lambda t: t.ready_lanes())
         assert lanes == {"default/shell": 0, "other/shell": 0}
         ready = await store.transact(lambda t: t.ready_runs("default/shell", 10))
-        assert [run.task_name for run in ready] == ["urgent", "plain"]
+        assert [run.task_id for run in ready] == [urgent.id, plain.id]
 
     async def test_holds_for_time_end_when_it_comes(self, store: Store, clock: FakeClock) -> None:
         owner = await add_task(store)
