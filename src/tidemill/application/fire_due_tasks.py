@@ -6,12 +6,15 @@ from datetime import datetime, timedelta
 import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs, skip_runs
+from tidemill.application.hand_over import hand_over, messages_of
 from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
 from tidemill.domain.new_run import fired_run, skipped_run
 from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
+from tidemill.domain.run_status import RunStatus
 from tidemill.domain.schedule import Schedule
 from tidemill.domain.task import Task
-from tidemill.domain.task_run import Hold, TaskRun
+from tidemill.domain.task_run import TaskRun
+from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -19,37 +22,46 @@ _JUST_BEFORE = timedelta(microseconds=1)
 
 
 class Fired(msgspec.Struct, frozen=True):
-    """How many tasks fired, and when the next one is due."""
+    """How many tasks fired, what to publish, and when the next one is due."""
 
     tasks: int
+    messages: list[RunMessage]
     next_due_at: datetime | None
 
 
 def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
     """Fire up to `limit` due tasks, the longest overdue first.
 
-    The caller hands over what is ready at once in the same transaction.
+    What is ready at once is handed over; the caller publishes it once this is committed.
     """
     tasks = transaction.due_tasks(limit)
-    fire_tasks(transaction, tasks)
-    return Fired(len(tasks), transaction.next_due_at())
+    created = _fire(transaction, tasks, is_published=True)
+    return Fired(len(tasks), messages_of(created), transaction.next_due_at())
 
 
 def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
     """Account for every fire time of these tasks up to now; the rows are locked by the caller."""
+    _fire(transaction, tasks, is_published=False)
+
+
+def _fire(
+    transaction: Transaction, tasks: Sequence[Task], *, is_published: bool
+) -> Sequence[TaskRun]:
     if not tasks:
-        return
+        return []
     unfinished = _unfinished_by_task(transaction, tasks)
     firing = _Firing(transaction.now)
     for task in tasks:
         firing.add(task, unfinished.get(task.id, []))
-    created = transaction.insert_runs(firing.rows)
+    rows = hand_over(transaction, firing.rows) if is_published else firing.rows
+    created = transaction.insert_runs(rows)
     transaction.insert_runs(firing.coalesced(created))
     transaction.advance_tasks(firing.advances)
     _make_way(transaction, firing)
     transaction.announce(Topic.EVENTS)
-    if any(run.hold is Hold.TIME for run in created):
-        transaction.announce(Topic.READY)  # who dispatches does not know of its time yet
+    if any(run.status is RunStatus.PENDING for run in created):
+        transaction.announce(Topic.READY)
+    return created
 
 
 def _unfinished_by_task(

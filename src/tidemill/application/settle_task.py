@@ -21,7 +21,6 @@ def settle_task(transaction: Transaction, task: Task) -> Task:
     if task.next_run_at is None or task.next_run_at > transaction.now:
         return task
     fire_tasks(transaction, [task])
-    transaction.announce(Topic.READY)
     return transaction.tasks([task.id])[task.id]
 
 

@@ -8,14 +8,14 @@ from functools import partial
 
 import msgspec
 
-from tidemill.application.dispatch_ready_runs import Dispatched, dispatch_ready_runs
-from tidemill.application.fire_due_tasks import Fired, fire_due_tasks
+from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
+from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.service import Loop
-from tidemill.foundation.store import Store, Transaction
+from tidemill.foundation.store import Store
 from tidemill.foundation.wakeups import Topic, Wakeups
 
 # Between two looks at the schedules, so that what is due in a stream is fired together.
@@ -64,11 +64,9 @@ class Dispatcher:
             await loop.stop()
 
     async def _fire(self) -> float:
-        fired, dispatched = await self._store.transact(
-            partial(_fire_and_dispatch, limit=self._options.scan_batch)
-        )
-        await self._queue.publish(dispatched.messages)
-        if dispatched.has_more or fired.tasks == self._options.scan_batch:
+        fired = await self._store.transact(partial(fire_due_tasks, limit=self._options.scan_batch))
+        await self._queue.publish(fired.messages)
+        if fired.tasks == self._options.scan_batch:
             return 0
         return max(self._until(fired.next_due_at), _GATHER_SECONDS)
 
@@ -102,8 +100,3 @@ class Dispatcher:
         if instant is None:
             return longest
         return min(max((instant - self._clock.now()).total_seconds(), 0), longest)
-
-
-def _fire_and_dispatch(transaction: Transaction, limit: int) -> tuple[Fired, Dispatched]:
-    """What fires is on its way with the commit that made it: one commit less before its start."""
-    return fire_due_tasks(transaction, limit), dispatch_ready_runs(transaction, limit)

@@ -233,7 +233,7 @@ class Transaction(Reads, Protocol):
     # runs
 
     def insert_runs(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
-        """Store new runs, each with its first event; returns them with their ids, in order.
+        """Store new runs and the events that led to them; returns them with their ids, in order.
 
         A run whose (task_id, trigger_key, scheduled_for) exists already is left out: the firing
         was made before.
@@ -261,6 +261,9 @@ class Transaction(Reads, Protocol):
 
     def next_hold_ends_at(self) -> datetime | None:
         """The earliest not_before of the runs held for TIME."""
+
+    def dispatched_counts(self, lanes: Collection[str]) -> dict[str, int]:
+        """How many runs are dispatched in each of these lanes that has any."""
 
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         """Whether any of these lanes has a ready run."""

@@ -128,7 +128,9 @@ class Simulation:
         self.later(pause, partial(self._loop, step))
 
     def _fire(self) -> None:
-        self.store.transact_now(partial(fire_due_tasks, limit=BATCH))
+        fired = self.store.transact_now(partial(fire_due_tasks, limit=BATCH))
+        for message in fired.messages:
+            self._send(message)
 
     def _dispatch(self) -> None:
         dispatched = self.store.transact_now(partial(dispatch_ready_runs, limit=BATCH))

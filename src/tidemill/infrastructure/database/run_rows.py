@@ -1,6 +1,6 @@
 """Runs, their attempts, events and output."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -97,6 +97,11 @@ _any_ready = (
     .order_by(_runs.lane, _runs.rank)
     .limit(1)
 )
+_dispatched_counts = (
+    select(_runs.lane, func.count())
+    .where(text(IS_DISPATCHED), in_array(_runs.lane, "lanes"))
+    .group_by(_runs.lane)
+)
 _key_holders = (
     select(_runs.concurrency_key, func.count())
     .where(text(HOLDS_KEY), in_array(_runs.concurrency_key, "keys"))
@@ -191,7 +196,7 @@ class RunRows(Rows):
         if not runs:
             return []
         new = [
-            msgspec.structs.replace(run, id=run_id, event_seq=1)
+            msgspec.structs.replace(run, id=run_id, event_seq=1 + _is_handed_over(run))
             for run, run_id in zip(runs, self.allocate_run_ids(len(runs)), strict=True)
         ]
         count = self.insert_rows(
@@ -200,7 +205,7 @@ class RunRows(Rows):
         if count < len(new):
             stored = {row[0] for row in self.fetch(_stored_ids, ids=[run.id for run in new])}
             new = [run for run in new if run.id in stored]
-        self._append_events([_first_event(run) for run in new])
+        self._append_events([event for run in new for event in _first_events(run)])
         return new
 
     def allocate_run_ids(self, count: int) -> Sequence[int]:
@@ -244,6 +249,9 @@ class RunRows(Rows):
 
     def ready_lanes(self) -> dict[str, int]:
         return dict(self.fetch(_lanes))
+
+    def dispatched_counts(self, lanes: Collection[str]) -> dict[str, int]:
+        return dict(self.fetch(_dispatched_counts, lanes=lanes)) if lanes else {}
 
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         return bool(self.fetch(_any_ready, lanes=lanes))
@@ -358,9 +366,18 @@ def _all(rows: list[list[Any]]) -> list[TaskRun]:
     return [run_from(row) for row in rows]
 
 
-def _first_event(run: TaskRun) -> RunEvent:
-    data: dict[str, Any] = {"to": run.status.value, "trigger": run.trigger.value}
+def _is_handed_over(run: TaskRun) -> bool:
+    return run.status is RunStatus.DISPATCHED
+
+
+def _first_events(run: TaskRun) -> Iterator[RunEvent]:
+    """What led to a new run: it was skipped, or made, and perhaps handed to the queue at once."""
+    status = RunStatus.PENDING if _is_handed_over(run) else run.status
+    data: dict[str, Any] = {"to": status.value, "trigger": run.trigger.value}
     if run.reason is not None:
         data["reason"] = run.reason
     kind = EventType.RUN_SKIPPED if run.status is RunStatus.SKIPPED else EventType.RUN_CREATED
-    return RunEvent(run.id, 1, kind, run.created_at, data, run.namespace)
+    yield RunEvent(run.id, 1, kind, run.created_at, data, run.namespace)
+    if _is_handed_over(run):
+        moved = {"from": status.value, "to": run.status.value}
+        yield RunEvent(run.id, 2, EventType.RUN_DISPATCHED, run.created_at, moved, run.namespace)

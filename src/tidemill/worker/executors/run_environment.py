@@ -20,7 +20,7 @@ def run_facts(execution: Execution) -> dict[str, str]:
         "Previous-Success-At": rfc3339(execution.previous_success_at),
         "Missed-Count": str(execution.missed_count),
         "Flow-Run-Id": execution.flow_run_id or "",
-        "Parameters": json.dumps(execution.parameters, separators=(",", ":")),
+        "Parameters": _parameters_of(execution),
     }
 
 
@@ -28,6 +28,12 @@ def run_environment(execution: Execution) -> dict[str, str]:
     """The variables of a shell task."""
     facts = {_variable(name): value for name, value in run_facts(execution).items()}
     return facts | ({"TRACEPARENT": execution.traceparent} if execution.traceparent else {})
+
+
+def _parameters_of(execution: Execution) -> str:
+    if not execution.parameters:
+        return "{}"  # as most runs have it
+    return json.dumps(execution.parameters, separators=(",", ":"))
 
 
 @cache
