@@ -572,3 +572,47 @@ def wait_until_dead(child: int) -> None:
 
 def is_gone(pidfd: int) -> bool:
     return bool(select.select([pidfd], [], [], 0)[0])
+
+
+async def quick_by_habit(python: PythonExecutor) -> None:
+    """Let the executor learn that the function is quick."""
+    for _ in range(2):
+        await run(python, "quick_unless")
+
+
+async def test_runs_behind_one_that_ends_its_process_go_to_another(make: Make) -> None:
+    python = make(processes=1)
+    await quick_by_habit(python)
+    before = [Started(python, "quick_unless") for _ in range(2)]
+    fatal = Started(python, "quick_unless", {"exit_code": 3})
+    behind = [Started(python, "quick_unless") for _ in range(20)]
+
+    assert (await fatal.ended()).exit_code == 3
+    assert {(await each.ended()).result for each in [*before, *behind]} == {"quick"}
+
+
+async def test_runs_behind_one_that_turns_out_slow_go_to_another_process(make: Make) -> None:
+    python = make(processes=2)
+    await quick_by_habit(python)
+    slow = Started(python, "quick_unless", {"sleep": True})
+    behind = [Started(python, "quick_unless") for _ in range(20)]
+
+    assert {(await each.ended()).result for each in behind} == {"quick"}
+    slow.stop.request(SHORT)
+    assert (await slow.ended()).exception_type == "tidemill.task_context.TaskCancelled"
+
+
+async def test_a_run_that_is_to_end_while_it_stands_behind_another_is_not_begun(
+    make: Make,
+) -> None:
+    python = make(processes=1)
+    await quick_by_habit(python)
+    slow = Started(python, "quick_unless", {"sleep": True})
+    await slow.printed()
+    behind = Started(python, "quick_unless", {"sleep": True})
+    behind.stop.request(LONG)
+
+    assert (await behind.ended()).succeeded is False
+    assert behind.reports.lines() == []
+    slow.stop.request(SHORT)
+    await slow.ended()

@@ -409,6 +409,8 @@ class _Host(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._tree is not None and self._tree.done():
+            self._tell_all()
 
     def data_received(self, data: bytes) -> None:
         # A thread that a function left behind may speak for an attempt that is over.
@@ -429,7 +431,7 @@ class _Host(asyncio.Protocol):
                     running.reports.checkpoint(checkpoint)
             elif "withdrawn" in message:
                 for attempt_id in message["withdrawn"]:
-                    self._running.pop(attempt_id).ended.set_exception(_Withdrawn())
+                    self._running.pop(attempt_id).withdraw()
             elif not self._ready.done():
                 self._ready.set_result(None)
 
@@ -442,16 +444,22 @@ class _Host(asyncio.Protocol):
         self._said.append(lines.text)
 
     def _ended(self, tree: "asyncio.Task[TreeEnd]") -> None:
-        end = None if tree.cancelled() else tree.result()
         if self._slot is not None:
             self._slot.hang_up()
-        if self._transport is not None:
-            self._transport.close()
         if not self._ready.done():
-            self._ready.set_exception(_HostFailed(self._last_words(end)))
+            self._ready.set_exception(_HostFailed(self._last_words(_end_of(tree))))
+        if self._transport is None:
+            self._tell_all()  # else once all that it still said was heard
+
+    def _tell_all(self) -> None:
+        """The process is gone: one run was under way in it, or many were that share a loop."""
+        end = _end_of(self._tree)
         running, self._running = self._running, {}
-        for each in running.values():
-            each.end(_Ended(self._outcome_of_death(end, each.id)))
+        for place, each in enumerate(running.values()):
+            if self.mode == "sync" and place > 0:
+                each.withdraw()
+            else:
+                each.end(_Ended(self._outcome_of_death(end, each.id)))
 
     def _outcome_of_death(self, end: TreeEnd | None, attempt_id: int | None = None) -> Outcome:
         if self._killed_for is not None and self._killed_for != attempt_id:
@@ -485,6 +493,11 @@ class _Running:
         if not self.ended.done():
             self.ended.set_result(ended)
 
+    def withdraw(self) -> None:
+        """Tell them that it was not begun."""
+        if not self.ended.done():
+            self.ended.set_exception(_Withdrawn())
+
     def kill_later(self, grace: timedelta, kill: Any) -> None:
         self.forget_kill()
         self._kill = asyncio.get_running_loop().call_later(grace.total_seconds(), kill)
@@ -492,6 +505,10 @@ class _Running:
     def forget_kill(self) -> None:
         if self._kill is not None:
             self._kill.cancel()
+
+
+def _end_of(tree: "asyncio.Task[TreeEnd] | None") -> TreeEnd | None:
+    return None if tree is None or tree.cancelled() else tree.result()
 
 
 def _request_of(id: int, execution: Execution) -> dict[str, Any]:
