@@ -24,8 +24,7 @@ MAY_READ_THE_TIME = (
     "api/routes/system.py",  # measures how long the database takes to answer
 )  # fmt: skip
 
-# Migrations are read in their order, and the models of the API describe themselves field by field.
-NOT_FOR_READERS = ("infrastructure/database/migrations/", "api/schemas.py")
+NOT_FOR_READERS = "infrastructure/database/migrations/"  # they are read in their order
 
 
 def name_of(path: Path) -> str:
