@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.__main__ import BENCHMARKS
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
@@ -57,3 +58,13 @@ def test_decisions_are_numbered_without_a_gap() -> None:
     numbers = [int(page.name[:4]) for page in DECISIONS]
 
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_pages_name_benchmarks_and_make_targets_that_are_there() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    makefile = (REPOSITORY / "Makefile").read_text()
+    benchmarks = set(re.findall(r"python -m benchmarks ([a-z_]+)", text))
+    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+
+    assert {"idle", "python_firings"} <= benchmarks <= set(BENCHMARKS)
+    assert {"setup", "test"} <= targets <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))

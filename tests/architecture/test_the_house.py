@@ -24,8 +24,7 @@ MAY_READ_THE_TIME = (
     "api/routes/system.py",  # measures how long the database takes to answer
 )  # fmt: skip
 
-# Migrations are read in their order, and the models of the API describe themselves field by field.
-NOT_FOR_READERS = ("infrastructure/database/migrations/", "api/schemas.py")
+NOT_FOR_READERS = "infrastructure/database/migrations/"  # they are read in their order
 
 
 def name_of(path: Path) -> str:
@@ -92,9 +91,10 @@ def test_nobody_reads_the_time_but_the_clock() -> None:
 SQL = re.compile(r"\b(SELECT\b.*\bFROM|INSERT INTO|UPDATE\b.*\bSET|DELETE FROM)\b", re.DOTALL)
 
 
-JOINS_NAMES = {
-    "infrastructure/database/prepared.py",  # of what the compiler wrote already
-    "infrastructure/database/many_rows.py",  # of columns that the table has, or it is a KeyError
+# What these join are words of the compiler, and names of tables and columns; values are bound.
+JOIN_NO_VALUES = {
+    "infrastructure/database/prepared.py",
+    "infrastructure/database/many_rows.py",
 }
 
 
@@ -104,7 +104,7 @@ def test_no_value_is_written_into_a_statement() -> None:
 
 
 def joined_into_sql(path: Path) -> Iterator[str]:
-    if name_of(path) in JOINS_NAMES:
+    if name_of(path) in JOIN_NO_VALUES:
         return
     for node in ast.walk(parsed(path)):
         if not isinstance(node, ast.JoinedStr):

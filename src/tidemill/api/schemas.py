@@ -72,11 +72,15 @@ class Body(BaseModel):
 
 
 class Dst(Body):
+    """What a fixed time does where the clock jumps: `gap` skips it, `fold` brings it twice."""
+
     gap: Literal["run_after", "skip"] = "run_after"
     fold: Literal["first", "second", "both"] = "first"
 
 
 class MisfireBody(Body):
+    """What becomes of firings that come later than `grace_seconds` after their time."""
+
     policy: Literal["run_once", "skip", "run_all"] = "run_once"
     grace_seconds: Seconds = 60
     max_runs: Annotated[int, Field(ge=1, le=10_000)] = 100
@@ -84,6 +88,8 @@ class MisfireBody(Body):
 
 
 class RetryBody(Body):
+    """Whether a failed attempt is followed by another, and after how many seconds."""
+
     max_retries: Annotated[int, Field(ge=0, le=1_000)] = 0
     delay_seconds: Seconds = 10
     backoff: Literal["fixed", "linear", "exponential"] = "exponential"
@@ -95,6 +101,8 @@ class RetryBody(Body):
 
 
 class ConcurrencyBody(Body):
+    """At most `limit` runs at once under `key`; without a key, of the task alone."""
+
     key: Label | None = None
     limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
@@ -106,6 +114,8 @@ class ConcurrencyBody(Body):
 
 
 class DependencyBody(Body):
+    """An upstream task and what is asked of its run; kept, and not acted on so far."""
+
     task: TaskText
     condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
 
@@ -169,6 +179,8 @@ class TaskBody(Body):
 
 
 class TriggerBody(Body):
+    """How this one run differs from the task's definition, and when it may start."""
+
     parameters: dict[str, Any] = {}
     priority: Priority | None = None
     timeout_seconds: Positive | None = None
@@ -177,14 +189,20 @@ class TriggerBody(Body):
 
 
 class RunItemBody(TriggerBody):
+    """One of several triggers, and the task that it is for."""
+
     task: TaskRef
 
 
 class RunsBody(Body):
+    """Triggers that take effect together or not at all."""
+
     items: Annotated[list[RunItemBody], Field(min_length=1, max_length=1_000)]
 
 
 class BackfillBody(Body):
+    """Make up for the fire times from `from`, inclusive, to `to`, exclusive."""
+
     from_: Annotated[Instant, Field(alias="from")]
     to: Instant
     max_parallel: Annotated[int, Field(ge=1, le=10_000)] | None = None
@@ -192,6 +210,8 @@ class BackfillBody(Body):
 
 
 class PreviewBody(Body):
+    """A schedule of which the next `count` fire times after `after` are asked; null: now."""
+
     schedule: Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
     timezone: Annotated[str, StringConstraints(min_length=1, max_length=100)] = "UTC"
     dst: Dst = Dst()
@@ -200,6 +220,8 @@ class PreviewBody(Body):
 
 
 class RunFilterBody(Body):
+    """Runs that match everything that is given."""
+
     task_id: Annotated[int, Field(ge=1, lt=2**62)] | None = None
     status: RunStatus | None = None
     worker_id: Label | None = None
@@ -211,6 +233,8 @@ class RunFilterBody(Body):
 
 
 class BulkBody(Body):
+    """What to do with many runs, named by their ids or by a filter; `dry_run` only tells."""
+
     action: Literal["cancel", "retry"]
     ids: Annotated[list[Annotated[int, Field(ge=1, lt=2**62)]], Field(max_length=1_000)] | None = (
         None
@@ -226,6 +250,8 @@ class BulkBody(Body):
 
 
 class WorkerBody(Body):
+    """What a worker says of itself when it registers."""
+
     name: Name
     hostname: Label = "unknown"
     ip_address: Label | None = None
@@ -239,12 +265,16 @@ class WorkerBody(Body):
 
 
 class WorkerChange(Body):
+    """What of a worker is to be different; what is left out or null stays."""
+
     labels: Annotated[dict[Label, Label], Field(max_length=50)] | None = None
     max_concurrent_tasks: Annotated[int, Field(ge=1, le=10_000)] | None = None
     metadata: dict[str, Any] | None = None
 
 
 class HeartbeatBody(Body):
+    """How many runs the worker that gives a sign of life holds."""
+
     current_task_count: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
@@ -256,6 +286,8 @@ class NoBody(Body):
 
 
 class TaskOut(BaseModel):
+    """A task: its definition as it is in force, and what the server knows of it."""
+
     id: int
     name: str
     namespace: str
@@ -294,6 +326,8 @@ class TaskOut(BaseModel):
 
 
 class RunOut(BaseModel):
+    """One execution of a task, from its creation to its end."""
+
     id: int
     task_id: int
     task_name: str
@@ -326,6 +360,8 @@ class RunOut(BaseModel):
 
 
 class AttemptOut(BaseModel):
+    """One try of a run; they are numbered from 1, and each is closed once."""
+
     attempt: int
     fence: int
     worker_id: str
@@ -337,6 +373,8 @@ class AttemptOut(BaseModel):
 
 
 class EventOut(BaseModel):
+    """One fact of a run's life; `seq` counts them from 1 without a gap."""
+
     seq: int
     type: str
     at: AwareDatetime
@@ -344,6 +382,8 @@ class EventOut(BaseModel):
 
 
 class LogOut(BaseModel):
+    """One line of a run's output, numbered across its attempts."""
+
     seq: int
     attempt: int
     stream: Literal["stdout", "stderr", "log"]
@@ -352,6 +392,8 @@ class LogOut(BaseModel):
 
 
 class WorkerOut(BaseModel):
+    """A worker, what it offers, and when it last gave a sign of life."""
+
     id: str
     name: str
     hostname: str
@@ -370,12 +412,16 @@ class WorkerOut(BaseModel):
 
 
 class GateOut(BaseModel):
+    """What one gate says: whether it lets the run pass, and why."""
+
     gate: str
     passes: bool
     detail: str
 
 
 class ExplanationOut(BaseModel):
+    """Why a run has started or has not: every gate's finding, and the first that blocks."""
+
     may_start: bool
     blocking: str | None
     since: AwareDatetime
@@ -384,12 +430,16 @@ class ExplanationOut(BaseModel):
 
 
 class FireOut(BaseModel):
+    """A fire time, in UTC and on the schedule's clock; `note` tells of a gap or a fold."""
+
     at: AwareDatetime
     local: AwareDatetime
     note: str | None
 
 
 class LedgerItemOut(BaseModel):
+    """What became of one firing, or of `count` of them from `range_from` on."""
+
     scheduled_for: AwareDatetime
     fate: Literal["ran", "coalesced", "skipped", "missed"]
     reason: str | None
@@ -399,6 +449,8 @@ class LedgerItemOut(BaseModel):
 
 
 class LedgerOut(BaseModel):
+    """Every due firing counts in one of four sums; `next_from` is where the items go on."""
+
     due: int
     ran: int
     coalesced: int
@@ -409,12 +461,16 @@ class LedgerOut(BaseModel):
 
 
 class VersionOut(BaseModel):
+    """A definition that was in force, and from when on."""
+
     version: int
     created_at: AwareDatetime
     definition: dict[str, Any]
 
 
 class QueueOut(BaseModel):
+    """What waits and what runs in a queue, and how many runs it started each second of late."""
+
     name: str
     depth: int
     running: int
@@ -423,6 +479,8 @@ class QueueOut(BaseModel):
 
 
 class StatusStatsOut(BaseModel):
+    """Runs of one status: how many, how long they took on average, and the latest end."""
+
     status: RunStatus
     count: int
     mean_seconds: float | None
@@ -430,6 +488,8 @@ class StatusStatsOut(BaseModel):
 
 
 class StatsOut(BaseModel):
+    """How a task's runs have gone since an instant."""
+
     since: AwareDatetime
     finished: int
     success_rate: float | None
@@ -437,16 +497,22 @@ class StatsOut(BaseModel):
 
 
 class IdsOut(BaseModel):
+    """The ids of the new runs, in the order of the triggers."""
+
     ids: list[int]
 
 
 class BackfillOut(BaseModel):
+    """The fire times of the range, and the runs made for them; none where it was a dry run."""
+
     fire_times: list[AwareDatetime]
     run_ids: list[int]
     dry_run: bool
 
 
 class BulkItemOut(BaseModel):
+    """What came of one run: an HTTP status, its code, and the id of a new run."""
+
     id: int
     status: int
     code: str
@@ -454,12 +520,16 @@ class BulkItemOut(BaseModel):
 
 
 class BulkOut(BaseModel):
+    """What came of each run."""
+
     items: list[BulkItemOut]
     dry_run: bool
     has_more: Annotated[bool, Field(description="the filter matches more: call again")]
 
 
 class PlaceOut(BaseModel):
+    """One place that is wrong, and what is wrong with it."""
+
     pointer: Annotated[
         str, Field(description="RFC 6901, into the body; or a query parameter's or header's name")
     ]
@@ -479,6 +549,8 @@ class ProblemOut(BaseModel):
 
 
 class ComponentOut(BaseModel):
+    """How one part of the system is."""
+
     status: Literal["up", "down", "draining"]
     alive: int | None = None
     answers_ms: float | None = None
@@ -486,11 +558,15 @@ class ComponentOut(BaseModel):
 
 
 class HealthOut(BaseModel):
+    """The system is well when each of its parts is."""
+
     status: Literal["up", "degraded"]
     components: dict[str, ComponentOut]
 
 
 class SystemStatsOut(BaseModel):
+    """What is unfinished, who works, and since when this process runs."""
+
     unfinished: dict[RunStatus, int]
     workers_alive: int
     next_event_id: int
@@ -500,6 +576,8 @@ class SystemStatsOut(BaseModel):
 
 
 class ProcessOut(BaseModel):
+    """What this process takes of its machine."""
+
     cpu_seconds: float
     resident_bytes: int
     threads: int
@@ -507,6 +585,8 @@ class ProcessOut(BaseModel):
 
 
 class ProbeOut(BaseModel):
+    """A probe's answer where all is well."""
+
     status: Literal["up", "ready"]
 
 
