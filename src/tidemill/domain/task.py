@@ -44,9 +44,9 @@ class Misfire(msgspec.Struct, frozen=True):
     """What becomes of firings that could not be turned into runs in time."""
 
     policy: Literal["run_once", "skip", "run_all"] = "run_once"
-    grace_seconds: float = 60
+    grace_seconds: float = 60.0
     max_runs: int = 100
-    window_seconds: float = 86_400
+    window_seconds: float = 86_400.0
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -57,10 +57,10 @@ class Retry(msgspec.Struct, frozen=True):
     """
 
     max_retries: int = 0
-    delay_seconds: float = 10
+    delay_seconds: float = 10.0
     backoff: Literal["fixed", "linear", "exponential"] = "exponential"
     factor: float = 2.0
-    max_delay_seconds: float = 3_600
+    max_delay_seconds: float = 3_600.0
     jitter: bool = True
     retry_on: list[str | int] = []
     never_retry_on: list[str | int] = []
@@ -95,12 +95,12 @@ class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     dst: DstPolicy = DstPolicy()
     misfire: Misfire = Misfire()
     overlap: Literal["allow", "skip", "queue", "cancel_running"] = "skip"
-    jitter_seconds: float = 0
+    jitter_seconds: float = 0.0
     start_at: datetime | None = None
     end_at: datetime | None = None
     priority: Priority = Priority.NORMAL
     retry: Retry = Retry()
-    timeout_seconds: float | None = 3_600
+    timeout_seconds: float | None = 3_600.0
     queue_timeout_seconds: float | None = None
     deadline_seconds: float | None = None
     concurrency: Concurrency = Concurrency()
