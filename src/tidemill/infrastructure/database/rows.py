@@ -79,6 +79,7 @@ class Rows:
         self.now = now
         self.topics: set[Topic] = set()
         self.events: list[RunEvent] = []
+        self.fresh_versions: set[tuple[int, int]] = set()  # of tasks, written by this transaction
         self.connection = connection
         self.cache = cache
 

@@ -107,6 +107,7 @@ class SqliteEngine:
             with self._transaction():
                 return [self._in_savepoint(body) for body in bodies]
         except sqlite3.Error as error:
+            self._cache.definitions.clear()  # one of them may have read what is not there now
             if len(bodies) == 1:
                 return [unavailable(error)]
         # One of them hit the database's limits: find out which by committing each on its own.

@@ -146,6 +146,7 @@ class TaskRows(Rows):
             self._insert_version(after)
 
     def _insert_version(self, task: Task) -> None:
+        self.fresh_versions.add((task.id, task.version))
         self.insert_rows(
             task_versions,
             ("task_id", "version", "definition", "created_at"),
@@ -170,7 +171,8 @@ class TaskRows(Rows):
             read = {(task_id, version): definition for task_id, version, definition in rows}
             if len(known) + len(read) > _MAX_CACHED_DEFINITIONS:
                 known.clear()
-            known |= read
+            # One that this transaction wrote may yet be rolled back, and another take its number.
+            known |= {key: read[key] for key in read.keys() - self.fresh_versions}
             found |= read
         return found
 

@@ -128,6 +128,29 @@ class StoreSuite:
             await store.transact(body)
         assert await store.read(lambda r: r.task_named("default", "gone")) is None
 
+    async def test_a_definition_that_was_rolled_back_is_not_remembered(self, store: Store) -> None:
+        stored = await add_task(store, command="first")
+        changed = msgspec.structs.replace(
+            stored,
+            version=2,
+            definition=msgspec.structs.replace(stored.definition, command="taken back"),
+        )
+        key = (stored.id, 2)
+
+        def body(transaction: Transaction) -> None:
+            transaction.replace_task(stored, changed)
+            assert transaction.definitions([key])[key].command == "taken back"
+            raise ValueError("after all, no")
+
+        with pytest.raises(ValueError, match="after all"):
+            await store.transact(body)
+        kept = msgspec.structs.replace(
+            changed, definition=msgspec.structs.replace(stored.definition, command="kept")
+        )
+        await store.transact(lambda t: t.replace_task(stored, kept))
+
+        assert (await store.read(lambda r: r.definitions([key])))[key].command == "kept"
+
     async def test_due_tasks_come_oldest_first_and_only_when_due(
         self, store: Store, clock: FakeClock
     ) -> None:
