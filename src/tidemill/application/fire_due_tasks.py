@@ -16,6 +16,7 @@ from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _JUST_BEFORE = timedelta(microseconds=1)
+_ROWS_AT_ONCE = 10_000  # tasks that come after so many wait for the next transaction
 
 
 class Fired(msgspec.Struct, frozen=True):
@@ -30,18 +31,23 @@ def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
 
     The caller hands over what is ready at once in the same transaction.
     """
-    tasks = transaction.due_tasks(limit)
-    fire_tasks(transaction, tasks)
-    return Fired(len(tasks), transaction.next_due_at())
+    fired = fire_tasks(transaction, transaction.due_tasks(limit))
+    return Fired(fired, transaction.next_due_at())
 
 
-def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
-    """Account for every fire time of these tasks up to now; the rows are locked by the caller."""
+def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> int:
+    """Account for the fire times of these tasks up to now; the rows are locked by the caller.
+
+    No transaction makes more rows than it should: what is left stays due, in its order. Returns
+    how many tasks fired.
+    """
     if not tasks:
-        return
+        return 0
     unfinished = _unfinished_by_task(transaction, tasks)
     firing = _Firing(transaction.now)
     for task in tasks:
+        if len(firing.rows) >= _ROWS_AT_ONCE:
+            break
         firing.add(task, unfinished.get(task.id, []))
     created = transaction.insert_runs(firing.rows)
     transaction.insert_runs(firing.coalesced(created))
@@ -50,6 +56,7 @@ def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
     transaction.announce(Topic.EVENTS)
     if any(run.hold is Hold.TIME for run in created):
         transaction.announce(Topic.READY)  # who dispatches does not know of its time yet
+    return len(firing.advances)
 
 
 def _unfinished_by_task(
@@ -86,7 +93,7 @@ class _Firing:
         self.advances.append(
             TaskAdvance(
                 task.id,
-                self._next_run_at(task, schedule, leaves_open=started),
+                self._next_run_at(task, schedule, plan.until, leaves_open=started),
                 self.now if started else task.last_run_at,
             )
         )
@@ -128,9 +135,11 @@ class _Firing:
         else:
             self._coalesced.append((row, coalesced_into))
 
-    def _next_run_at(self, task: Task, schedule: Schedule, *, leaves_open: bool) -> datetime | None:
+    def _next_run_at(
+        self, task: Task, schedule: Schedule, until: datetime, *, leaves_open: bool
+    ) -> datetime | None:
         if schedule.kind != "after":
-            return schedule.next_after(self.now)
+            return schedule.next_after(until)
         # A fixed delay counts from the run's end; whoever ends the run sets the next time.
         return None if leaves_open else task.next_after_end(self.now)
 

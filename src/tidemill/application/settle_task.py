@@ -6,23 +6,33 @@ from tidemill.application.fire_due_tasks import fire_tasks
 from tidemill.domain.misfire import skipped_while_paused
 from tidemill.domain.new_run import skipped_run
 from tidemill.domain.task import Task, TaskStatus
+from tidemill.errors import Unavailable
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
+
+_ROUNDS = 10  # of firing what is due, each of a bounded number of rows
 
 
 def settle_task(transaction: Transaction, task: Task) -> Task:
     """Give every fire time of a locked task up to now its row, under the version in force.
 
     An active task fires; the times that a paused one has missed become skipped rows, reason
-    `paused`. Returns the task as it stands then.
+    `paused`. Returns the task as it stands then. Raises Unavailable where more is due than one
+    transaction should hold; the dispatcher works it off.
     """
     if task.status is TaskStatus.PAUSED:
         return _account_for_pause(transaction, task)
-    if task.next_run_at is None or task.next_run_at > transaction.now:
-        return task
-    fire_tasks(transaction, [task])
-    transaction.announce(Topic.READY)
-    return transaction.tasks([task.id])[task.id]
+    rounds = 0
+    while task.next_run_at is not None and task.next_run_at <= transaction.now:
+        if rounds == _ROUNDS:
+            raise Unavailable(
+                f"thousands of firings of task {task.id} are due and come first; try again soon"
+            )
+        fire_tasks(transaction, [task])
+        transaction.announce(Topic.READY)
+        task = transaction.tasks([task.id])[task.id]
+        rounds += 1
+    return task
 
 
 def _account_for_pause(transaction: Transaction, task: Task) -> Task:
