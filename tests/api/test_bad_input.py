@@ -237,11 +237,15 @@ async def test_many_triggers_with_one_that_is_wrong_start_nothing(api: httpx2.As
     await api.post("/tasks", json=TASK)
     items = [{"task": 1}, {"task": "name:nobody"}]
     unknown = await api.post("/runs", json={"items": items})
+    alone = await api.post("/runs", json={"items": items[1:]})
     malformed = await api.post("/runs", json={"items": [{"task": 1}, {"task": "nobody"}]})
     none = await api.post("/runs", json={"items": []})
     too_many = await api.post("/runs", json={"items": [{"task": 1}] * 1_001})
 
     assert _problem(unknown, 422)["errors"][0]["pointer"] == "/items/1/task"
+    assert _problem(alone, 422)["errors"] == [
+        {"pointer": "/items/0/task", "message": "no task name:nobody"}
+    ]
     assert _problem(malformed, 422)["errors"][0]["pointer"] == "/items/1/task"
     assert _problem(none, 422)["errors"][0]["pointer"] == "/items"
     assert _problem(too_many, 422)["errors"][0]["pointer"] == "/items"

@@ -77,7 +77,7 @@ def _locked(transaction: Transaction, run_id: int, visible: str | None) -> TaskR
     "",
     status_code=202,
     dependencies=[requires(Permission.TASK_EXECUTE)],
-    responses=documented(202, IdsOut, 404, 413, 415, 422),
+    responses=documented(202, IdsOut, 413, 415, 422),
 )
 async def trigger_many(
     request: Request,
@@ -104,8 +104,9 @@ async def trigger_many(
                 idempotency_key=item.idempotency_key,
                 trigger=Trigger.API,
                 traceparent=traceparent,
+                pointer=f"/items/{index}",
             )
-            for item in body.items
+            for index, item in enumerate(body.items)
         ]
         return Answer(202, {"ids": [run.id for run in trigger_runs(transaction, wishes)]})
 
