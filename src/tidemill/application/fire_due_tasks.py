@@ -7,7 +7,7 @@ import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs, skip_runs
 from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
-from tidemill.domain.new_run import fired_run, skipped_run
+from tidemill.domain.new_run import fired_run, rows_of_skips, skipped_run
 from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
 from tidemill.domain.schedule import Schedule
 from tidemill.domain.task import Task
@@ -115,25 +115,11 @@ class _Firing:
 
     def _account(self, task: Task, plan: MisfirePlan) -> None:
         """Give every firing that is not to run its row."""
-        for skip in plan.skipped:
-            row = skipped_run(task, skip.scheduled_for, self.now, skip.reason)
-            self._keep(row, skip.coalesced_into)
-        for stretch in plan.ranges:
-            row = skipped_run(
-                task,
-                stretch.last,
-                self.now,
-                stretch.reason,
-                range_from=stretch.first,
-                count=stretch.count,
-            )
-            self._keep(row, stretch.coalesced_into)
-
-    def _keep(self, row: TaskRun, coalesced_into: datetime | None) -> None:
-        if coalesced_into is None:
-            self.rows.append(row)
-        else:
-            self._coalesced.append((row, coalesced_into))
+        for row, coalesced_into in rows_of_skips(task, plan, self.now):
+            if coalesced_into is None:
+                self.rows.append(row)
+            else:
+                self._coalesced.append((row, coalesced_into))
 
     def _next_run_at(
         self, task: Task, schedule: Schedule, until: datetime, *, leaves_open: bool

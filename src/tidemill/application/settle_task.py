@@ -4,7 +4,7 @@ import msgspec
 
 from tidemill.application.fire_due_tasks import fire_tasks
 from tidemill.domain.misfire import skipped_while_paused
-from tidemill.domain.new_run import skipped_run
+from tidemill.domain.new_run import rows_of_skips
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.errors import Unavailable
 from tidemill.foundation.store import Transaction
@@ -41,19 +41,7 @@ def _account_for_pause(transaction: Transaction, task: Task) -> Task:
     if schedule is None or schedule.kind == "after":
         return task
     plan = skipped_while_paused(schedule, task.paused_at, now)
-    rows = [skipped_run(task, skip.scheduled_for, now, skip.reason) for skip in plan.skipped]
-    rows += [
-        skipped_run(
-            task,
-            stretch.last,
-            now,
-            stretch.reason,
-            range_from=stretch.first,
-            count=stretch.count,
-        )
-        for stretch in plan.ranges
-    ]
-    transaction.insert_runs(rows)
+    transaction.insert_runs([row for row, _ in rows_of_skips(task, plan, now)])
     transaction.announce(Topic.EVENTS)
     # From here on the pause is not yet accounted for.
     settled = msgspec.structs.replace(task, paused_at=now)
