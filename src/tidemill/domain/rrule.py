@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -31,7 +31,7 @@ from tidemill.errors import InvalidInput, Problem
 
 _MAX_COUNT = 10_000
 _MAX_INTERVAL = 10**8
-_FIRST_YEAR, _LAST_YEAR = 1970, 2199  # of a DTSTART
+_FIRST_YEAR, _LAST_YEAR = 1970, 2199  # of a DTSTART, and of what is counted
 _LONGEST_WAIT = timedelta(days=36_525)
 _STEPS_OF_LONGEST_WAIT = {YEARLY: 100, MONTHLY: 1_200, WEEKLY: 5_218, DAILY: 36_525}
 _DAY = timedelta(days=1)
@@ -65,7 +65,8 @@ class RecurrenceRule:
         # A counted rule depends on its start; any other may be entered anywhere.
         self._listed: list[datetime] | None = None
         if rule._count is not None:
-            self._listed = list(islice(self._walls(self._start), rule._count))
+            counted = islice(self._walls(self._start), rule._count)
+            self._listed = list(takewhile(lambda at: at.year <= _LAST_YEAR, counted))
 
     def next_wall(self, at_or_after: datetime) -> datetime | None:
         """The first matching time that is not before `at_or_after`."""
