@@ -37,7 +37,8 @@ TASK_FIELDS = {
     "dst.gap": "a fixed time that the clock skips: at the first instant after it, or not at all",
     "dst.fold": "a fixed time that comes twice: the first time, the second, or both",
     "misfire.policy": "firings that came too late: one run for all, a skipped row each, or all",
-    "misfire.grace_seconds": "how late a firing may be and still count as on time",
+    "misfire.grace_seconds": "how late a firing may be and still count as on time; "
+    "where thousands are, they become runs a thousand at a time",
     "misfire.max_runs": "`run_all`: at most so many",
     "misfire.window_seconds": "`run_all`: none older than this",
     "overlap": "a firing while an earlier run goes on: run beside it, skip, wait, or cancel it",

@@ -233,15 +233,36 @@ async def test_a_preview_ends_where_nobody_plans_any_more(api: httpx2.AsyncClien
     assert len(of_rule.json()["items"]) == 42  # 2100 is no leap year
 
 
+@pytest.mark.parametrize(("letter", "most"), [("x", 65_536 - 8), ("é", (65_536 - 8) // 6)])
+async def test_parameters_larger_than_a_task_can_be_given_are_refused(
+    api: httpx2.AsyncClient, letter: str, most: int
+) -> None:
+    await api.post("/tasks", json=TASK)
+    fits, large = ({"p": letter * count} for count in (most, most + 1))
+    kept = await api.post("/tasks/1/trigger", json={"parameters": fits})
+    one = await api.post("/tasks/1/trigger", json={"parameters": large})
+    many = await api.post("/runs", json={"items": [{"task": 1, "parameters": large}]})
+
+    assert kept.status_code == 202
+    [place] = _problem(one, 422)["errors"]
+    assert place["pointer"] == "/parameters"
+    assert place["message"].startswith("have at most 65536 bytes as ASCII JSON")
+    assert _problem(many, 422)["errors"][0]["pointer"] == "/items/0/parameters"
+
+
 async def test_many_triggers_with_one_that_is_wrong_start_nothing(api: httpx2.AsyncClient) -> None:
     await api.post("/tasks", json=TASK)
     items = [{"task": 1}, {"task": "name:nobody"}]
     unknown = await api.post("/runs", json={"items": items})
+    alone = await api.post("/runs", json={"items": items[1:]})
     malformed = await api.post("/runs", json={"items": [{"task": 1}, {"task": "nobody"}]})
     none = await api.post("/runs", json={"items": []})
     too_many = await api.post("/runs", json={"items": [{"task": 1}] * 1_001})
 
     assert _problem(unknown, 422)["errors"][0]["pointer"] == "/items/1/task"
+    assert _problem(alone, 422)["errors"] == [
+        {"pointer": "/items/0/task", "message": "no task name:nobody"}
+    ]
     assert _problem(malformed, 422)["errors"][0]["pointer"] == "/items/1/task"
     assert _problem(none, 422)["errors"][0]["pointer"] == "/items"
     assert _problem(too_many, 422)["errors"][0]["pointer"] == "/items"

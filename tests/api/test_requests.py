@@ -282,6 +282,22 @@ async def test_a_change_of_what_somebody_else_changed_is_refused(api: httpx2.Asy
     assert (await api.get("/tasks/1")).status_code == 404
 
 
+async def test_a_change_that_would_undo_a_pause_made_in_between_is_refused(
+    api: httpx2.AsyncClient,
+) -> None:
+    created = await api.post("/tasks", json=TASK)
+    paused = await api.post("/tasks/1/pause")
+    based = {"If-Match": created.headers["ETag"]}
+    put = await api.put("/tasks/1", json=TASK | {"command": "date"}, headers=based)
+
+    assert (created.headers["ETag"], paused.headers["ETag"]) == ('"1"', '"1-paused"')
+    assert (put.status_code, put.json()["code"]) == (412, "version_mismatch")
+    assert (await api.get("/tasks/1")).json()["status"] == "paused"
+    based = {"If-Match": paused.headers["ETag"]}
+    resumed = await api.put("/tasks/1", json=TASK, headers=based)
+    assert (resumed.status_code, resumed.headers["ETag"]) == (200, '"1"')
+
+
 async def test_a_merge_patch_may_say_that_it_is_one(api: httpx2.AsyncClient) -> None:
     await api.post("/tasks", json=TASK | {"description": "old", "tags": ["t"]})
     answer = await api.patch(

@@ -70,7 +70,7 @@ def test_an_edit_of_a_version_that_is_gone_is_refused(scheduler: InlineScheduler
 
     with pytest.raises(VersionMismatch):
         scheduler.do(
-            replace_task, task.id, definition(), lambda wanted: (), expected_version=task.version
+            replace_task, task.id, definition(), lambda wanted: (), expected_edition=task.edition
         )
     with pytest.raises(NotFound):
         scheduler.do(replace_task, 4711, definition(), lambda wanted: ())

@@ -132,6 +132,35 @@ def test_a_year_of_misses_of_every_second_is_accounted_for_in_one_look(
     assert scheduler.task(task).next_run_at == START + timedelta(days=365, seconds=1)
 
 
+def test_a_wide_grace_makes_no_more_rows_at_once_than_a_transaction_should_hold(
+    scheduler: InlineScheduler,
+) -> None:
+    task = scheduler.create(
+        schedule="@every 1s", overlap="allow", misfire=Misfire(grace_seconds=1e6)
+    )
+    scheduler.pass_time(2_500)
+    made = []
+    for _ in range(4):
+        scheduler.fire()
+        made.append(len(scheduler.runs()))
+
+    assert made == [1_000, 2_000, 2_500, 2_500]
+    assert [run.scheduled_for for run in scheduler.runs()] == seconds(*range(1, 2_501))
+    assert scheduler.task(task).next_run_at == START + timedelta(seconds=2_501)
+
+
+def test_tasks_that_make_many_rows_leave_the_next_task_to_the_next_round(
+    scheduler: InlineScheduler,
+) -> None:
+    catch_up = Misfire("run_all", grace_seconds=0, max_runs=10_000)
+    scheduler.create("many", schedule="@every 1s", overlap="allow", misfire=catch_up)
+    scheduler.create("few", schedule="@every 2s", overlap="allow", misfire=catch_up)
+    scheduler.pass_time(10_000.5)
+
+    assert [scheduler.fire().tasks for _ in range(3)] == [1, 1, 0]
+    assert len(scheduler.runs()) == 15_000
+
+
 def test_what_was_coalesced_points_to_the_run_it_went_into(scheduler: InlineScheduler) -> None:
     misfire = Misfire("run_once", grace_seconds=0)
     scheduler.create(schedule="@every 1s", misfire=misfire)

@@ -8,9 +8,9 @@ import pytest
 from tidemill.application.define_task import replace_task
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import TaskStatus
+from tidemill.domain.task import Misfire, TaskStatus
 from tidemill.domain.task_run import Hold
-from tidemill.errors import NotFound
+from tidemill.errors import NotFound, Unavailable
 from tidemill.testing.builders import definition
 from tidemill.testing.clock import START
 from tidemill.testing.inline import InlineScheduler
@@ -41,6 +41,22 @@ def test_nothing_fires_between_a_pause_and_the_resume(scheduler: InlineScheduler
         (30, "skipped", "paused"),
         (40, "pending", None),
     ]
+
+
+def test_a_pause_waits_for_more_due_firings_than_one_transaction_holds(
+    scheduler: InlineScheduler,
+) -> None:
+    wide = Misfire(grace_seconds=1e6)
+    task = scheduler.create(schedule="@every 1s", overlap="allow", misfire=wide)
+    scheduler.pass_time(10_500)
+    with pytest.raises(Unavailable, match="come first; try again"):
+        scheduler.do(pause_task, task.id)
+    assert scheduler.runs() == []
+    scheduler.fire()
+    scheduler.do(pause_task, task.id)
+
+    assert {run.status for run in scheduler.runs()} == {RunStatus.PENDING}
+    assert len(scheduler.runs()) == 10_500
 
 
 def test_pausing_and_resuming_twice_change_nothing(scheduler: InlineScheduler) -> None:

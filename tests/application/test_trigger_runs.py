@@ -10,7 +10,7 @@ from tidemill.application.prune_history import prune_history
 from tidemill.application.trigger_runs import TriggerRequest, find_task, trigger_runs
 from tidemill.domain.task import Priority
 from tidemill.domain.task_run import Hold, TaskRun
-from tidemill.errors import Conflict, InvalidInput, KeyReused, NotFound
+from tidemill.errors import Conflict, InvalidInput, KeyReused
 from tidemill.testing.clock import START
 from tidemill.testing.inline import InlineScheduler
 
@@ -78,19 +78,23 @@ def test_all_or_none_is_made_and_each_unknown_task_is_named(scheduler: InlineSch
     scheduler.do(delete_task, gone.id)
 
     with pytest.raises(InvalidInput) as refused:
-        trigger(scheduler, wish(task.id), wish("name:gone"), wish(2**80), wish("-1"))
+        trigger(
+            scheduler,
+            wish(task.id),
+            wish("name:gone", pointer="/items/1"),
+            wish(2**80, pointer="/items/2"),
+            wish("-1", pointer="/items/3"),
+        )
     assert [problem.pointer for problem in refused.value.problems] == [
         "/items/1/task", "/items/2/task", "/items/3/task",
     ]  # fmt: skip
     assert scheduler.runs() == []
-    with pytest.raises(NotFound):
-        trigger(scheduler, wish("name:gone"))
 
 
 def test_a_task_of_another_namespace_is_not_found(scheduler: InlineScheduler) -> None:
     task = scheduler.create(namespace="elsewhere")
 
-    with pytest.raises(NotFound):
+    with pytest.raises(InvalidInput):
         trigger(scheduler, wish(task.id))
     [run] = trigger(scheduler, wish(task.id, namespace="elsewhere"))
     assert run.namespace == "elsewhere"
@@ -127,7 +131,11 @@ def test_one_key_with_another_wish_is_refused(scheduler: InlineScheduler) -> Non
         trigger(scheduler, wish(task.id, "key", parameters={"n": 1}))
     assert refused.value.problems[0].pointer == "/idempotency_key"
     with pytest.raises(KeyReused) as refused:
-        trigger(scheduler, wish(task.id, "new"), wish(task.id, "new", parameters={"n": 1}))
+        trigger(
+            scheduler,
+            wish(task.id, "new"),
+            wish(task.id, "new", parameters={"n": 1}, pointer="/items/1"),
+        )
     assert refused.value.problems[0].pointer == "/items/1/idempotency_key"
     assert len(scheduler.runs()) == 1
 

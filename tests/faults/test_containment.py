@@ -64,6 +64,76 @@ async def main(directory, owner, code):
 asyncio.run(main(*sys.argv[1:]))
 """
 
+# A worker of an unprivileged user: one task runs, the next finds no room for a process, and when
+# there is room again a third runs. Prints how each ended. Its warden is forked, not started anew:
+# the interpreter may lie where that user cannot look.
+CROWDED = """
+import asyncio, codecs, concurrent.futures.thread, os, resource, shutil, sys, tempfile
+from pathlib import Path
+from tidemill.foundation.executor import StopRequest
+from tidemill.testing.builders import execution
+from tidemill.testing.executors import CollectedReports
+from tidemill.worker.executors import containment as contained, warden
+from tidemill.worker.executors.process_tree import children_of
+from tidemill.worker.executors.shell import ShellExecutor
+
+class ForkedWarden:
+    def __init__(self, argv, pass_fds, **_):
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            for descriptor in map(int, os.listdir("/proc/self/fd")):
+                if descriptor > 2 and descriptor not in pass_fds:
+                    try:
+                        os.close(descriptor)
+                    except OSError:  # that of the list itself
+                        pass
+            sys.argv = argv[2:]
+            warden.main()
+            os._exit(0)
+
+    def wait(self):
+        os.waitpid(self.pid, 0)
+
+contained.subprocess.Popen = ForkedWarden
+codecs.lookup("ascii")  # loaded now, while it can be read
+
+if os.getuid() == 0:  # the limit does not bind root
+    os.setgroups([])
+    os.setresuid(54321, 54321, 54321)
+
+async def main():
+    directory = Path(tempfile.mkdtemp())
+    gate = directory / "gate"
+    os.mkfifo(gate)
+    held = os.open(gate, os.O_RDWR)  # until it is closed, whoever reads waits
+    containment = contained.Containment(directory / "run", str(directory))
+    await containment.start()
+    [limited] = children_of(os.getpid())
+    reports = CollectedReports()
+
+    async def run(command):
+        arguments = {"working_directory": "/"}
+        return await ShellExecutor(containment).execute(
+            execution(command, arguments), reports, StopRequest()
+        )
+
+    first = asyncio.create_task(run(f"echo up; cat {gate}"))
+    await reports.until(lambda reports: "up" in reports.text())
+    _, most = resource.prlimit(limited, resource.RLIMIT_NPROC)
+    resource.prlimit(limited, resource.RLIMIT_NPROC, (1, most))
+    second = await run("true")
+    resource.prlimit(limited, resource.RLIMIT_NPROC, (most, most))
+    third = await run("true")
+    os.close(held)
+    for outcome in (await first, second, third):
+        print(outcome.reason, outcome.error_message, sep=": ")
+    await containment.close()
+    shutil.rmtree(directory)
+
+asyncio.run(main())
+"""
+
 
 class Watched:
     """A process held by a descriptor, so that its number cannot come to mean another one."""
@@ -478,3 +548,15 @@ def _memory(pid: int, field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"the kernel does not tell {field}")
+
+
+def test_a_task_for_which_there_is_no_room_is_not_started_and_takes_no_other_with_it() -> None:
+    done = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True)
+
+    assert done.stdout.splitlines() == [
+        "None: None",
+        "not_started: cannot start 'true': no process can be started: "
+        "Resource temporarily unavailable",
+        "None: None",
+    ], done.stderr
+    assert done.returncode == 0, done.stderr

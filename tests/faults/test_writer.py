@@ -124,3 +124,15 @@ async def test_a_database_that_is_locked_by_another_program_is_unavailable_until
         other.close()
 
     assert await store.transact(nothing) == "done"
+
+
+async def test_what_the_driver_says_stands_in_the_log_and_in_no_answer(
+    store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def misspell(transaction: DatabaseTransaction) -> None:
+        transaction.connection.driver.execute("SELECT * FROM secret_table")
+
+    with pytest.raises(Unavailable) as refused:
+        await store.transact(misspell)
+    assert str(refused.value) == "the database cannot be used now: the log says why"
+    assert "no such table: secret_table" in caplog.text

@@ -482,3 +482,13 @@ async def test_a_request_to_end_a_run_that_is_over_does_not_end_the_next_one(
     await asyncio.to_thread(gate.write_text, "")
 
     assert (await running).succeeded
+
+
+async def test_the_largest_parameters_that_a_trigger_takes_reach_the_command(
+    shell: ShellExecutor,
+) -> None:
+    largest = {"p": "é" * ((65_536 - 8) // 6)}
+    outcome, reports = await run(shell, "echo ${#TIDEMILL_PARAMETERS}", parameters=largest)
+
+    assert outcome.succeeded
+    assert 65_530 <= int(reports.text()) <= 65_536

@@ -1,5 +1,7 @@
 """Settings whose effect can be seen from outside."""
 
+import os
+import sys
 from pathlib import Path
 
 import httpx2
@@ -39,3 +41,31 @@ def test_everything_is_in_the_database_that_is_named(tmp_path: Path) -> None:
         "mine.db.lock",
     ]
     assert not (tmp_path / "data").exists()
+
+
+# Says that it is asked to end, if it is; tells the pipe when it would hear it.
+LEFTOVER = """
+import os, signal, sys
+def heard(*_):
+    open(sys.argv[2], "w").close()
+    os._exit(0)
+signal.signal(signal.SIGTERM, heard)
+open(sys.argv[1], "w").write("ready")
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_what_a_finished_task_leaves_behind_has_the_grace_that_is_set(tmp_path: Path) -> None:
+    script, ready, asked = tmp_path / "leftover.py", tmp_path / "ready", tmp_path / "asked"
+    script.write_text(LEFTOVER)
+    os.mkfifo(ready)
+    command = f"{sys.executable} {script} {ready} {asked} & cat {ready}"
+    none = {"TIDEMILL_WORKER__KILL_GRACE_SECONDS": "0"}
+    with Server(tmp_path / "data", environment=none) as server, server.client() as client:
+        task = {"name": "leaves", "executor": "shell", "command": command}
+        client.call("POST", "/tasks", body=task)
+        ended = client.wait(client.trigger("leaves")["id"], timeout_seconds=60)
+
+    assert ended["status"] == "succeeded"
+    assert not asked.exists()  # without any grace it is killed, and not asked

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.domain.misfire import (
+    IN_TIME_AT_ONCE,
     RANGE_FROM,
     MisfirePlan,
     plan_misfires,
@@ -64,8 +65,9 @@ def test_every_due_time_is_in_exactly_one_place(
     after, now = second(begin), second(begin + late) + timedelta(microseconds=fraction)
     rule = Misfire(policy, grace, max_runs, window)  # type: ignore[arg-type]
     plan = plan_misfires(times, after, now, rule)
-    due = times.fires_between(after, now, 10_000_000)
+    due = times.fires_between(after, plan.until, 10_000_000)
 
+    assert (plan.until == now) is (len(plan.runs) < IN_TIME_AT_ONCE)
     assert accounted_for(plan, times) == due
     runs = [fire.scheduled_for for fire in plan.runs]
     assert runs == sorted(runs)
@@ -116,6 +118,20 @@ def test_what_run_all_leaves_out_before_and_after_are_ranges_of_their_own() -> N
         (second(1), second(500)),
         (second(504), second(1_000)),
     ]
+
+
+def test_plans_of_a_wide_grace_go_on_from_one_another() -> None:
+    rule = Misfire(grace_seconds=1e6)
+    now = second(2 * IN_TIME_AT_ONCE + 0.5)
+    after, found = START, []
+    for _ in range(3):
+        plan = plan_misfires(schedule("@every 1s"), after, now, rule)
+        assert len(plan.runs) <= IN_TIME_AT_ONCE
+        found += [fire.scheduled_for for fire in plan.runs]
+        after = plan.until
+
+    assert after == now
+    assert found == [second(n) for n in range(1, 2 * IN_TIME_AT_ONCE + 1)]
 
 
 def test_all_times_of_a_pause_are_skipped_for_it() -> None:

@@ -1,11 +1,15 @@
 from datetime import UTC, datetime, timedelta
+from itertools import islice
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from dateutil.rrule import rrulestr
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.interval import FixedRate, parse_duration
 from tidemill.domain.jitter import jittered
+from tidemill.domain.rrule import RecurrenceRule
 from tidemill.domain.schedule import ScheduleSpec, compile_schedule
 from tidemill.errors import InvalidInput
 
@@ -188,6 +192,12 @@ def test_a_counted_recurrence_ends_and_counts_from_its_start() -> None:
     assert fires(rule, 9) == ["2026-01-02 00:00:00"]
 
 
+def test_a_counted_recurrence_is_kept_as_far_as_anybody_plans() -> None:
+    found = fires("DTSTART:20260101T000000Z\nRRULE:FREQ=YEARLY;COUNT=10000", 9_999)
+
+    assert (len(found), found[-1]) == (173, "2199-01-01 00:00:00")
+
+
 @pytest.mark.parametrize(
     "expression",
     [
@@ -201,6 +211,117 @@ def test_a_counted_recurrence_ends_and_counts_from_its_start() -> None:
 def test_a_recurrence_that_cannot_be_kept_is_refused(expression: str) -> None:
     with pytest.raises(InvalidInput):
         fires(expression)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30",
+        "FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30",
+        "FREQ=SECONDLY;BYHOUR=5;BYMONTH=2;BYMONTHDAY=30",
+        "FREQ=MINUTELY;BYMONTH=13",
+        "FREQ=MINUTELY;INTERVAL=1440;BYHOUR=5",
+        "FREQ=HOURLY;INTERVAL=168;BYDAY=TU",  # from a Thursday
+        "FREQ=WEEKLY;BYDAY=MO;BYSETPOS=2",
+        "FREQ=MONTHLY;BYMONTHDAY=31;BYMONTH=4,6",
+        "FREQ=YEARLY;BYWEEKNO=60",
+        "FREQ=YEARLY;BYYEARDAY=366;BYMONTHDAY=30",
+        "FREQ=YEARLY;INTERVAL=4;BYMONTH=2;BYMONTHDAY=29",  # from 2026
+    ],
+)
+def test_a_recurrence_that_matches_nothing_is_refused_with_the_reason(rule: str) -> None:
+    with pytest.raises(InvalidInput, match="never fires") as refused:
+        fires(f"RRULE:{rule}")
+
+    assert refused.value.problems[0].pointer == "/schedule"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "FREQ=DAILY;INTERVAL=0",
+        "FREQ=SECONDLY;INTERVAL=999999999999",
+        "FREQ=MINUTELY;BYSECOND=60",
+        "FREQ=HOURLY;BYHOUR=24",
+        "FREQ=DAILY;COUNT=3;UNTIL=20260401T000000Z",
+        "FREQ=MONTHLY;BYDAY=MO,TU;BYHOUR=9,17;BYSETPOS=-1",
+        "FREQ=HOURLY;BYMINUTE=0,30;BYSETPOS=1",
+        "FREQ=DAILY\nDTSTART:19691231T000000Z",
+    ],
+)
+def test_a_part_of_a_recurrence_that_cannot_be_kept_is_refused(rule: str) -> None:
+    with pytest.raises(InvalidInput):
+        fires(f"RRULE:{rule}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (
+            "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYDAY=MO",
+            ["2044-02-29 00:00:00", "2072-02-29 00:00:00", "2112-02-29 00:00:00"],
+        ),
+        (
+            "FREQ=SECONDLY;INTERVAL=7;BYHOUR=5;BYMINUTE=0;BYMONTH=2;BYMONTHDAY=29;BYDAY=MO",
+            ["2044-02-29 05:00:01", "2044-02-29 05:00:08", "2044-02-29 05:00:15"],
+        ),
+        (
+            "FREQ=HOURLY;INTERVAL=10000",
+            ["2027-02-21 16:00:00", "2028-04-13 08:00:00", "2029-06-04 00:00:00"],
+        ),
+    ],
+)
+def test_a_recurrence_that_matches_seldom_is_found(rule: str, expected: list[str]) -> None:
+    assert fires(f"RRULE:{rule}", 3) == expected
+
+
+RECURRENCES = st.builds(
+    "FREQ={};INTERVAL={}{}{}{}".format,
+    st.sampled_from(["YEARLY", "MONTHLY", "WEEKLY", "DAILY", "HOURLY", "MINUTELY", "SECONDLY"]),
+    st.sampled_from([1, 2, 3, 7, 45, 61]),
+    st.sampled_from(["", ";BYHOUR=3,4,15", ";BYMINUTE=0,30", ";BYSECOND=0,7", ";BYHOUR=0,1,2"]),
+    st.sampled_from(["", ";BYDAY=MO,WE", ";BYMONTHDAY=1,-1,13", ";BYMONTH=2,11", ";BYWEEKNO=1,9"]),
+    st.sampled_from(["", "", ";COUNT=9", ";UNTIL=20260301T000000"]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(rule=RECURRENCES, begin=st.integers(0, 40 * 86_400), length=st.integers(0, 5_000))
+def test_a_recurrence_is_what_the_library_makes_of_it(rule: str, begin: int, length: int) -> None:
+    anchor = BEGIN + timedelta(hours=4, minutes=30, seconds=7)
+    try:
+        written = rrulestr(rule, dtstart=anchor.replace(tzinfo=None))
+        expected = list(islice(written.xafter(anchor.replace(tzinfo=None), count=3, inc=True), 3))
+    except ValueError:
+        expected = []  # the library finds only on the way that nothing matches
+    try:
+        found = RecurrenceRule(f"RRULE:{rule}", anchor, ZoneInfo("UTC"))
+    except InvalidInput:
+        assert not expected
+        return
+
+    walls = []
+    at = anchor.replace(tzinfo=None)
+    while len(walls) < 3 and (wall := found.next_wall(at)) is not None:
+        walls.append(wall)
+        at = wall + timedelta(seconds=1)
+    assert walls == expected
+    since = (BEGIN + timedelta(seconds=begin)).replace(tzinfo=None)
+    until = since + timedelta(seconds=length)
+    counted = [at for at in written.between(since, until, inc=True) if at != until]
+    assert found.count_walls(since, until) == len(counted)
+    following = written.after(since, inc=True)
+    assert found.next_wall(since) == following
+
+
+@pytest.mark.parametrize("rule", ["FREQ=SECONDLY", "FREQ=MINUTELY;INTERVAL=7;BYSECOND=0,30"])
+def test_a_hundred_years_of_a_recurrence_are_counted_without_a_walk(rule: str) -> None:
+    spec = ScheduleSpec(f"RRULE:{rule}", "UTC", "run_after", "first", BEGIN)
+    years = timedelta(days=36_525)
+    per_minute = 60 if rule == "FREQ=SECONDLY" else 2 / 7
+
+    counted = compile_schedule(spec).count_between(BEGIN, BEGIN + years)
+    assert counted == pytest.approx(36_525 * 1_440 * per_minute, abs=2)
 
 
 def test_a_start_between_two_times_of_a_fixed_rate_does_not_shift_it() -> None:

@@ -2,14 +2,15 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo, available_timezones
+from itertools import pairwise
+from zoneinfo import ZoneInfo, _zoneinfo, available_timezones
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.domain.schedule import ScheduleSpec, compile_schedule
-from tidemill.domain.zone_clock import ZoneClock
+from tidemill.domain.zone_clock import _PROBE, ZoneClock
 
 ZONES = sorted(available_timezones())
 zones = st.sampled_from(ZONES)
@@ -57,6 +58,19 @@ def test_counting_agrees_with_walking_in_every_zone(
     assert schedule.count_between(since, until) == len(walked)
     assert schedule.latest_between(since, until, 3) == walked[-3:]
     assert walked == sorted(set(walked))
+
+
+def test_no_zone_changes_its_offset_twice_between_two_looks() -> None:
+    for name in ZONES:
+        zone = _zoneinfo.ZoneInfo(name)  # the one written in Python shows what it has read
+        offsets = [each.utcoff for each in zone._ttinfos]
+        changes = [
+            at
+            for at, (before, after) in zip(zone._trans_utc[1:], pairwise(offsets), strict=True)
+            if before != after and at > 0
+        ]
+        gaps = [after - before for before, after in pairwise(changes)]
+        assert min(gaps, default=_PROBE.total_seconds()) >= _PROBE.total_seconds(), name
 
 
 def test_a_clock_that_threads_share_shows_each_the_same() -> None:

@@ -1,5 +1,6 @@
 """The bodies that the API takes and gives, as the OpenAPI document shows them."""
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -62,6 +63,24 @@ Instant = Annotated[
     BeforeValidator(_is_written),
     AfterValidator(_in_range),
     PlainSerializer(_written, return_type=str),
+]
+
+
+def _can_be_handed_over(value: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(value, separators=(",", ":"))) > _PARAMETERS_BYTES:
+        raise ValueError(
+            f"have at most {_PARAMETERS_BYTES} bytes as ASCII JSON; pass what is larger by name"
+        )
+    return value
+
+
+# A task gets them as one variable, and no variable of a program may have more than twice this.
+_PARAMETERS_BYTES = 65_536
+
+Parameters = Annotated[
+    dict[str, Any],
+    AfterValidator(_can_be_handed_over),
+    Field(description=f"at most {_PARAMETERS_BYTES} bytes as ASCII JSON"),
 ]
 
 
@@ -181,7 +200,7 @@ class TaskBody(Body):
 class TriggerBody(Body):
     """How this one run differs from the task's definition, and when it may start."""
 
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
     priority: Priority | None = None
     timeout_seconds: Positive | None = None
     run_at: Instant | None = None

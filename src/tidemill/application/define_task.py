@@ -54,15 +54,15 @@ def replace_task(
     definition: TaskDefinition,
     check: Check,
     *,
-    expected_version: int | None = None,
+    expected_edition: str | None = None,
 ) -> Task:
     """Put another definition in force. What was due before fires under the old one.
 
-    The same definition again changes nothing. Raises NotFound, VersionMismatch where the version
+    The same definition again changes nothing. Raises NotFound, VersionMismatch where the edition
     is not the expected one, InvalidInput, and Conflict where the name is taken, or where others
     depend on the task under the name or in the namespace that it is to leave.
     """
-    before = _settled(transaction, task_id, expected_version)
+    before = _settled(transaction, task_id, expected_edition)
     if definition == before.definition:
         return before
     edges = _checked(transaction, definition, check, task_id)
@@ -75,13 +75,13 @@ def replace_task(
 
 
 def delete_task(
-    transaction: Transaction, task_id: int, *, expected_version: int | None = None
+    transaction: Transaction, task_id: int, *, expected_edition: str | None = None
 ) -> None:
     """Nothing of the task starts any more; what runs may end, without another attempt.
 
     Raises NotFound, VersionMismatch, and Conflict while other tasks depend on it.
     """
-    task = _settled(transaction, task_id, expected_version)
+    task = _settled(transaction, task_id, expected_edition)
     dependents = _dependents_of(transaction, task)
     if dependents:
         raise _needed_by(dependents)
@@ -139,13 +139,13 @@ def _needed_by(dependents: Sequence[Task]) -> Conflict:
     return Conflict(f"other tasks depend on it: {names}; change or delete them first")
 
 
-def _settled(transaction: Transaction, task_id: int, expected_version: int | None) -> Task:
+def _settled(transaction: Transaction, task_id: int, expected_edition: str | None) -> Task:
     """The task, locked, with everything that was due by now fired under the version in force."""
     task = transaction.tasks([task_id]).get(task_id)
     if task is None:
         raise NotFound("task", task_id)
-    if expected_version is not None and task.version != expected_version:
-        raise VersionMismatch(f"task {task_id} is at version {task.version} by now")
+    if expected_edition is not None and task.edition != expected_edition:
+        raise VersionMismatch(f"task {task_id} is at edition {task.edition} by now")
     return settle_task(transaction, task)
 
 

@@ -8,7 +8,7 @@ import msgspec
 from tidemill.application.cancel_runs import cancel_runs, skip_runs
 from tidemill.application.hand_over import hand_over, messages_of
 from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
-from tidemill.domain.new_run import fired_run, skipped_run
+from tidemill.domain.new_run import fired_run, rows_of_skips, skipped_run
 from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.schedule import Schedule
@@ -19,6 +19,7 @@ from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _JUST_BEFORE = timedelta(microseconds=1)
+_ROWS_AT_ONCE = 10_000  # tasks that come after so many wait for the next transaction
 
 
 class Fired(msgspec.Struct, frozen=True):
@@ -34,24 +35,29 @@ def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
 
     What is ready at once is handed over; the caller publishes it once this is committed.
     """
-    tasks = transaction.due_tasks(limit)
-    created = _fire(transaction, tasks, is_published=True)
-    return Fired(len(tasks), messages_of(created), transaction.next_due_at())
+    fired, created = _fire(transaction, transaction.due_tasks(limit), is_published=True)
+    return Fired(fired, messages_of(created), transaction.next_due_at())
 
 
 def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
-    """Account for every fire time of these tasks up to now; the rows are locked by the caller."""
+    """Account for the fire times of these tasks up to now; the rows are locked by the caller.
+
+    No transaction makes more rows than it should: what is left stays due, in its order.
+    """
     _fire(transaction, tasks, is_published=False)
 
 
 def _fire(
     transaction: Transaction, tasks: Sequence[Task], *, is_published: bool
-) -> Sequence[TaskRun]:
+) -> tuple[int, Sequence[TaskRun]]:
+    """How many of the tasks fired, and the rows that were made."""
     if not tasks:
-        return []
+        return 0, []
     unfinished = _unfinished_by_task(transaction, tasks)
     firing = _Firing(transaction.now)
     for task in tasks:
+        if len(firing.rows) >= _ROWS_AT_ONCE:
+            break
         firing.add(task, unfinished.get(task.id, []))
     rows = hand_over(transaction, firing.rows) if is_published else firing.rows
     created = transaction.insert_runs(rows)
@@ -61,7 +67,7 @@ def _fire(
     transaction.announce(Topic.EVENTS)
     if any(run.status is RunStatus.PENDING for run in created):
         transaction.announce(Topic.READY)
-    return created
+    return len(firing.advances), created
 
 
 def _unfinished_by_task(
@@ -98,7 +104,7 @@ class _Firing:
         self.advances.append(
             TaskAdvance(
                 task.id,
-                self._next_run_at(task, schedule, leaves_open=started),
+                self._next_run_at(task, schedule, plan.until, leaves_open=started),
                 self.now if started else task.last_run_at,
             )
         )
@@ -120,29 +126,17 @@ class _Firing:
 
     def _account(self, task: Task, plan: MisfirePlan) -> None:
         """Give every firing that is not to run its row."""
-        for skip in plan.skipped:
-            row = skipped_run(task, skip.scheduled_for, self.now, skip.reason)
-            self._keep(row, skip.coalesced_into)
-        for stretch in plan.ranges:
-            row = skipped_run(
-                task,
-                stretch.last,
-                self.now,
-                stretch.reason,
-                range_from=stretch.first,
-                count=stretch.count,
-            )
-            self._keep(row, stretch.coalesced_into)
+        for row, coalesced_into in rows_of_skips(task, plan, self.now):
+            if coalesced_into is None:
+                self.rows.append(row)
+            else:
+                self._coalesced.append((row, coalesced_into))
 
-    def _keep(self, row: TaskRun, coalesced_into: datetime | None) -> None:
-        if coalesced_into is None:
-            self.rows.append(row)
-        else:
-            self._coalesced.append((row, coalesced_into))
-
-    def _next_run_at(self, task: Task, schedule: Schedule, *, leaves_open: bool) -> datetime | None:
+    def _next_run_at(
+        self, task: Task, schedule: Schedule, until: datetime, *, leaves_open: bool
+    ) -> datetime | None:
         if schedule.kind != "after":
-            return schedule.next_after(self.now)
+            return schedule.next_after(until)
         # A fixed delay counts from the run's end; whoever ends the run sets the next time.
         return None if leaves_open else task.next_after_end(self.now)
 

@@ -11,7 +11,7 @@ import msgspec
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task
 from tidemill.domain.task_run import TaskRun, Trigger
-from tidemill.errors import Conflict, InvalidInput, KeyReused, NotFound, Problem
+from tidemill.errors import Conflict, InvalidInput, KeyReused, Problem
 from tidemill.foundation.store import Reads, StoredAnswer, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -31,6 +31,7 @@ class TriggerRequest(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     trigger: Trigger = Trigger.MANUAL
     traceparent: str | None = None
+    pointer: str = ""  # to where it stands in what was sent
 
 
 def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -> list[TaskRun]:
@@ -38,7 +39,7 @@ def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -
 
     A request whose idempotency key was seen for this task within 24 hours, or stands at an earlier
     item, gives the run of then. Raises KeyReused where the key came with another request, and
-    InvalidInput naming each item whose task does not exist (NotFound where there is one item).
+    InvalidInput naming each request whose task does not exist.
     """
     tasks = _tasks_of(transaction, requests)
     keys = [_key_of(request, task) for request, task in zip(requests, tasks, strict=True)]
@@ -50,7 +51,7 @@ def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -
     for index, (request, task, key) in enumerate(zip(requests, tasks, keys, strict=True)):
         if key is not None:
             if hashes.setdefault(key, _hash_of(request)) != _hash_of(request):
-                raise _reused(index, len(requests))
+                raise _reused(request)
             if key in known or first_with.setdefault(key, index) != index:
                 continue
         fresh[index] = _run_of(transaction, task, request)
@@ -82,15 +83,13 @@ def _tasks_of(transaction: Transaction, requests: Sequence[TriggerRequest]) -> l
         for name, task in transaction.tasks_named(namespace, wanted_names).items():
             found[namespace, name] = task
     tasks = [found.get((each.namespace, parse_task_key(each.task))) for each in requests]
-    if len(requests) == 1 and tasks[0] is None:
-        raise NotFound("task", requests[0].task)
     problems = [
-        Problem(f"/items/{index}/task", f"no task {request.task}")
-        for index, (request, task) in enumerate(zip(requests, tasks, strict=True))
+        Problem(f"{request.pointer}/task", f"no task {request.task}")
+        for request, task in zip(requests, tasks, strict=True)
         if task is None
     ]
     if problems:
-        raise InvalidInput("some items name tasks that do not exist", problems)
+        raise InvalidInput("some of the tasks named do not exist", problems)
     return [task for task in tasks if task is not None]
 
 
@@ -136,8 +135,8 @@ def _key_of(request: TriggerRequest, task: Task) -> str | None:
     return f"{task.id}:{request.idempotency_key}"
 
 
-def _reused(index: int, items: int) -> KeyReused:
-    pointer = "/idempotency_key" if items == 1 else f"/items/{index}/idempotency_key"
+def _reused(request: TriggerRequest) -> KeyReused:
+    pointer = f"{request.pointer}/idempotency_key"
     message = "this idempotency key was used for another request on the same task"
     return KeyReused(message, [Problem(pointer, "each request needs a key of its own")])
 
@@ -165,5 +164,5 @@ def _runs_of_then(
 
 
 def _hash_of(request: TriggerRequest) -> str:
-    meant = msgspec.structs.replace(request, traceparent=None, task=0)
+    meant = msgspec.structs.replace(request, traceparent=None, task=0, pointer="")
     return hashlib.sha256(msgspec.json.encode(meant, order="deterministic")).hexdigest()

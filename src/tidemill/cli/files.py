@@ -115,9 +115,14 @@ def _apply_one(client: Client, task: dict[str, Any], *, dry_run: bool) -> str:
         return "unchanged"
     if not dry_run:
         path, params = _address(task["name"], task["namespace"])
-        match = {"If-Match": f'"{stored["version"]}"'}
-        client.call("PUT", path, params=params, body=marked, headers=match)
+        client.call("PUT", path, params=params, body=marked, headers=_only_if_still(stored))
     return "changed"
+
+
+def _only_if_still(stored: dict[str, Any]) -> dict[str, str]:
+    """What makes a change fail where somebody changed or paused the task meanwhile."""
+    paused = "-paused" if stored["status"] == "paused" else ""
+    return {"If-Match": f'"{stored["version"]}{paused}"'}
 
 
 def _address(name: str, namespace: str) -> tuple[str, dict[str, str]]:

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tidemill.domain.jitter import jittered
+from tidemill.domain.misfire import MisfirePlan
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, Task, concurrency_key_of, lane_of
 from tidemill.domain.task_run import Hold, TaskRun, Trigger, rank_of
@@ -72,6 +73,31 @@ def new_run(
         traceparent=traceparent,
         created_at=now,
     )
+
+
+def rows_of_skips(
+    task: Task, plan: MisfirePlan, now: datetime
+) -> list[tuple[TaskRun, datetime | None]]:
+    """A row for all that a plan skips, each with the time of the run that it was coalesced into."""
+    singles = [
+        (skipped_run(task, skip.scheduled_for, now, skip.reason), skip.coalesced_into)
+        for skip in plan.skipped
+    ]
+    ranges = [
+        (
+            skipped_run(
+                task,
+                stretch.last,
+                now,
+                stretch.reason,
+                range_from=stretch.first,
+                count=stretch.count,
+            ),
+            stretch.coalesced_into,
+        )
+        for stretch in plan.ranges
+    ]
+    return [*singles, *ranges]
 
 
 def skipped_run(

@@ -128,6 +128,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
     @property
+    def edition(self) -> str:
+        """What an edit is based on: the version, and whether it is paused; `3` or `3-paused`."""
+        return f"{self.version}" if self.status is TaskStatus.ACTIVE else f"{self.version}-paused"
+
+    @property
     def key(self) -> str:
         """A name that lives as long as the task, for hash-spread times and jitter."""
         return f"{self.definition.namespace}/{self.definition.name}"

@@ -1,6 +1,7 @@
 """Local clocks as stretches of constant offset, and what a rule on the wall makes of the jumps."""
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import lru_cache
@@ -10,8 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from tidemill.errors import InvalidInput, Problem
 
-# No zone changed its offset twice within so short a time.
-_PROBE = timedelta(hours=6)
+# No zone changes its offset twice within so short a time: a test looks through all of them.
+_PROBE = timedelta(days=3)
 _SECOND = timedelta(seconds=1)
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
@@ -155,6 +156,9 @@ class Stretch:
         self.offset = offset
 
 
+_Change = tuple[datetime, timedelta]  # the instant, and the offset from then on
+
+
 class _Known(NamedTuple):
     """What is known of a zone. Replaced as a whole: threads share a clock without a lock."""
 
@@ -169,7 +173,7 @@ class ZoneClock:
     def __init__(self, name: str, zone: ZoneInfo) -> None:
         self.name = name
         self.zone = zone
-        self._years: dict[int, list[datetime]] = {}
+        self._years: dict[int, list[_Change]] = {}
         self._known = _Known((1, 0), [], [])
 
     def stretch_at(self, at: datetime) -> Stretch:
@@ -192,17 +196,18 @@ class ZoneClock:
         for each in range(low, high + 1):
             if each not in self._years:
                 self._years[each] = list(self._changes_in(each))
-        starts = [start for each in range(low, high + 1) for start in self._years[each]]
-        edges = [None, *starts, None]
+        changes = [change for each in range(low, high + 1) for change in self._years[each]]
+        starts = [start for start, _ in changes]
+        before = self._offset((starts[0] if starts else datetime(low, 6, 1)) - _PROBE)
+        offsets = [before, *(offset for _, offset in changes)]
+        edges = pairwise([None, *starts, None])
         stretches = [
-            Stretch(start, end, self._offset(start or (end or datetime(low, 6, 1)) - _PROBE))
-            for start, end in pairwise(edges)
+            Stretch(start, end, offset) for (start, end), offset in zip(edges, offsets, strict=True)
         ]
         covered = (low if low > _FIRST_YEAR else 0, high if high < _LAST_YEAR else 10_000)
         self._known = _Known(covered, starts, stretches)
 
-    def _changes_in(self, year: int) -> "list[datetime]":
-        found = []
+    def _changes_in(self, year: int) -> Iterator[_Change]:
         at, end = datetime(year, 1, 1), datetime(year + 1, 1, 1)
         offset = self._offset(at - _PROBE)
         at -= _PROBE
@@ -212,9 +217,8 @@ class ZoneClock:
             if changed != offset:
                 instant = self._first_with(changed, at, following)
                 if instant.year == year:
-                    found.append(instant)
+                    yield instant, changed
             at, offset = following, changed
-        return found
 
     def _first_with(self, offset: timedelta, before: datetime, after: datetime) -> datetime:
         while after - before > _SECOND:

@@ -59,12 +59,15 @@ class ExecutionReports(Protocol):
 
 
 class StopRequest:
-    """Asks one attempt to end. The executor ends its whole tree within `grace` and then returns."""
+    """Asks one attempt to end. The executor ends its whole tree within `grace` and then returns.
 
-    def __init__(self) -> None:
+    Until it is asked for, `grace` is for what an attempt that ends by itself leaves behind.
+    """
+
+    def __init__(self, grace: timedelta = timedelta(seconds=5)) -> None:
         self._requested = asyncio.Event()
         self._callbacks: list[Callable[[], object]] = []
-        self.grace = timedelta(seconds=5)
+        self.grace = grace
 
     def request(self, grace: timedelta) -> None:
         """Ask now. Asking again changes nothing but a shorter grace."""

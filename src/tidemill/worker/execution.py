@@ -20,7 +20,7 @@ class RunningAttempt:
         self, claimed: ClaimedRun, reporter: Reporter, now: datetime, kill_grace: timedelta
     ) -> None:
         self.run = claimed.run
-        self.stop = StopRequest()
+        self.stop = StopRequest(kill_grace)
         self.is_abandoned = False  # the lease is somebody else's: nothing more is to be said
         self.stop_before = float("inf")  # by the monotonic clock, unless the lease is renewed
         self._claimed = claimed

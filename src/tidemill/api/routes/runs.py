@@ -1,8 +1,8 @@
 """Runs: asked for, looked at, followed, explained, ended."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from tidemill.api import streams
@@ -59,6 +59,29 @@ Accept = Annotated[str, Header(include_in_schema=False)]
 _MOST_IN_BULK = 1_000
 
 
+class SeqPart(NamedTuple):
+    """Which of numbered things are asked for: those after `begin`, as a page or as they come."""
+
+    begin: int
+    limit: int
+    is_followed: bool
+
+
+async def _part(
+    after: After = 0,
+    cursor: SeqCursor = None,
+    limit: Limit = 1_000,
+    follow: bool = False,
+    accept: Accept = "",
+    last_event_id: LastEventId = None,
+) -> SeqPart:
+    is_followed = follow or "text/event-stream" in accept
+    return SeqPart(int(last_event_id or cursor or after), limit, is_followed)
+
+
+Part = Annotated[SeqPart, Depends(_part)]
+
+
 def _found(reads: Reads, run_id: int, visible: str | None) -> TaskRun:
     run = reads.run(run_id, visible)
     if run is None:
@@ -77,7 +100,7 @@ def _locked(transaction: Transaction, run_id: int, visible: str | None) -> TaskR
     "",
     status_code=202,
     dependencies=[requires(Permission.TASK_EXECUTE)],
-    responses=documented(202, IdsOut, 404, 413, 415, 422),
+    responses=documented(202, IdsOut, 413, 415, 422),
 )
 async def trigger_many(
     request: Request,
@@ -104,8 +127,9 @@ async def trigger_many(
                 idempotency_key=item.idempotency_key,
                 trigger=Trigger.API,
                 traceparent=traceparent,
+                pointer=f"/items/{index}",
             )
-            for item in body.items
+            for index, item in enumerate(body.items)
         ]
         return Answer(202, {"ids": [run.id for run in trigger_runs(transaction, wishes)]})
 
@@ -318,20 +342,14 @@ async def events(
     context: Context,
     visible: Visible,
     id: RunId,
-    after: After = 0,
-    cursor: SeqCursor = None,
-    limit: Limit = 1_000,
-    follow: bool = False,
-    accept: Accept = "",
-    last_event_id: LastEventId = None,
+    part: Part,
 ) -> Response:
     """The facts of a run's life, in order; with `follow` (or `Accept: text/event-stream`) live."""
     await context.store.read(lambda r: _found(r, id, visible))
-    begin = int(last_event_id or cursor or after)
-    if follow or "text/event-stream" in accept:
-        return streams.stream(streams.follow_run_events(context, visible, id, begin))
-    found = await context.store.read(lambda r: r.run_events(id, begin, limit + 1))
-    return _seq_page([event_view(each) for each in found], limit)
+    if part.is_followed:
+        return streams.stream(streams.follow_run_events(context, visible, id, part.begin))
+    found = await context.store.read(lambda r: r.run_events(id, part.begin, part.limit + 1))
+    return _seq_page([event_view(each) for each in found], part.limit)
 
 
 @router.get(
@@ -343,20 +361,14 @@ async def logs(
     context: Context,
     visible: Visible,
     id: RunId,
-    after: After = 0,
-    cursor: SeqCursor = None,
-    limit: Limit = 1_000,
-    follow: bool = False,
-    accept: Accept = "",
-    last_event_id: LastEventId = None,
+    part: Part,
 ) -> Response:
     """The output of a run from any line on; with `follow` live, closed by `end`."""
     await context.store.read(lambda r: _found(r, id, visible))
-    begin = int(last_event_id or cursor or after)
-    if follow or "text/event-stream" in accept:
-        return streams.stream(streams.follow_logs(context, visible, id, begin))
-    rows = await context.store.read(lambda r: r.run_logs(id, begin, limit + 1))
-    return _seq_page(log_views(rows, begin), limit)
+    if part.is_followed:
+        return streams.stream(streams.follow_logs(context, visible, id, part.begin))
+    rows = await context.store.read(lambda r: r.run_logs(id, part.begin, part.limit + 1))
+    return _seq_page(log_views(rows, part.begin), part.limit)
 
 
 def _seq_page(found: list[dict[str, Any]], limit: int) -> Response:

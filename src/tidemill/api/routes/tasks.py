@@ -62,7 +62,7 @@ from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.domain.task_run import Trigger
-from tidemill.errors import NotFound, Problem, VersionMismatch
+from tidemill.errors import NotFound, Problem
 from tidemill.foundation.listing import RUN_SORTS, TASK_SORTS, RunFilter, TaskFilter
 from tidemill.foundation.store import Reads, Transaction
 
@@ -75,7 +75,10 @@ TaskKey = Annotated[
         description="an id, or `name:NAME`",
     ),
 ]
-IfMatch = Annotated[str | None, Header(max_length=100)]
+IfMatch = Annotated[
+    str | None,
+    Header(max_length=100, description="the ETag that the change is based on, as last read"),
+]
 
 _DAY = timedelta(days=1)
 _MERGE_PATCH = {
@@ -115,16 +118,13 @@ def _found(reads: Reads, key: str, where: TaskScope) -> Task:
 
 
 def _etag(task: Task) -> str:
-    return f'"{task.version}"'
+    return f'"{task.edition}"'
 
 
-def _expected_version(if_match: str | None) -> int | None:
+def _expected_edition(if_match: str | None) -> str | None:
     if if_match is None or if_match.strip() == "*":
         return None
-    version = if_match.strip().strip('"')
-    if not version.isdecimal() or len(version) > 9:
-        raise VersionMismatch("If-Match names no version of this task")
-    return int(version)
+    return if_match.strip().strip('"')
 
 
 def _answer(task: Task, status: int = 200) -> Answer:
@@ -256,7 +256,7 @@ def _redefine(
         task.id,
         definition_of(body),
         context.check_task,
-        expected_version=_expected_version(if_match),
+        expected_edition=_expected_edition(if_match),
     )
     if body.status is changed.status:
         return changed
@@ -276,7 +276,7 @@ async def delete(context: Context, id: TaskKey, where: Where, if_match: IfMatch 
 
     def act(transaction: Transaction) -> None:
         task = _found(transaction, id, where)
-        delete_task(transaction, task.id, expected_version=_expected_version(if_match))
+        delete_task(transaction, task.id, expected_edition=_expected_edition(if_match))
 
     await context.store.transact(act)
     return Response(status_code=204)

@@ -408,5 +408,19 @@ def lock_file(path: Path) -> IO[str]:
 
 
 def unavailable(error: sqlite3.Error) -> Unavailable:
-    """What the driver reports, as what a caller can do about it."""
-    return Unavailable(f"the database cannot be used now: {error}")
+    """What a caller can do about what the driver reports; its own words go to the log alone."""
+    _log.error("the database refused: %s", error)
+    name = getattr(error, "sqlite_errorname", "")
+    advice = next((said for kind, said in _ADVICE if name.startswith(kind)), "the log says why")
+    return Unavailable(f"the database cannot be used now: {advice}")
+
+
+_ADVICE = (
+    ("SQLITE_BUSY", "it is locked by another program; try again when that one is done"),
+    ("SQLITE_FULL", "its disk is full; make room and try again"),
+    ("SQLITE_IOERR", "its disk does not answer; check it and try again"),
+    ("SQLITE_READONLY", "it cannot be written to; check its file's permissions"),
+    ("SQLITE_CANTOPEN", "its file cannot be opened; check the permissions of its directory"),
+    ("SQLITE_CORRUPT", "its file is damaged; restore it from a backup"),
+    ("SQLITE_NOTADB", "its file is no database; restore it from a backup"),
+)

@@ -72,7 +72,7 @@ class Containment:
         self._numbers = 0
         self._slots: dict[int, Slot] = {}
         self._idle: list[Slot] = []
-        self._gone: dict[int, asyncio.Event] = {}
+        self._not_gone: dict[int, Slot] = {}
 
     async def start(self) -> None:
         """Kill what an earlier worker of this owner left behind and start afresh."""
@@ -119,18 +119,20 @@ class Containment:
         if channel is None and self._idle:
             return self._idle.pop()
         if self._connection is None:
-            self._start_warden()
-        assert self._connection is not None
+            try:
+                self._start_warden()
+            except OSError as error:
+                raise Unavailable(_no_process(error.errno)) from error
         self._numbers += 1
         ours, theirs = socket.socketpair()
         slot = Slot(self, self._numbers)
         descriptors = [theirs.fileno(), *([channel.fileno()] if channel else [])]
-        self._gone[slot.number] = asyncio.Event()
+        self._not_gone[slot.number] = slot
         try:
             await self._ask_for(slot.number, descriptors)
         except OSError as error:
             ours.close()
-            raise Unavailable(f"no process can be started: {error.strerror}") from error
+            raise Unavailable(_no_process(error.errno)) from error
         finally:
             theirs.close()
         self._slots[slot.number] = slot
@@ -158,12 +160,6 @@ class Containment:
         else:
             slot.hang_up()
 
-    async def gone(self, number: int) -> None:
-        """Return once this slot and everything below it is gone."""
-        event = self._gone.get(number)
-        if event is not None:
-            await event.wait()
-
     def forget(self, slot: "Slot") -> None:
         """It is hung up, or its connection is closed."""
         self._slots.pop(slot.number, None)
@@ -174,15 +170,20 @@ class Containment:
         if self._warden is not None:
             self._warden.wait()  # it died, and would stay a zombie
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._warden = subprocess.Popen(
-            [sys.executable, "-m", "tidemill.worker.executors.warden",
-             str(theirs.fileno()), str(self._directory)],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env=without_settings(os.environ) | {COOKIE: self._owner},
-        )  # fmt: skip
-        theirs.close()
+        try:
+            self._warden = subprocess.Popen(
+                [sys.executable, "-m", "tidemill.worker.executors.warden",
+                 str(theirs.fileno()), str(self._directory)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=without_settings(os.environ) | {COOKIE: self._owner},
+            )  # fmt: skip
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         ours.setblocking(False)
         self._connection = ours
         asyncio.get_running_loop().add_reader(ours.fileno(), self._hear_warden)
@@ -192,7 +193,8 @@ class Containment:
         with contextlib.suppress(BlockingIOError):
             try:
                 while data := self._connection.recv(64):
-                    self._gone.pop(int(data)).set()
+                    number, refusal = [*map(int, data.split()), 0][:2]
+                    self._not_gone.pop(number).gone.set_result(refusal)
             except ConnectionError:
                 data = b""
             if not data:
@@ -207,9 +209,9 @@ class Containment:
         self._connection = None
         for slot in list(self._slots.values()):
             slot.hang_up()
-        for event in self._gone.values():
-            event.set()
-        self._gone.clear()
+        for slot in self._not_gone.values():
+            slot.gone.set_result(0)
+        self._not_gone.clear()
 
 
 class Slot(asyncio.Protocol):
@@ -223,6 +225,8 @@ class Slot(asyncio.Protocol):
         self._on_lines: Callable[[Lines], None] | None = None
         self._end: asyncio.Future[TreeEnd] | None = None
         self._is_hung_up = False
+        # Once it and everything below it is gone; an errno where it could not be made at all.
+        self.gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
     def is_connected(self) -> bool:
@@ -233,23 +237,28 @@ class Slot(asyncio.Protocol):
         """Run one tree to its end; one at a time."""
         self._on_lines = on_lines
         self._end = asyncio.get_running_loop().create_future()
-        if not self.is_connected:
-            return TreeEnd(None)
-        self._send(
-            {
-                "run": {
-                    "argv": request.argv,
-                    "environment": request.environment | {COOKIE: self._containment._owner},
-                    "directory": request.directory,
-                    "stdin": request.stdin,
-                    "grace": request.grace.total_seconds(),
+        if self.is_connected:
+            self._send(
+                {
+                    "run": {
+                        "argv": request.argv,
+                        "environment": request.environment | {COOKIE: self._containment._owner},
+                        "directory": request.directory,
+                        "stdin": request.stdin,
+                        "grace": request.grace.total_seconds(),
+                    }
                 }
-            }
-        )
+            )
+        else:
+            self._finish(TreeEnd(None))
         end = await self._end
         self._end = self._on_lines = None
-        if end.exit_code is None and end.not_started is None:
-            await self._containment.gone(self.number)
+        if (
+            end.exit_code is None
+            and end.not_started is None
+            and (refusal := await asyncio.shield(self.gone))
+        ):
+            return TreeEnd(None, not_started=_no_process(refusal))
         return end
 
     def stop(self, grace: timedelta) -> None:
@@ -297,6 +306,10 @@ class Slot(asyncio.Protocol):
     def _send(self, message: dict[str, Any]) -> None:
         assert self._transport is not None
         self._transport.write(encode(message))
+
+
+def _no_process(error_number: int | None) -> str:
+    return f"no process can be started: {os.strerror(error_number or errno.EIO)}"
 
 
 def kill_leftovers(owner: str) -> None:

@@ -6,7 +6,8 @@ closes and its last slot is gone.
 
 Started as `python -m tidemill.worker.executors.warden DESCRIPTOR DIRECTORY`. One datagram in is
 the number of a new slot, with one or two descriptors: the slot's connection, and one to hand on to
-its child. One datagram out is the number of a slot that is gone with all of its tree.
+its child. One datagram out is the number of a slot that is gone with all of its tree; with an errno
+behind it, of one that could not be forked.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ class _Warden:
         self._connection = connection
         self._directory = directory
         self._slots: dict[int, int] = {}  # process → number
-        self._dead: list[int] = []
+        self._gone: list[str] = []  # to be told when no orphan is left
         self._selector = selectors.DefaultSelector()
         self._selector.register(connection, selectors.EVENT_READ, "connection")
         self._woken, wake = socket.socketpair()
@@ -51,7 +52,7 @@ class _Warden:
 
     def serve(self) -> None:
         while True:
-            for key, _ in self._selector.select(_SWEEP_SECONDS if self._dead else None):
+            for key, _ in self._selector.select(_SWEEP_SECONDS if self._gone else None):
                 if key.data == "child":
                     self._woken.recv(4096)
                 elif not self._heed():
@@ -70,10 +71,14 @@ class _Warden:
         number = int(data)
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # a task must not speak for its slot
-        pid = os.fork()
-        if pid == 0:
-            self._become_slot(number, descriptors)
-        self._slots[pid] = number
+        try:
+            pid = os.fork()
+        except OSError as error:  # no room for another process; what runs goes on
+            self._gone.append(f"{number} {error.errno}")
+        else:
+            if pid == 0:
+                self._become_slot(number, descriptors)
+            self._slots[pid] = number
         for descriptor in descriptors:
             os.close(descriptor)
         return True
@@ -92,15 +97,15 @@ class _Warden:
 
     def _look_after_children(self) -> None:
         self._reap()
-        if not self._dead:
+        if not self._gone:
             return
         orphans = [pid for pid in children_of(os.getpid()) if pid not in self._slots]
         signal_all(orphans, signal.SIGKILL)
         if not orphans:
-            for number in self._dead:
+            for told in self._gone:
                 with contextlib.suppress(ConnectionError):
-                    self._connection.send(str(number).encode())
-            self._dead.clear()
+                    self._connection.send(told.encode())
+            self._gone.clear()
 
     def _reap(self) -> bool:
         """Note which slots ended; whether any child is left."""
@@ -112,7 +117,7 @@ class _Warden:
             if pid == 0:
                 return True
             if pid in self._slots:
-                self._dead.append(self._slots.pop(pid))
+                self._gone.append(str(self._slots.pop(pid)))
 
     def _end(self) -> None:
         """The slots lost their worker too and kill their trees; wait until all are gone."""
