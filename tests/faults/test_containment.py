@@ -406,9 +406,9 @@ async def test_a_run_that_begins_while_the_warden_dies_still_has_an_outcome(
 async def test_closing_ends_what_runs(
     containment: Containment, tmp_path: Path, watch: Watch
 ) -> None:
-    others = {*children_of(os.getpid())} - {warden_of(os.getpid())}
     run = Run(containment, tmp_path, DAEMON)
     [daemon] = watch(*await run.printed())
+    others = {*children_of(os.getpid())} - {warden_of(os.getpid())}
     await containment.close()
 
     assert daemon.is_gone

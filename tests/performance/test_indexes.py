@@ -40,7 +40,7 @@ from tidemill.testing.builders import task
 
 MODULES = (run_rows, task_rows, worker_rows, query_rows)
 # What others are made of; never run as they stand.
-BASES = {"_run", "_locked", "_task", "_worker", "_event"}
+BASES = {"_run", "_head", "_locked", "_task", "_worker", "_event"}
 # Partial indexes that hold what is going on now and nothing of the past: walking through one
 # costs what there is to do.
 OF_THE_PRESENT = (
