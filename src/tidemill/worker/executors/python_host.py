@@ -193,7 +193,8 @@ class _SyncHost:
                 attempt.context.is_cancelled = True
 
     def _run(self, attempt: _Attempt) -> None:
-        self._attempt = attempt
+        with self._draining:
+            self._attempt = attempt
         attempt.begin()
         is_async = False
         running, current = _running.set(attempt), _current.set(attempt.context)
@@ -214,9 +215,10 @@ class _SyncHost:
         except BaseException as error:
             outcome = _failure(error, attempt)
         end_what_is_left_behind()
-        for descriptor in self._pipes:
-            self._drain(descriptor, attempt)
-        self._attempt = None
+        with self._draining:
+            for descriptor in self._pipes:
+                self._drain(descriptor)
+            self._attempt = None
         _running.reset(running)
         _current.reset(current)
         attempt.end(outcome, is_async=is_async)
@@ -255,14 +257,16 @@ class _SyncHost:
                 if descriptor == self._woken:
                     os.read(self._woken, _PIPE_BYTES)
                 else:
-                    self._drain(descriptor, self._attempt)
+                    with self._draining:
+                        self._drain(descriptor)
 
-    def _drain(self, descriptor: int, attempt: _Attempt | None) -> None:
-        # Under a lock, so that an attempt does not end while the listener holds what it wrote.
-        with self._draining, contextlib.suppress(BlockingIOError):
+    def _drain(self, descriptor: int) -> None:
+        """Read what was written. Whoever does so holds the lock under which attempts change, so
+        that nothing goes to the one before, or gets lost between two."""
+        with contextlib.suppress(BlockingIOError):
             while data := os.read(descriptor, _PIPE_BYTES):
-                if attempt is not None:
-                    attempt.say(self._pipes[descriptor], data)
+                if self._attempt is not None:
+                    self._attempt.say(self._pipes[descriptor], data)
 
 
 class _AsyncHost:

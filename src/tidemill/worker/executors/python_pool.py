@@ -1,0 +1,166 @@
+"""Which process a Python function runs in, and how many processes there are."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from tidemill.foundation.executor import StopRequest
+from tidemill.worker.executors.python_process import Host, HostFailed, Mode
+
+_SLOW_SECONDS = 0.005  # a function that takes longer gets a process to itself
+_DEPTH = 8  # quick runs that one process may have before it
+_LOOK_SECONDS = 0.05  # how long runs wait before another process is started for them
+_IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends
+
+
+class SyncPool:
+    """Processes for sync functions; grows while runs wait, shrinks when nobody needs them.
+
+    Functions that were quick so far share a few processes and queue up in them, so that a process
+    is woken once for many: another process would add no processor. All others get one each. A
+    function that is slow after all is relieved of those behind it.
+    """
+
+    def __init__(self, start: Callable[[Mode], Awaitable["Host"]], max_processes: int) -> None:
+        self._start = start
+        self._max = max_processes
+        self._quick_enough = (os.cpu_count() or 1) + 1
+        self._slowest: dict[str, float] = {}  # of the last runs of each command, in seconds
+        self._idle: list[Host] = []
+        self._busy: set[Host] = set()
+        self._starting: set[asyncio.Future[Host]] = set()
+        self._waiting: deque[tuple[str, asyncio.Future[Host]]] = deque()
+        self._looking: asyncio.TimerHandle | None = None
+
+    async def take(self, command: str, stop: StopRequest) -> "Host | None":
+        """A process; None where the run was stopped while it waited for one."""
+        host = self._host_for(command)
+        if host is not None:
+            return self._occupied(host, command)
+        future: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, future))
+        if not self._busy and not self._starting:
+            self._grow()
+        self._look_later()
+        stop.on_request(future.cancel)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not stop.is_requested:
+                raise
+            return None
+
+    def give_back(self, host: "Host") -> None:
+        """A run in it ended; it is free again, has others, or is dead."""
+        host.load -= 1
+        if not host.is_alive:
+            self._busy.discard(host)
+            if self._waiting:
+                self._grow()
+        elif host.load == 0:
+            host.takes_company = True
+            self._offer(host)
+        else:
+            self._serve_waiting()
+
+    def learn(self, command: str, seconds: float | None) -> None:
+        """What a run of this command took; one slow run is forgotten after some quick ones."""
+        before = self._slowest.get(command, 0.0)
+        self._slowest[command] = max(_SLOW_SECONDS if seconds is None else seconds, before * 0.8)
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._starting:
+            await asyncio.wait(self._starting)
+        for host in self._idle:
+            host.rest_no_more()
+            await host.kill()
+        self._idle.clear()
+
+    def _is_quick(self, command: str) -> bool:
+        return self._slowest.get(command, _SLOW_SECONDS) < _SLOW_SECONDS
+
+    def _host_for(self, command: str) -> "Host | None":
+        """A free process, or one that has only quick functions before it."""
+        while self._idle:
+            host = self._idle.pop()
+            if host.is_alive:
+                host.rest_no_more()
+                return host
+        if not self._is_quick(command):
+            return None
+        open_hosts = [
+            host
+            for host in self._busy
+            if host.takes_company and host.load < _DEPTH and host.is_alive
+        ]
+        return min(open_hosts, key=lambda host: host.load, default=None)
+
+    def _occupied(self, host: "Host", command: str) -> "Host":
+        host.load += 1
+        host.takes_company = host.takes_company and self._is_quick(command)
+        self._busy.add(host)
+        return host
+
+    def _offer(self, host: "Host") -> None:
+        self._busy.discard(host)
+        self._idle.append(host)
+        self._serve_waiting()
+        if host in self._idle:
+            host.rest(_IDLE_SECONDS, lambda: self._retire(host))
+
+    def _serve_waiting(self) -> None:
+        while self._waiting:
+            command, future = self._waiting[0]
+            if not future.done():
+                host = self._host_for(command)
+                if host is None:
+                    return
+                future.set_result(self._occupied(host, command))
+            self._waiting.popleft()
+
+    def _retire(self, host: "Host") -> None:
+        if host in self._idle:
+            self._idle.remove(host)
+            host.hang_up()
+
+    def _look_later(self) -> None:
+        if self._looking is None:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Relieve processes whose function takes long, and start others for those that wait."""
+        self._looking = None
+        long_ago = asyncio.get_running_loop().time() - _LOOK_SECONDS
+        slow = [host for host in self._busy if host.front_since <= long_ago]
+        for host in slow:
+            host.takes_company = False
+            host.withdraw()
+        if self._waiting:
+            quick = len(self._busy) - len(slow)
+            wanted = self._quick_enough - quick - len(self._starting)
+            for _ in range(min(wanted, len(self._waiting))):
+                self._grow()
+        if self._waiting or any(host.load > 1 for host in self._busy):
+            self._look_later()
+
+    def _grow(self) -> None:
+        if len(self._busy) + len(self._starting) < self._max:
+            starting = asyncio.ensure_future(self._start("sync"))
+            self._starting.add(starting)
+            starting.add_done_callback(self._started)
+
+    def _started(self, starting: "asyncio.Future[Host]") -> None:
+        self._starting.discard(starting)
+        error = starting.exception()
+        if error is None:
+            self._offer(starting.result())
+        elif not self._busy and not self._starting:
+            failed = error if isinstance(error, HostFailed) else HostFailed(str(error))
+            waiting, self._waiting = self._waiting, deque()
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(failed)
