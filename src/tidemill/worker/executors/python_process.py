@@ -102,7 +102,7 @@ class Host(asyncio.Protocol):
         if stop.is_requested:
             return Ended(failure("cancelled", "stopped before it was started"))
         if not self.is_alive:
-            return Ended(self._outcome_of_death(None))
+            raise Withdrawn  # it died on the way here; another takes the run
         self._ids += 1
         running = _Running(self._ids, reports)
         if not self._running:
