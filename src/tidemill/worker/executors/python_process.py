@@ -228,7 +228,7 @@ class Host(asyncio.Protocol):
             else:
                 each.end(Ended(self._outcome_of_death(end, each.id)))
 
-    def _outcome_of_death(self, end: TreeEnd | None, attempt_id: int | None = None) -> Outcome:
+    def _outcome_of_death(self, end: TreeEnd | None, attempt_id: int) -> Outcome:
         if self._killed_for is not None and self._killed_for != attempt_id:
             return failure("executor_lost", "its process was killed to end another task")
         code = None if end is None else end.exit_code
