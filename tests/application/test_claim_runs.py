@@ -7,7 +7,7 @@ from tidemill.application.manage_workers import drain_worker
 from tidemill.domain.events import EventType
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Concurrency
-from tidemill.domain.task_run import Hold
+from tidemill.domain.task_run import Hold, LeasedRun
 from tidemill.testing.inline import LEASE, InlineScheduler
 
 
@@ -16,9 +16,10 @@ def test_a_claim_gives_a_lease_a_fence_and_an_attempt(scheduler: InlineScheduler
     run = scheduler.trigger(scheduler.create())
     held = scheduler.start(run)
 
-    assert scheduler.run(run) == scheduler.run(held)
+    row = scheduler.run(run)
+    assert held == LeasedRun(**{name: getattr(row, name) for name in LeasedRun.__struct_fields__})
     assert (held.status, held.attempt, held.fence) == (RunStatus.RUNNING, 1, 1)
-    assert held.lease_expires_at == scheduler.clock.now() + LEASE
+    assert row.lease_expires_at == scheduler.clock.now() + LEASE
     [attempt] = scheduler.attempts(run)
     assert (attempt.attempt, attempt.fence, attempt.worker_id) == (1, 1, "worker-1")
 

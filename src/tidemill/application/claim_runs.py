@@ -1,6 +1,6 @@
 """A worker takes runs: one guarded change gives it the lease and a fence of its own."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -11,7 +11,7 @@ from tidemill.domain.events import EventType
 from tidemill.domain.gates import GateFinding, concurrency_gate
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
-from tidemill.domain.task_run import Hold, RunAttempt, RunChange, TaskRun, move
+from tidemill.domain.task_run import Hold, LeasedRun, RunChange, TaskRun, move
 from tidemill.domain.worker import WorkerStatus
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
@@ -20,7 +20,7 @@ from tidemill.foundation.wakeups import Topic
 class ClaimedRun(msgspec.Struct, frozen=True):
     """A run as the worker that now holds it needs it."""
 
-    run: TaskRun  # after the claim: attempt, fence and lease are the claimant's
+    run: LeasedRun
     definition: TaskDefinition
     previous_success_at: datetime | None
 
@@ -36,62 +36,43 @@ def claim_runs(
     worker = transaction.worker(worker_id)
     if worker is None or worker.status is not WorkerStatus.ACTIVE:
         return []
-    found = transaction.runs(run_ids)
-    named = [found[run_id] for run_id in dict.fromkeys(run_ids) if run_id in found]
-    dispatched = [run for run in named if run.status is RunStatus.DISPATCHED]
-    now = transaction.now
-    if not dispatched:
-        return []
-    time_out_runs(transaction, [run for run in dispatched if overdue_reason(run, now)])
-    wanted = [run for run in dispatched if not overdue_reason(run, now)]
-    runners = transaction.key_runners(
-        {run.concurrency_key for run in wanted if run.concurrency_key is not None}
-    )
-    changes, taken = [], []
-    for run in wanted:
-        key = run.concurrency_key
-        finding = concurrency_gate(run, runners.get(key, 0) if key else 0)
-        if not finding.passes:
-            changes.append(_withdraw(run, now, finding))
-            continue
-        if key is not None:
-            runners[key] = runners.get(key, 0) + 1
-        change = _claim(run, worker_id, now, now + lease)
-        changes.append(change)
-        taken.append(msgspec.structs.replace(run, **change.changes))
-    transaction.change_runs(changes)
-    transaction.open_attempts([_attempt_of(run) for run in taken])
-    transaction.announce(Topic.EVENTS)
-    if transaction.has_ready_runs({run.lane for run in dispatched}):
+    refused = _refuse(transaction, transaction.bound_runs(run_ids))
+    wanted = set(run_ids) - {run.id for run in refused}
+    claimed = transaction.claim(wanted, worker_id, transaction.now + lease)
+    if claimed or refused:
+        transaction.announce(Topic.EVENTS)
+    if transaction.has_ready_runs({run.lane for run in [*claimed, *refused]}):
         transaction.announce(Topic.READY)  # they wait for the room that was made
-    return _with_context(transaction, taken)
+    return _in_order(run_ids, _with_context(transaction, claimed))
 
 
-def _claim(run: TaskRun, worker_id: str, now: datetime, until: datetime) -> RunChange:
-    attempt, fence = run.attempt + 1, run.fence + 1
-    return move(
-        run,
-        RunStatus.RUNNING,
-        now,
-        EventType.RUN_STARTED,
-        {
-            "attempt": attempt,
-            "fence": fence,
-            "worker_id": worker_id,
-            "late_seconds": (now - run.not_before).total_seconds(),
-        },
-        attempt=attempt,
-        fence=fence,
-        worker_id=worker_id,
-        lease_expires_at=until,
-        started_at=now,
-        reason=None,
-        error_message=None,
-        exit_code=None,
-    )
+def _refuse(transaction: Transaction, bound: Sequence[TaskRun]) -> list[TaskRun]:
+    """End those that are overdue, and withdraw those whose concurrency key is full."""
+    overdue = [run for run in bound if overdue_reason(run, transaction.now)]
+    time_out_runs(transaction, overdue)
+    return overdue + _withdraw(transaction, [run for run in bound if run not in overdue])
 
 
-def _withdraw(run: TaskRun, now: datetime, finding: GateFinding) -> RunChange:
+def _withdraw(transaction: Transaction, bound: Sequence[TaskRun]) -> list[TaskRun]:
+    """Those whose key has no room left, in the order in which they should start."""
+    keys = {run.concurrency_key for run in bound if run.concurrency_key is not None}
+    runners = transaction.key_runners(keys)
+    withdrawn, changes = [], []
+    for run in sorted(bound, key=lambda run: (run.rank, run.scheduled_for, run.id)):
+        key = run.concurrency_key
+        if key is None:
+            continue
+        finding = concurrency_gate(run, runners.get(key, 0))
+        if finding.passes:
+            runners[key] = runners.get(key, 0) + 1
+        else:
+            withdrawn.append(run)
+            changes.append(_withdrawal(run, transaction.now, finding))
+    transaction.change_runs(changes)
+    return withdrawn
+
+
+def _withdrawal(run: TaskRun, now: datetime, finding: GateFinding) -> RunChange:
     return move(
         run,
         RunStatus.PENDING,
@@ -103,19 +84,12 @@ def _withdraw(run: TaskRun, now: datetime, finding: GateFinding) -> RunChange:
     )
 
 
-def _attempt_of(run: TaskRun) -> RunAttempt:
-    assert run.worker_id is not None
-    assert run.started_at is not None
-    return RunAttempt(
-        run_id=run.id,
-        attempt=run.attempt,
-        fence=run.fence,
-        worker_id=run.worker_id,
-        started_at=run.started_at,
-    )
+def _in_order(run_ids: Collection[int], claimed: Sequence[ClaimedRun]) -> list[ClaimedRun]:
+    by_id = {each.run.id: each for each in claimed}
+    return [by_id[run_id] for run_id in dict.fromkeys(run_ids) if run_id in by_id]
 
 
-def _with_context(transaction: Transaction, taken: list[TaskRun]) -> list[ClaimedRun]:
+def _with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[ClaimedRun]:
     taken = _with_log_seq(transaction, taken)
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in taken})
     successes = transaction.previous_successes({run.task_id for run in taken})
@@ -125,7 +99,7 @@ def _with_context(transaction: Transaction, taken: list[TaskRun]) -> list[Claime
     ]
 
 
-def _with_log_seq(transaction: Transaction, taken: list[TaskRun]) -> list[TaskRun]:
+def _with_log_seq(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:
     """Output goes on counting where an earlier attempt left off, lost ones included."""
     later = [run.id for run in taken if run.attempt > 1]
     if not later:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from tidemill.application.follow_up import follow_up_attempts
+from tidemill.application.follow_up import follow_up_attempts, follow_up_ended
 from tidemill.domain.deadline import queue_deadline
 from tidemill.domain.events import EventType
 from tidemill.domain.lease import is_held
@@ -14,7 +14,15 @@ from tidemill.domain.outcome import Outcome
 from tidemill.domain.retry import delay_before_retry, may_go_on, may_retry
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
-from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, RunHead, annotate, move
+from tidemill.domain.task_run import (
+    AttemptOutcome,
+    Hold,
+    RunChange,
+    RunHead,
+    Success,
+    annotate,
+    move,
+)
 from tidemill.foundation.store import AttemptClosing, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -41,7 +49,51 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) -> Recorded:
-    """Write how these attempts ended. A report with an old fence changes nothing but is told."""
+    """Write how these attempts ended. A report with an old fence changes nothing but is told.
+
+    What succeeded asks for no decision and is written by the store; the rest goes by the rules.
+    """
+    succeeded = transaction.record_successes(_successes_of(reports))
+    follow_up_ended(transaction, succeeded)
+    changes, stale = _record_by_rule(transaction, _without(succeeded, reports))
+    _tell_stale(transaction, stale)
+    transaction.announce(Topic.EVENTS)
+    if any(change.changes["status"] is RunStatus.RETRYING for change in changes):
+        transaction.announce(Topic.READY)
+    return Recorded(len(succeeded) + len(changes), len(stale))
+
+
+def _successes_of(reports: Sequence[AttemptReport]) -> list[Success]:
+    found: dict[int, Success] = {}
+    for report in reports:
+        outcome = report.outcome
+        if outcome.succeeded:
+            success = Success(
+                report.run_id, report.fence, outcome.result, outcome.exit_code, report.log_seq
+            )
+            found.setdefault(report.run_id, success)
+    return list(found.values())
+
+
+def _without(succeeded: Sequence[RunHead], reports: Sequence[AttemptReport]) -> list[AttemptReport]:
+    """The reports that are still to be heeded; what is said once more is among them."""
+    heeded = {(run.id, run.fence) for run in succeeded}
+    left = []
+    for report in reports:
+        said = (report.run_id, report.fence)
+        if report.outcome.succeeded and said in heeded:
+            heeded.remove(said)
+        else:
+            left.append(report)
+    return left
+
+
+def _record_by_rule(
+    transaction: Transaction, reports: Sequence[AttemptReport]
+) -> tuple[list[RunChange], list[AttemptReport]]:
+    """What was changed, and the reports that came too late."""
+    if not reports:
+        return [], []
     runs = transaction.run_heads([report.run_id for report in reports])
     definitions = transaction.definitions({(r.task_id, r.task_version) for r in runs.values()})
     changes, closings, stale = [], [], []
@@ -57,12 +109,8 @@ def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) 
         del runs[report.run_id]  # whoever says it once more comes too late
     transaction.change_runs(changes)
     transaction.close_attempts(closings)
-    _tell_stale(transaction, stale)
     follow_up_attempts(transaction, changes)
-    transaction.announce(Topic.EVENTS)
-    if any(change.changes["status"] is RunStatus.RETRYING for change in changes):
-        transaction.announce(Topic.READY)
-    return Recorded(len(changes), len(stale))
+    return changes, stale
 
 
 def _ending(
@@ -72,8 +120,6 @@ def _ending(
         reason = run.reason or "cancelled_by_user"
         how = AttemptOutcome.SUCCEEDED if report.outcome.succeeded else AttemptOutcome.CANCELLED
         return _final(run, report, RunStatus.CANCELLED, reason, how, now)
-    if report.outcome.succeeded:
-        return _final(run, report, RunStatus.SUCCEEDED, None, AttemptOutcome.SUCCEEDED, now)
     if report.cause == "drain" or report.outcome.reason == EXECUTOR_LOST:
         if may_go_on(run):
             return _handed_back(run, report, now)

@@ -66,26 +66,34 @@ class RunHead(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
 
 
-class TaskRun(RunHead, frozen=True, kw_only=True):
-    """One execution of a task. The fields are the columns of `task_runs`."""
+class LeasedRun(RunHead, frozen=True, kw_only=True):
+    """As much of a run as the worker that holds it needs: half of the row."""
 
     task_name: str
     task_type: str
     lane: str
-    trigger: Trigger
-    trigger_key: str  # with task_id and scheduled_for, what makes the run one of a kind
     scheduled_for: datetime  # the fire time the rule demanded
     not_before: datetime
-    priority: int
-    rank: datetime  # ready runs start in this order; see `rank_of`
     parameters: dict[str, Any] = {}
     worker_id: str | None = None
-    lease_expires_at: datetime | None = None
     flow_run_id: str | None = None
     timeout_seconds: float | None = None
-    queue_deadline_at: datetime | None = None
     deadline_at: datetime | None = None
     missed_count: int = 0
+    checkpoint: Any = None
+    traceparent: str | None = None
+    log_seq: int = 0
+
+
+class TaskRun(LeasedRun, frozen=True, kw_only=True):
+    """One execution of a task. The fields are the columns of `task_runs`."""
+
+    trigger: Trigger
+    trigger_key: str  # with task_id and scheduled_for, what makes the run one of a kind
+    priority: int
+    rank: datetime  # ready runs start in this order; see `rank_of`
+    lease_expires_at: datetime | None = None
+    queue_deadline_at: datetime | None = None
     coalesced_into: int | None = None
     range_from: datetime | None = None  # a skipped row for all fire times from here on
     retry_of: int | None = None
@@ -93,9 +101,6 @@ class TaskRun(RunHead, frozen=True, kw_only=True):
     error_message: str | None = None
     exit_code: int | None = None
     progress: dict[str, Any] | None = None
-    checkpoint: Any = None
-    traceparent: str | None = None
-    log_seq: int = 0
     created_at: datetime
     dispatched_at: datetime | None = None
     completed_at: datetime | None = None
@@ -115,6 +120,16 @@ class RunAttempt(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
 
 
+class Success(msgspec.Struct, frozen=True):
+    """How an attempt that was claimed with `fence` came to a good end."""
+
+    run_id: int
+    fence: int
+    result: Any
+    exit_code: int | None
+    log_seq: int  # the number of its last line of output
+
+
 class RunChange(msgspec.Struct, frozen=True):
     """A guarded change of one run row and the event that tells it.
 
@@ -124,6 +139,32 @@ class RunChange(msgspec.Struct, frozen=True):
     before: RunHead
     changes: dict[str, Any]
     event: RunEvent
+
+
+def started(run: LeasedRun, at: datetime) -> RunEvent:
+    """What is told of a run that was claimed; `run` is as the claim left it."""
+    data = {
+        "from": RunStatus.DISPATCHED.value,
+        "to": RunStatus.RUNNING.value,
+        "attempt": run.attempt,
+        "fence": run.fence,
+        "worker_id": run.worker_id,
+        "late_seconds": (at - run.not_before).total_seconds(),
+    }
+    return RunEvent(run.id, run.event_seq, EventType.RUN_STARTED, at, data, run.namespace)
+
+
+def succeeded(run: RunHead, success: Success, at: datetime) -> RunEvent:
+    """What is told of a run that succeeded; `run` is as its end left it."""
+    data = {
+        "from": RunStatus.RUNNING.value,
+        "to": RunStatus.SUCCEEDED.value,
+        "attempt": run.attempt,
+        "reason": None,
+        "exit_code": success.exit_code,
+        "took_seconds": (at - run.started_at).total_seconds() if run.started_at else None,
+    }
+    return RunEvent(run.id, run.event_seq, EventType.RUN_FINISHED, at, data, run.namespace)
 
 
 def move(

@@ -17,7 +17,15 @@ from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskDefinition
-from tidemill.domain.task_run import AttemptOutcome, RunAttempt, RunChange, RunHead, TaskRun
+from tidemill.domain.task_run import (
+    AttemptOutcome,
+    LeasedRun,
+    RunAttempt,
+    RunChange,
+    RunHead,
+    Success,
+    TaskRun,
+)
 from tidemill.domain.worker import Worker
 from tidemill.foundation.listing import (
     LaneDepth,
@@ -251,6 +259,25 @@ class Transaction(Reads, Protocol):
         Raises ConcurrentChange where a row is no longer what `before` says.
         """
 
+    def bound_runs(self, run_ids: Collection[int]) -> list[TaskRun]:
+        """Those of these dispatched runs that have a concurrency key or a deadline, locked."""
+
+    def claim(self, run_ids: Collection[int], worker_id: str, until: datetime) -> list[LeasedRun]:
+        """Give those of these runs that are dispatched to a worker; as they are then, in any order.
+
+        Each is running, its attempt and fence are one higher, its lease ends at `until` and what
+        the attempt before left of reason, error and exit code is gone; the attempt is stored and
+        RunStarted told. The others are left as they are.
+        """
+
+    def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:
+        """End the running runs that are held with these fences; as they are then, in any order.
+
+        Each has succeeded, with the result, exit code and number of its last line, and no error;
+        its attempt is closed and RunFinished told. The others are left as they are. At most one
+        success for each run.
+        """
+
     def runs_of_tasks(
         self, task_ids: Collection[int], statuses: Collection[RunStatus]
     ) -> list[TaskRun]:
@@ -296,9 +323,6 @@ class Transaction(Reads, Protocol):
         """Dispatched before this instant and still not claimed."""
 
     # attempts, leases, output
-
-    def open_attempts(self, attempts: Sequence[RunAttempt]) -> None:
-        """Store attempts that begin."""
 
     def close_attempts(self, closings: Sequence[AttemptClosing]) -> None:
         """Close attempts, each once; one that is closed already stays as it is."""

@@ -28,7 +28,7 @@ from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.events import RunEvent
 from tidemill.domain.outcome import Outcome, success
 from tidemill.domain.task import Task, TaskStatus
-from tidemill.domain.task_run import RunAttempt, TaskRun
+from tidemill.domain.task_run import LeasedRun, RunAttempt, TaskRun
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.store import Reads, Transaction
 from tidemill.infrastructure.database.schema import empty_schema
@@ -104,18 +104,18 @@ class InlineScheduler:
         """Take these runs for a worker."""
         return self.do(claim_runs, worker_id, run_ids, LEASE)
 
-    def start(self, run: TaskRun, worker_id: str = "worker-1") -> TaskRun:
+    def start(self, run: TaskRun, worker_id: str = "worker-1") -> LeasedRun:
         """Dispatch what is ready and claim this run; the run as it was claimed."""
         self.dispatch()
         [claimed] = self.claim(run.id, worker_id=worker_id)
         return claimed.run
 
-    def renew(self, *held: TaskRun, worker_id: str = "worker-1") -> Renewal:
+    def renew(self, *held: LeasedRun, worker_id: str = "worker-1") -> Renewal:
         """A heartbeat that keeps these runs."""
         return self.do(renew_leases, worker_id, {run.id: run.fence for run in held}, LEASE)
 
     def record(
-        self, held: TaskRun, outcome: Outcome | None = None, cause: Cause = "itself"
+        self, held: LeasedRun, outcome: Outcome | None = None, cause: Cause = "itself"
     ) -> Recorded:
         """Report how the attempt of a claimed run ended; without an outcome it succeeded."""
         report = AttemptReport(held.id, held.fence, cause, outcome or success(), 0)
@@ -137,16 +137,16 @@ class InlineScheduler:
         filter_ = RunFilter(task_id=task.id if task else None, **wanted)
         return self.look(lambda reads: reads.list_runs(filter_, PageRequest("id", 1_000_000)).items)
 
-    def run(self, run: TaskRun | int) -> TaskRun:
+    def run(self, run: LeasedRun | int) -> TaskRun:
         """The run as it stands now."""
         found = self.look(lambda reads: reads.run(run if isinstance(run, int) else run.id))
         assert found is not None
         return found
 
-    def events(self, run: TaskRun) -> Sequence[RunEvent]:
+    def events(self, run: LeasedRun) -> Sequence[RunEvent]:
         """All that was told of a run."""
         return self.look(lambda reads: reads.run_events(run.id, 0, 1_000_000))
 
-    def attempts(self, run: TaskRun) -> Sequence[RunAttempt]:
+    def attempts(self, run: LeasedRun) -> Sequence[RunAttempt]:
         """All attempts of a run."""
         return self.look(lambda reads: reads.attempts(run.id))

@@ -34,7 +34,7 @@ from tidemill.domain.lease import MAX_LOSSES, stop_before
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, LEASED, RunStatus, may_follow
 from tidemill.domain.task import Concurrency, Misfire, Retry, Task, TaskDefinition, schedule_of
-from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.domain.task_run import LeasedRun, TaskRun, Trigger
 from tidemill.errors import InvalidInput, KeyReused, NotFound
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.queue import RunMessage
@@ -489,7 +489,7 @@ class _Worker:
 
 
 class _Held:
-    def __init__(self, run: TaskRun, until: float) -> None:
+    def __init__(self, run: LeasedRun, until: float) -> None:
         self.run = run
         self.stop_before = until
 
@@ -536,7 +536,7 @@ class _Checks:
             for holders in self._holders.values():
                 holders.discard(event.run_id)
 
-    def claimed(self, run: TaskRun, worker_id: str) -> None:
+    def claimed(self, run: LeasedRun, worker_id: str) -> None:
         """A claim was committed: its limit must still hold."""
         if run.concurrency_key is None or run.concurrency_limit is None:
             return

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Dialect, Table
 
-from tidemill.infrastructure.database.prepared import to_driver
+from tidemill.infrastructure.database.prepared import reader, to_driver
 
 
 class ManyRows:
@@ -69,7 +69,8 @@ class Insert(ManyRows):
 class Update(ManyRows):
     """Each row brings the values by which it is found, and then those that are set.
 
-    `where`, a constant, must hold of the row that is found as well.
+    `where`, a constant, must hold of the row that is found as well; `sets`, constant assignments,
+    are made to each. `returning` names the columns that are told of each row that was changed.
     """
 
     def __init__(
@@ -78,12 +79,17 @@ class Update(ManyRows):
         found_by: Sequence[str],
         changed: Sequence[str],
         where: str,
+        sets: str,
+        returning: Sequence[str],
         dialect: Dialect,
     ) -> None:
         super().__init__(table, [*found_by, *changed], dialect)
         self._found_by = found_by
         self._changed = changed
         self._where = where
+        self._sets = sets
+        self._returning = returning
+        self.read = reader([table.c[name].type for name in returning], dialect)
 
     @cached_property
     def _around(self) -> tuple[str, str]:
@@ -93,8 +99,12 @@ class Update(ManyRows):
         conditions = [f"{self.table.name}.{name} = {place}" for name, place in found.items()]
         if self._where:
             conditions.append(self._where)
-        assignments = ", ".join(f"{name} = {place}" for name, place in changed.items())
+        assignments = [f"{name} = {place}" for name, place in changed.items()]
+        if self._sets:
+            assignments.append(self._sets)
+        told = [f"{self.table.name}.{name}" for name in self._returning]
         return (
-            f"UPDATE {self.table.name} SET {assignments} FROM (VALUES",
-            f") AS given WHERE {' AND '.join(conditions)}",
+            f"UPDATE {self.table.name} SET {', '.join(assignments)} FROM (VALUES",
+            f") AS given WHERE {' AND '.join(conditions)}"
+            + (f" RETURNING {', '.join(told)}" if told else ""),
         )

@@ -4,7 +4,7 @@ SQLAlchemy writes the SQL and knows the types; the driver runs it. Between the t
 what the types say about values, so that a hot statement costs what the driver costs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from json import dumps
 from typing import Any
 
@@ -19,11 +19,14 @@ from sqlalchemy.types import Boolean, Float, TypeDecorator
 
 from tidemill.infrastructure.database.types import Convert, Converted
 
+Reader = Callable[[Iterable[Sequence[Any]]], list[list[Any]]]
+
 
 class Prepared:
     """The SQL text of a statement, and how its parameters and rows are converted.
 
-    Parameters are bound by position; `bind` puts a mapping into that order.
+    Parameters are bound by position; `bind` puts a mapping into that order. `read` gives the rows
+    as the domain knows their values.
     """
 
     def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
@@ -36,11 +39,7 @@ class Prepared:
             for name in names
         ]
         columns = [] if not hasattr(statement, "exported_columns") else statement.exported_columns
-        self._results = [
-            (index, convert)
-            for index, column in enumerate(columns)
-            if (convert := _from_driver(column.type, dialect)) is not None
-        ]
+        self.read = reader([column.type for column in columns], dialect)
 
     def bind(self, parameters: Mapping[str, Any]) -> list[Any]:
         """The values in the driver's order; a literal that the statement brought stays."""
@@ -49,18 +48,6 @@ class Prepared:
             value = parameters.get(name, default)
             values.append(value if convert is None or value is None else convert(value))
         return values
-
-    def read(self, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-        """Rows as the domain knows their values."""
-        results = self._results
-        converted = []
-        for row in rows:
-            values = list(row)
-            for index, convert in results:
-                if values[index] is not None:
-                    values[index] = convert(values[index])
-            converted.append(values)
-        return converted
 
 
 class InArray(ColumnElement[bool]):
@@ -152,6 +139,27 @@ def in_array(column: ColumnElement[Any], name: str) -> InArray:
 def struct_columns(table: Table, fields: Sequence[str]) -> Select[Any]:
     """SELECT the columns that a struct's fields name, in their order."""
     return select(*(table.c[field] for field in fields))
+
+
+def reader(types: Sequence[TypeEngine[Any]], dialect: Dialect) -> Reader:
+    """What turns rows of columns of these types into values as the domain knows them."""
+    converts = [
+        (index, convert)
+        for index, type_ in enumerate(types)
+        if (convert := _from_driver(type_, dialect)) is not None
+    ]
+
+    def read(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+        converted = []
+        for row in rows:
+            values = list(row)
+            for index, convert in converts:
+                if values[index] is not None:
+                    values[index] = convert(values[index])
+            converted.append(values)
+        return converted
+
+    return read
 
 
 def to_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:

@@ -26,6 +26,11 @@ class Connection(Protocol):
     def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
         """Insert or change all these rows, bound already; how many were inserted or changed."""
 
+    def fetch_many(
+        self, statement: ManyRows, rows: Sequence[Sequence[Any]]
+    ) -> Sequence[Sequence[Any]]:
+        """The same; all that the statement returns."""
+
 
 class StatementCache:
     """What was compiled for one engine, and definitions that were decoded: neither ever changes."""
@@ -34,7 +39,8 @@ class StatementCache:
         self.dialect = dialect
         self.definitions: dict[tuple[int, int], TaskDefinition] = {}
         self._prepared: dict[ClauseElement, Prepared] = {}
-        self._many: dict[tuple[Any, ...], ManyRows] = {}
+        self._inserts: dict[tuple[Any, ...], Insert] = {}
+        self._updates: dict[tuple[Any, ...], Update] = {}
         self._by_shape: dict[tuple[Any, ...], Prepared] = {}
 
     def prepared(self, statement: ClauseElement) -> Prepared:
@@ -46,22 +52,30 @@ class StatementCache:
 
     def insert(
         self, table: Table, columns: tuple[str, ...], unless_taken: tuple[str, ...]
-    ) -> ManyRows:
+    ) -> Insert:
         """The INSERT of these columns."""
         key = (table, columns, unless_taken)
-        found = self._many.get(key)
+        found = self._inserts.get(key)
         if found is None:
-            found = self._many[key] = Insert(table, columns, unless_taken, self.dialect)
+            found = self._inserts[key] = Insert(table, columns, unless_taken, self.dialect)
         return found
 
     def update(
-        self, table: Table, found_by: tuple[str, ...], changed: tuple[str, ...], where: str
-    ) -> ManyRows:
+        self,
+        table: Table,
+        found_by: tuple[str, ...],
+        changed: tuple[str, ...],
+        where: str = "",
+        sets: str = "",
+        returning: tuple[str, ...] = (),
+    ) -> Update:
         """The UPDATE of these columns of rows that are found by others."""
-        key = (table, found_by, changed, where)
-        found = self._many.get(key)
+        key = (table, found_by, changed, where, sets, returning)
+        found = self._updates.get(key)
         if found is None:
-            found = self._many[key] = Update(table, found_by, changed, where, self.dialect)
+            found = self._updates[key] = Update(
+                table, found_by, changed, where, sets, returning, self.dialect
+            )
         return found
 
     def shaped(self, shape: tuple[Any, ...], statement: ClauseElement | None) -> Prepared | None:
@@ -127,3 +141,8 @@ class Rows:
         many were found."""
         statement = self.cache.update(table, found_by, changed, where)
         return self.connection.execute_many(statement, [statement.bind(row) for row in rows])
+
+    def update_and_tell(self, statement: Update, rows: Iterable[Iterable[Any]]) -> list[list[Any]]:
+        """Change many rows; what the statement returns of those that were found."""
+        bound = [statement.bind(row) for row in rows]
+        return statement.read(self.connection.fetch_many(statement, bound))

@@ -5,12 +5,23 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, not_, select, text
+from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold, RunAttempt, RunChange, RunHead, TaskRun, Trigger
+from tidemill.domain.task_run import (
+    AttemptOutcome,
+    Hold,
+    LeasedRun,
+    RunChange,
+    RunHead,
+    Success,
+    TaskRun,
+    Trigger,
+    started,
+    succeeded,
+)
 from tidemill.errors import ConcurrentChange
 from tidemill.foundation.store import AttemptClosing, LogLines
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
@@ -37,6 +48,7 @@ from tidemill.infrastructure.database.tables import (
 
 _FIELDS = TaskRun.__struct_fields__
 _HEAD = RunHead.__struct_fields__
+_LEASED = LeasedRun.__struct_fields__
 _EVENT_COLUMNS = ("run_id", "seq", "type", "at", "data", "namespace")
 _runs = task_runs.c
 
@@ -51,6 +63,35 @@ _by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
 _GUARD = ("id", "status", "fence", "event_seq")  # what a change must find as it was
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
 _stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
+_bound = _by_ids.where(
+    text(IS_DISPATCHED),
+    or_(
+        _runs.concurrency_key.is_not(None),
+        _runs.deadline_at.is_not(None),
+        _runs.queue_deadline_at.is_not(None),
+    ),
+)
+_claim = (
+    task_runs.update()
+    .where(in_array(_runs.id, "ids"), text(IS_DISPATCHED))
+    .values(
+        status=RunStatus.RUNNING,
+        attempt=_runs.attempt + 1,
+        fence=_runs.fence + 1,
+        event_seq=_runs.event_seq + 1,
+        worker_id=bindparam("holder"),
+        lease_expires_at=bindparam("lease_until", type_=_runs.lease_expires_at.type),
+        started_at=bindparam("now", type_=_runs.started_at.type),
+        reason=None,
+        error_message=None,
+        exit_code=None,
+    )
+    .returning(*(_runs[name] for name in _LEASED))
+)
+_SUCCEEDS = (
+    "status = 'succeeded', event_seq = event_seq + 1, reason = NULL, error_message = NULL,"
+    " lease_expires_at = NULL"
+)
 _is_wish_for_later = and_(
     _runs.status == RunStatus.PENDING,
     _runs.hold.is_not(None),
@@ -212,6 +253,47 @@ class RunRows(Rows):
         """So many new ids, ascending."""
         raise NotImplementedError
 
+    def bound_runs(self, run_ids: Collection[int]) -> list[TaskRun]:
+        return _all(self.fetch(_bound, ids=run_ids))
+
+    def claim(self, run_ids: Collection[int], worker_id: str, until: datetime) -> list[LeasedRun]:
+        rows = self.fetch(_claim, ids=run_ids, holder=worker_id, lease_until=until, now=self.now)
+        claimed = [leased_from(row) for row in rows]
+        self.insert_rows(
+            run_attempts,
+            ("run_id", "attempt", "fence", "worker_id", "started_at"),
+            ((run.id, run.attempt, run.fence, worker_id, self.now) for run in claimed),
+        )
+        self._append_events([started(run, self.now) for run in claimed])
+        return claimed
+
+    def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:
+        statement = self.cache.update(
+            task_runs,
+            ("id", "fence"),
+            ("result", "exit_code", "log_seq", "completed_at"),
+            "status = 'running'",
+            _SUCCEEDS,
+            _HEAD,
+        )
+        by_run = {success.run_id: success for success in successes}
+        rows = self.update_and_tell(
+            statement, ((*msgspec.structs.astuple(each), self.now) for each in successes)
+        )
+        ended = [head_from(row) for row in rows]
+        self.update_rows(
+            run_attempts,
+            ("run_id", "attempt"),
+            ("outcome", "completed_at", "exit_code"),
+            (
+                (run.id, run.attempt, AttemptOutcome.SUCCEEDED, self.now, by_run[run.id].exit_code)
+                for run in ended
+            ),
+            where="outcome IS NULL",
+        )
+        self._append_events([succeeded(run, by_run[run.id], self.now) for run in ended])
+        return ended
+
     def change_runs(self, changes: Sequence[RunChange]) -> None:
         by_columns: dict[tuple[str, ...], list[list[Any]]] = {}
         for change in changes:
@@ -295,11 +377,6 @@ class RunRows(Rows):
     def stuck_dispatches(self, before: datetime, limit: int) -> list[TaskRun]:
         return _all(self.fetch(_stuck, before=before, limit=limit))
 
-    def open_attempts(self, attempts: Sequence[RunAttempt]) -> None:
-        self.insert_rows(
-            run_attempts, RunAttempt.__struct_fields__, map(msgspec.structs.astuple, attempts)
-        )
-
     def close_attempts(self, closings: Sequence[AttemptClosing]) -> None:
         self.update_rows(
             run_attempts,
@@ -355,6 +432,11 @@ class RunRows(Rows):
 def head_from(row: Sequence[Any]) -> RunHead:
     """A row of the columns that `RunHead` names."""
     return RunHead(**dict(zip(_HEAD, row, strict=True)))
+
+
+def leased_from(row: Sequence[Any]) -> LeasedRun:
+    """A row of the columns that `LeasedRun` names."""
+    return LeasedRun(**dict(zip(_LEASED, row, strict=True)))
 
 
 def run_from(row: Sequence[Any]) -> TaskRun:

@@ -56,15 +56,24 @@ class SqliteConnection:
         return self.driver.execute(sql, values).rowcount
 
     def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
+        return sum(cursor.rowcount for cursor in self._run_many(statement, rows))
+
+    def fetch_many(
+        self, statement: ManyRows, rows: Sequence[Sequence[Any]]
+    ) -> Sequence[Sequence[Any]]:
+        return [row for cursor in self._run_many(statement, rows) for row in cursor.fetchall()]
+
+    def _run_many(
+        self, statement: ManyRows, rows: Sequence[Sequence[Any]]
+    ) -> Iterator[sqlite3.Cursor]:
         most = min(_MOST_ROWS, _MOST_VALUES // len(statement.columns))
-        changed, done = 0, 0
+        done = 0
         while done < len(rows):
             # Powers of two: few statements to be kept ready, whatever the numbers of rows.
             count = 1 << (min(len(rows) - done, most).bit_length() - 1)
             values = [value for row in rows[done : done + count] for value in row]
-            changed += self.driver.execute(statement.sql(count), values).rowcount
+            yield self.driver.execute(statement.sql(count), values)
             done += count
-        return changed
 
 
 class SqliteTransaction(DatabaseTransaction):

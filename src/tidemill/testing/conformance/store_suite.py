@@ -14,8 +14,10 @@ from tidemill.domain.task import Concurrency, Priority, Task
 from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
-    RunAttempt,
+    LeasedRun,
     RunChange,
+    RunHead,
+    Success,
     TaskRun,
     Trigger,
     annotate,
@@ -50,26 +52,11 @@ async def add_runs(store: Store, owner: Task, times: Sequence[datetime]) -> list
     )
 
 
-def start(transaction: Transaction, run: TaskRun, until: datetime) -> None:
+def start(transaction: Transaction, run: TaskRun, until: datetime) -> LeasedRun:
     """Dispatch and claim a pending run."""
-    now = transaction.now
-    transaction.change_runs([dispatched(run, now)])
-    waiting = transaction.runs([run.id])[run.id]
-    transaction.change_runs(
-        [
-            move(
-                waiting,
-                RunStatus.RUNNING,
-                now,
-                EventType.RUN_STARTED,
-                worker_id="worker-1",
-                fence=waiting.fence + 1,
-                attempt=1,
-                started_at=now,
-                lease_expires_at=until,
-            )
-        ]
-    )
+    transaction.change_runs([dispatched(run, transaction.now)])
+    [claimed] = transaction.claim([run.id], "worker-1", until)
+    return claimed
 
 
 def dispatched(run: TaskRun, now: datetime) -> RunChange:
@@ -87,10 +74,8 @@ def cancelling(transaction: Transaction, run: TaskRun) -> None:
 
 def succeed(transaction: Transaction, run: TaskRun) -> None:
     """End a running run."""
-    running, now = transaction.runs([run.id])[run.id], transaction.now
-    transaction.change_runs(
-        [move(running, RunStatus.SUCCEEDED, now, EventType.RUN_FINISHED, completed_at=now)]
-    )
+    fence = transaction.runs([run.id])[run.id].fence
+    transaction.record_successes([Success(run.id, fence, None, None, 0)])
 
 
 class StoreSuite:
@@ -252,16 +237,94 @@ class StoreSuite:
         expired = await store.transact(lambda t: t.expired_leases(10))
         assert [run.id for run in expired] == [runs[1].id]
 
-    async def test_an_attempt_is_closed_once(self, store: Store, clock: FakeClock) -> None:
-        attempt = RunAttempt(
-            run_id=1, attempt=1, fence=1, worker_id="worker-1", started_at=clock.now()
+    async def test_a_claim_takes_what_is_dispatched_and_nothing_else(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        times = [clock.now() - n * MINUTE for n in range(3)]
+        free, pending, taken = await add_runs(store, owner, times)
+        await store.transact(lambda t: t.change_runs([dispatched(free, t.now)]))
+        await store.transact(lambda t: start(t, taken, clock.now() + MINUTE))
+        ids = [taken.id, free.id, pending.id]
+
+        [claimed] = await store.transact(lambda t: t.claim(ids, "worker-2", t.now + MINUTE))
+
+        stored = await store.read(lambda r: r.run(free.id))
+        assert stored is not None
+        assert claimed == LeasedRun(
+            **{name: getattr(stored, name) for name in LeasedRun.__struct_fields__}
         )
-        await store.transact(lambda t: t.open_attempts([attempt]))
+        assert (stored.status, stored.attempt, stored.fence) == (RunStatus.RUNNING, 1, 1)
+        assert stored.lease_expires_at == clock.now() + MINUTE
+        attempts = await store.read(lambda r: r.attempts(free.id))
+        assert [(each.attempt, each.fence, each.worker_id) for each in attempts] == [
+            (1, 1, "worker-2")
+        ]
+        events = await store.read(lambda r: r.run_events(free.id, 0, 10))
+        assert [(each.seq, each.type) for each in events[-2:]] == [
+            (2, EventType.RUN_DISPATCHED),
+            (3, EventType.RUN_STARTED),
+        ]
+
+    async def test_only_bound_runs_that_are_dispatched_are_told_of(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        keyed = await add_task(store, name="keyed", concurrency=Concurrency("key", 1))
+        late = await add_task(store, name="late", deadline_seconds=5)
+        slow = await add_task(store, name="slow", queue_timeout_seconds=5)
+        free = await add_task(store, name="free")
+        runs = [(await add_runs(store, each, [clock.now()]))[0] for each in (keyed, late, slow)]
+        runs += await add_runs(store, free, [clock.now()])
+        waiting = (await add_runs(store, keyed, [clock.now() - MINUTE]))[0]
+        await store.transact(lambda t: t.change_runs([dispatched(run, t.now) for run in runs]))
+
+        ids = [run.id for run in [*runs, waiting]]
+        bound = await store.transact(lambda t: t.bound_runs(ids))
+        assert {run.task_name for run in bound} == {"keyed", "late", "slow"}
+        assert waiting.id not in {run.id for run in bound}
+
+    async def test_a_success_is_recorded_of_the_one_who_holds_the_run(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        times = [clock.now() - n * MINUTE for n in range(3)]
+        held, stale, ending = await add_runs(store, owner, times)
+        for run in (held, stale, ending):
+            await store.transact(lambda t, run=run: start(t, run, clock.now() + MINUTE))  # type: ignore[misc]
+        await store.transact(lambda t: cancelling(t, ending))
+        clock.advance(MINUTE)
+        told = [Success(held.id, 1, {"n": 1}, 0, 7), Success(stale.id, 9, None, 0, 0)]
+        told.append(Success(ending.id, 1, None, 0, 0))
+
+        [ended] = await store.transact(lambda t: t.record_successes(told))
+
+        stored = await store.read(lambda r: r.run(held.id))
+        assert stored is not None
+        assert ended == RunHead(
+            **{name: getattr(stored, name) for name in RunHead.__struct_fields__}
+        )
+        assert (stored.status, stored.result, stored.exit_code, stored.log_seq) == (
+            RunStatus.SUCCEEDED, {"n": 1}, 0, 7,
+        )  # fmt: skip
+        assert (stored.completed_at, stored.lease_expires_at) == (clock.now(), None)
+        [attempt] = await store.read(lambda r: r.attempts(held.id))
+        assert (attempt.outcome, attempt.exit_code) == (AttemptOutcome.SUCCEEDED, 0)
+        assert attempt.completed_at == clock.now()
+        events = await store.read(lambda r: r.run_events(held.id, 3, 10))
+        assert [(each.seq, each.type) for each in events] == [(4, EventType.RUN_FINISHED)]
+        for run, status in ((stale, RunStatus.RUNNING), (ending, RunStatus.CANCELLING)):
+            left = await store.read(lambda r, run=run: r.run(run.id))  # type: ignore[misc]
+            assert left is not None
+            assert left.status is status
+
+    async def test_an_attempt_is_closed_once(self, store: Store, clock: FakeClock) -> None:
+        [run] = await add_runs(store, await add_task(store), [clock.now()])
+        await store.transact(lambda t: start(t, run, clock.now() + MINUTE))
         for outcome in (AttemptOutcome.LOST, AttemptOutcome.SUCCEEDED):
-            closing = AttemptClosing(1, 1, outcome, clock.now())
+            closing = AttemptClosing(run.id, 1, outcome, clock.now())
             await store.transact(lambda t, c=closing: t.close_attempts([c]))  # type: ignore[misc]
 
-        [stored] = await store.read(lambda r: r.attempts(1))
+        [stored] = await store.read(lambda r: r.attempts(run.id))
         assert stored.outcome is AttemptOutcome.LOST
 
     async def test_output_is_read_from_any_line(self, store: Store, clock: FakeClock) -> None:
