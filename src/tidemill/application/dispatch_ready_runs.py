@@ -1,13 +1,14 @@
 """Ready runs are handed to the queue, the most urgent first, as many as workers have use for."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
 from tidemill.domain.events import EventType
-from tidemill.domain.gates import concurrency_gate, queue_room
+from tidemill.domain.gates import GateFinding, concurrency_gate, queue_room
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, annotate, move, rank_of
+from tidemill.domain.task_run import Hold, RunChange, TaskRun, annotate, move, rank_of
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
@@ -30,11 +31,11 @@ def dispatch_ready_runs(transaction: Transaction, limit: int) -> Dispatched:
     for lane, dispatched in transaction.ready_lanes().items():
         room = min(queue_room(lane, workers, dispatched), limit)
         if room > 0:
-            runs, held = _dispatch_lane(transaction, lane, room)
+            run_ids, held = _dispatch_lane(transaction, lane, room)
             # Whom a full key kept back has left room to those behind.
-            has_more = has_more or held > 0 or len(runs) == limit
-            if runs:
-                messages.append(RunMessage(lane, tuple(run.id for run in runs)))
+            has_more = has_more or held > 0 or len(run_ids) == limit
+            if run_ids:
+                messages.append(RunMessage(lane, tuple(run_ids)))
     if messages or promoted or has_more:
         transaction.announce(Topic.EVENTS)
     return Dispatched(messages, has_more, transaction.next_hold_ends_at())
@@ -53,26 +54,38 @@ def _time_has_come(run: TaskRun, now: datetime) -> RunChange:
     return annotate(run, now, EventType.RUN_RELEASED, {"held_for": Hold.TIME.value}, **changes)
 
 
-def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[RunHead], int]:
+def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[int], int]:
     """The runs of a lane that go, and how many their concurrency keys keep back."""
     candidates = transaction.ready_runs(lane, limit)
     holders = transaction.key_holders(
         {run.concurrency_key for run in candidates if run.concurrency_key is not None}
     )
-    now = transaction.now
-    changes, dispatched = [], []
+    goes, kept = [], {}
     for run in candidates:
         key = run.concurrency_key
         finding = concurrency_gate(run, holders.get(key, 0) if key else 0)
         if not finding.passes:
-            told = {"gate": finding.gate, "detail": finding.detail}
-            changes.append(annotate(run, now, EventType.RUN_HELD, told, hold=Hold.LIMIT))
+            kept[run.id] = finding
             continue
         if key is not None:
             holders[key] = holders.get(key, 0) + 1
-        changes.append(
-            move(run, RunStatus.DISPATCHED, now, EventType.RUN_DISPATCHED, dispatched_at=now)
-        )
-        dispatched.append(run)
-    transaction.change_runs(changes)
-    return dispatched, len(candidates) - len(dispatched)
+        goes.append(run.id)
+    transaction.dispatch(goes)
+    _hold(transaction, kept)
+    return goes, len(kept)
+
+
+def _hold(transaction: Transaction, kept: Mapping[int, GateFinding]) -> None:
+    heads = transaction.run_heads(kept) if kept else {}
+    transaction.change_runs(
+        [
+            annotate(
+                run,
+                transaction.now,
+                EventType.RUN_HELD,
+                {"gate": kept[run.id].gate, "detail": kept[run.id].detail},
+                hold=Hold.LIMIT,
+            )
+            for run in heads.values()
+        ]
+    )

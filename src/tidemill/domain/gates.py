@@ -11,7 +11,7 @@ import msgspec
 
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import TaskStatus, parse_lane
-from tidemill.domain.task_run import Hold, RunHead, TaskRun
+from tidemill.domain.task_run import Hold, ReadyRun, RunHead, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 
 # How many runs may wait in the queue for each slot of the workers that serve them: enough that
@@ -121,7 +121,7 @@ def dependencies_gate(run: TaskRun, upstream: Sequence[tuple[str, RunStatus]]) -
     return GateFinding("dependencies", False, f"waits for {open_runs or 'upstream runs'}")
 
 
-def concurrency_gate(run: RunHead, others: int) -> GateFinding:
+def concurrency_gate(run: RunHead | ReadyRun, others: int) -> GateFinding:
     """Whether `others` runs under the same key leave room for this one."""
     if run.concurrency_key is None or run.concurrency_limit is None:
         return GateFinding("concurrency", True, "no limit applies")

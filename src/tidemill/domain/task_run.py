@@ -66,6 +66,14 @@ class RunHead(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
 
 
+class ReadyRun(msgspec.Struct, frozen=True):
+    """As much of a ready run as its dispatch depends on."""
+
+    id: int
+    concurrency_key: str | None
+    concurrency_limit: int | None
+
+
 class LeasedRun(RunHead, frozen=True, kw_only=True):
     """As much of a run as the worker that holds it needs: half of the row."""
 
@@ -139,6 +147,12 @@ class RunChange(msgspec.Struct, frozen=True):
     before: RunHead
     changes: dict[str, Any]
     event: RunEvent
+
+
+def dispatched(run_id: int, seq: int, at: datetime, namespace: str) -> RunEvent:
+    """What is told of a run that was handed to the queue."""
+    data = {"from": RunStatus.PENDING.value, "to": RunStatus.DISPATCHED.value}
+    return RunEvent(run_id, seq, EventType.RUN_DISPATCHED, at, data, namespace)
 
 
 def started(run: LeasedRun, at: datetime) -> RunEvent:

@@ -20,6 +20,7 @@ from tidemill.domain.task import Task, TaskDefinition
 from tidemill.domain.task_run import (
     AttemptOutcome,
     LeasedRun,
+    ReadyRun,
     RunAttempt,
     RunChange,
     RunHead,
@@ -295,8 +296,11 @@ class Transaction(Reads, Protocol):
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         """Whether any of these lanes has a ready run."""
 
-    def ready_runs(self, lane: str, limit: int) -> list[RunHead]:
-        """Pending runs without a hold, by rank, then scheduled_for."""
+    def ready_runs(self, lane: str, limit: int) -> list[ReadyRun]:
+        """Pending runs without a hold, by rank, then scheduled_for, locked."""
+
+    def dispatch(self, run_ids: Collection[int]) -> None:
+        """Mark these runs, which are ready and locked, as dispatched and tell RunDispatched."""
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""

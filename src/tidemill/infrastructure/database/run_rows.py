@@ -14,11 +14,13 @@ from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
     LeasedRun,
+    ReadyRun,
     RunChange,
     RunHead,
     Success,
     TaskRun,
     Trigger,
+    dispatched,
     started,
     succeeded,
 )
@@ -128,9 +130,21 @@ _lanes = text(
     f" WHERE d.{IS_DISPATCHED} AND d.lane = lanes.lane) FROM lanes WHERE lane IS NOT NULL"
 )
 _ready = (
-    _head.where(text(IS_READY), _runs.lane == bindparam("lane"))
+    struct_columns(task_runs, ReadyRun.__struct_fields__)
+    .where(text(IS_READY), _runs.lane == bindparam("lane"))
     .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
     .limit(bindparam("limit"))
+    .with_for_update()
+)
+_dispatch = (
+    task_runs.update()
+    .where(in_array(_runs.id, "ids"), text(IS_READY))
+    .values(
+        status=RunStatus.DISPATCHED,
+        dispatched_at=bindparam("now", type_=_runs.dispatched_at.type),
+        event_seq=_runs.event_seq + 1,
+    )
+    .returning(_runs.id, _runs.event_seq, _runs.namespace)
 )
 _any_ready = (
     select(_runs.lane)
@@ -338,8 +352,16 @@ class RunRows(Rows):
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         return bool(self.fetch(_any_ready, lanes=lanes))
 
-    def ready_runs(self, lane: str, limit: int) -> list[RunHead]:
-        return [head_from(row) for row in self.fetch(_ready, lane=lane, limit=limit)]
+    def ready_runs(self, lane: str, limit: int) -> list[ReadyRun]:
+        return [ReadyRun(*row) for row in self.fetch(_ready, lane=lane, limit=limit)]
+
+    def dispatch(self, run_ids: Collection[int]) -> None:
+        rows = self.fetch(_dispatch, ids=run_ids, now=self.now)
+        if len(rows) != len(run_ids):
+            raise ConcurrentChange("a run moved while it was being dispatched")
+        self._append_events(
+            [dispatched(run_id, seq, self.now, namespace) for run_id, seq, namespace in rows]
+        )
 
     def key_holders(self, keys: Collection[str]) -> dict[str, int]:
         return dict(self.fetch(_key_holders, keys=keys)) if keys else {}
@@ -461,5 +483,4 @@ def _first_events(run: TaskRun) -> Iterator[RunEvent]:
     kind = EventType.RUN_SKIPPED if run.status is RunStatus.SKIPPED else EventType.RUN_CREATED
     yield RunEvent(run.id, 1, kind, run.created_at, data, run.namespace)
     if _is_handed_over(run):
-        moved = {"from": status.value, "to": run.status.value}
-        yield RunEvent(run.id, 2, EventType.RUN_DISPATCHED, run.created_at, moved, run.namespace)
+        yield dispatched(run.id, 2, run.created_at, run.namespace)

@@ -24,7 +24,7 @@ from tidemill.domain.task_run import (
     move,
 )
 from tidemill.domain.worker import WorkerStatus
-from tidemill.errors import Conflict, Unavailable, VersionMismatch
+from tidemill.errors import ConcurrentChange, Conflict, Unavailable, VersionMismatch
 from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
     AttemptClosing,
@@ -202,15 +202,37 @@ class StoreSuite:
         plain = await add_task(store, name="plain")
         urgent = await add_task(store, name="urgent", priority=Priority.HIGH)
         other = await add_task(store, name="other", queue="other")
-        await add_runs(store, plain, [clock.now()])
-        await add_runs(store, urgent, [clock.now()])
+        [usual] = await add_runs(store, plain, [clock.now()])
+        [first] = await add_runs(store, urgent, [clock.now()])
         await add_runs(store, other, [clock.now()])
         await add_runs(store, plain, [clock.now() + MINUTE])  # not yet
 
         lanes = await store.transact(lambda t: t.ready_lanes())
         assert lanes == {"default/shell": 0, "other/shell": 0}
         ready = await store.transact(lambda t: t.ready_runs("default/shell", 10))
-        assert [run.task_id for run in ready] == [urgent.id, plain.id]
+        assert [run.id for run in ready] == [first.id, usual.id]
+
+    async def test_ready_runs_are_dispatched_and_told_of(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        ready, held = await add_runs(store, owner, [clock.now(), clock.now() + MINUTE])
+
+        await store.transact(lambda t: t.dispatch([ready.id]))
+        with pytest.raises((ConcurrentChange, Unavailable)):
+            await store.transact(lambda t: t.dispatch([held.id]))
+
+        stored = await store.read(lambda r: r.run(ready.id))
+        assert stored is not None
+        assert (stored.status, stored.dispatched_at) == (RunStatus.DISPATCHED, clock.now())
+        events = await store.read(lambda r: r.run_events(ready.id, 0, 10))
+        assert [(each.seq, each.type) for each in events] == [
+            (1, EventType.RUN_CREATED),
+            (2, EventType.RUN_DISPATCHED),
+        ]
+        left = await store.read(lambda r: r.run(held.id))
+        assert left is not None
+        assert left.status is RunStatus.PENDING
 
     async def test_holds_for_time_end_when_it_comes(self, store: Store, clock: FakeClock) -> None:
         owner = await add_task(store)
