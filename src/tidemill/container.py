@@ -141,6 +141,7 @@ def _dispatcher_options(settings: Settings) -> DispatcherOptions:
     return DispatcherOptions(
         scan_interval_seconds=dispatcher.scan_interval_seconds,
         scan_batch=dispatcher.scan_batch,
+        horizon_seconds=dispatcher.horizon_seconds,
         recovery_interval_seconds=dispatcher.recovery_interval_seconds,
         claim_within_seconds=dispatcher.claim_within_seconds,
         silent_after_seconds=settings.worker.lease_seconds,

@@ -6,14 +6,13 @@ from datetime import datetime, timedelta
 import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs, skip_runs
-from tidemill.application.hand_over import hand_over, messages_of
+from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
 from tidemill.domain.new_run import fired_run, rows_of_skips, skipped_run
 from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
-from tidemill.domain.run_status import RunStatus
 from tidemill.domain.schedule import Schedule
-from tidemill.domain.task import Task
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task import Priority, Task
+from tidemill.domain.task_run import Hold, TaskRun, rank_of
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
@@ -31,12 +30,29 @@ class Fired(msgspec.Struct, frozen=True):
 
 
 def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
-    """Fire up to `limit` due tasks, the longest overdue first.
+    """Fire up to `limit` due tasks, the longest overdue first, and dispatch what is ready.
 
-    What is ready at once is handed over; the caller publishes it once this is committed.
+    The caller publishes it once this is committed.
     """
-    fired, created = _fire(transaction, transaction.due_tasks(limit), is_published=True)
-    return Fired(fired, messages_of(created), transaction.next_due_at())
+    due = transaction.due_tasks(limit)
+    if not due:
+        return Fired(0, [], transaction.next_due_at())
+    plain = [task.id for task in due if task.is_plain]
+    _fire_plainly(transaction, plain)
+    others = transaction.tasks([task.id for task in due if not task.is_plain])
+    fired, created = _fire(transaction, [others[task.id] for task in due if task.id in others])
+    dispatched = dispatch_ready_runs(transaction, limit)
+    transaction.announce(Topic.EVENTS)
+    if dispatched.has_more or any(run.hold is Hold.TIME for run in created):
+        transaction.announce(Topic.READY)
+    return Fired(len(plain) + fired, dispatched.messages, transaction.next_due_at())
+
+
+def _fire_plainly(transaction: Transaction, task_ids: Sequence[int]) -> None:
+    if task_ids:
+        now = transaction.now
+        ranks = {priority: rank_of(now, priority.level) for priority in Priority}
+        transaction.fire_plainly(task_ids, ranks)
 
 
 def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
@@ -44,12 +60,12 @@ def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
 
     No transaction makes more rows than it should: what is left stays due, in its order.
     """
-    _fire(transaction, tasks, is_published=False)
+    _, created = _fire(transaction, tasks)
+    if created:
+        transaction.announce(Topic.EVENTS, Topic.READY)
 
 
-def _fire(
-    transaction: Transaction, tasks: Sequence[Task], *, is_published: bool
-) -> tuple[int, Sequence[TaskRun]]:
+def _fire(transaction: Transaction, tasks: Sequence[Task]) -> tuple[int, Sequence[TaskRun]]:
     """How many of the tasks fired, and the rows that were made."""
     if not tasks:
         return 0, []
@@ -59,15 +75,11 @@ def _fire(
         if len(firing.rows) >= _ROWS_AT_ONCE:
             break
         firing.add(task, unfinished.get(task.id, []))
-    rows = hand_over(transaction, firing.rows) if is_published else firing.rows
-    created = transaction.insert_runs(rows)
-    transaction.insert_runs(firing.coalesced(created))
+    created = transaction.insert_runs(firing.rows)
+    coalesced = transaction.insert_runs(firing.coalesced(created))
     transaction.advance_tasks(firing.advances)
     _make_way(transaction, firing)
-    transaction.announce(Topic.EVENTS)
-    if any(run.status is RunStatus.PENDING for run in created):
-        transaction.announce(Topic.READY)
-    return len(firing.advances), created
+    return len(firing.advances), [*created, *coalesced]
 
 
 def _unfinished_by_task(

@@ -10,6 +10,7 @@ import msgspec
 
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
 from tidemill.foundation.clock import Clock
@@ -20,6 +21,7 @@ from tidemill.foundation.wakeups import Topic, Wakeups
 
 # Between two looks at the schedules, so that what is due in a stream is fired together.
 _GATHER_SECONDS = 0.005
+_PREPARE_SECONDS = 0.5  # the same for what is to be prepared
 
 
 class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,7 @@ class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     scan_interval_seconds: float = 1.0  # looks at least this often, woken or not
     scan_batch: int = 500
+    horizon_seconds: float = 5.0  # firings that come within it are prepared
     recovery_interval_seconds: float = 1.0
     claim_within_seconds: float = 30.0  # a dispatched run that is not claimed is dispatched again
     silent_after_seconds: float = 10.0  # a worker that says nothing for so long is lost
@@ -50,10 +53,11 @@ class Dispatcher:
         self._clock = clock
         self._options = options
         self.firing = Loop("firing", self._fire, wakeups.listen(Topic.SCHEDULES))
+        self.preparation = Loop("preparation", self._prepare, wakeups.listen())
         self.dispatch = Loop("dispatch", self._dispatch, wakeups.listen(Topic.READY))
         self.recovery = Loop("recovery", self._recover, wakeups.listen())
         self.retention = Loop("retention", self._prune, wakeups.listen())
-        self._loops = (self.firing, self.dispatch, self.recovery, self.retention)
+        self._loops = (self.firing, self.preparation, self.dispatch, self.recovery, self.retention)
 
     async def start(self) -> None:
         for loop in self._loops:
@@ -69,6 +73,16 @@ class Dispatcher:
         if fired.tasks == self._options.scan_batch:
             return 0
         return max(self._until(fired.next_due_at), _GATHER_SECONDS)
+
+    async def _prepare(self) -> float:
+        horizon = timedelta(seconds=self._options.horizon_seconds)
+        prepared = await self._store.transact(
+            partial(prepare_firings, horizon=horizon, limit=self._options.scan_batch)
+        )
+        if prepared.firings == self._options.scan_batch:
+            return 0
+        next_due_at = prepared.next_due_at
+        return max(self._until(next_due_at and next_due_at - horizon), _PREPARE_SECONDS)
 
     async def _dispatch(self) -> float:
         dispatched = await self._store.transact(

@@ -149,6 +149,18 @@ class RunChange(msgspec.Struct, frozen=True):
     event: RunEvent
 
 
+def created(run_id: int, namespace: str, at: datetime, trigger: Trigger) -> RunEvent:
+    """What is told of a new run that is to start."""
+    data = {"to": RunStatus.PENDING.value, "trigger": trigger.value}
+    return RunEvent(run_id, 1, EventType.RUN_CREATED, at, data, namespace)
+
+
+def skipped(run_id: int, namespace: str, at: datetime, reason: str | None) -> RunEvent:
+    """What is told of a firing that was never to start."""
+    data = {"to": RunStatus.SKIPPED.value, "trigger": Trigger.SCHEDULE.value, "reason": reason}
+    return RunEvent(run_id, 1, EventType.RUN_SKIPPED, at, data, namespace)
+
+
 def dispatched(run_id: int, seq: int, at: datetime, namespace: str) -> RunEvent:
     """What is told of a run that was handed to the queue."""
     data = {"from": RunStatus.PENDING.value, "to": RunStatus.DISPATCHED.value}

@@ -15,8 +15,9 @@ import msgspec
 
 from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
+from tidemill.domain.prepared_firing import PreparedFiring
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Task, TaskDefinition
+from tidemill.domain.task import Priority, Task, TaskDefinition
 from tidemill.domain.task_run import (
     AttemptOutcome,
     LeasedRun,
@@ -41,6 +42,17 @@ from tidemill.foundation.listing import (
 from tidemill.foundation.wakeups import Topic
 
 T = TypeVar("T")
+
+
+class DueTask(msgspec.Struct, frozen=True):
+    """A task whose time has come.
+
+    It is plain where its next firing was prepared, is plain and in time, the following one is not
+    due as well, and no other run of the task is unfinished unless they may overlap.
+    """
+
+    id: int
+    is_plain: bool
 
 
 class TaskAdvance(msgspec.Struct, frozen=True):
@@ -202,11 +214,30 @@ class Transaction(Reads, Protocol):
 
     # tasks
 
-    def due_tasks(self, limit: int) -> list[Task]:
-        """Active tasks whose next_run_at has come, oldest first; rows others hold are left out."""
+    def due_tasks(self, limit: int) -> list[DueTask]:
+        """Active tasks whose next_run_at has come, oldest first, locked; rows others hold are left
+        out."""
 
     def next_due_at(self) -> datetime | None:
         """The earliest next_run_at of the active tasks."""
+
+    def next_due_after(self, until: datetime) -> datetime | None:
+        """The earliest next_run_at after this instant."""
+
+    def unprepared_tasks(self, until: datetime, limit: int) -> list[Task]:
+        """Active tasks that fire from now on up to `until` and whose next firing is not prepared,
+        earliest first; rows others hold are left out."""
+
+    def save_prepared(self, firings: Sequence[PreparedFiring]) -> None:
+        """Keep these firings in place of earlier ones of their tasks."""
+
+    def fire_plainly(self, task_ids: Collection[int], ranks: Mapping[Priority, datetime]) -> None:
+        """Make a run of the next firing of each of these due tasks, which are locked and plain.
+
+        Each run is the one that `fired_run` describes, with the rank of its priority; RunCreated
+        is told, the schedule moves on and `last_run_at` is now. A run that exists already is left
+        as it is, and the schedule moves on.
+        """
 
     def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
         """These tasks, locked; deleted ones are left out."""

@@ -16,6 +16,7 @@ from tidemill.application.define_task import create_task
 from tidemill.application.dispatch_ready_runs import Dispatched, dispatch_ready_runs
 from tidemill.application.fire_due_tasks import Fired, fire_due_tasks
 from tidemill.application.manage_workers import register_worker
+from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.record_outcomes import (
     AttemptReport,
     Cause,
@@ -45,9 +46,13 @@ BATCH = 500
 
 
 class InlineScheduler:
-    """Every arrow of the story as one call, at the instant that `clock` shows."""
+    """Every arrow of the story as one call, at the instant that `clock` shows.
 
-    def __init__(self) -> None:
+    Where it `prepares`, what comes due while time passes was prepared before.
+    """
+
+    def __init__(self, *, prepares: bool = False) -> None:
+        self.prepares = prepares
         self.clock = FakeClock()
         self.store = InlineSqliteStore(self.clock, MemoryWakeups(), schema=empty_schema())
 
@@ -68,6 +73,8 @@ class InlineScheduler:
 
     def pass_time(self, seconds: float) -> None:
         """Let so many seconds go by."""
+        if self.prepares:
+            self.do(prepare_firings, timedelta(seconds=seconds), BATCH)
         self.clock.advance(timedelta(seconds=seconds))
 
     # tasks

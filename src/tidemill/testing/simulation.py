@@ -24,6 +24,7 @@ from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
 from tidemill.application.pause_task import pause_task, resume_task
+from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.record_outcomes import AttemptReport, Cause, record_outcomes
 from tidemill.application.recover_lost_runs import recover_lost_runs
 from tidemill.application.renew_leases import renew_leases
@@ -116,7 +117,7 @@ class Simulation:
     # dispatchers
 
     def _start_dispatcher(self, number: int) -> None:
-        for step in (self._fire, self._dispatch, self._recover):
+        for step in (self._fire, self._prepare, self._dispatch, self._recover):
             self.later(self._between(0, 0.5), partial(self._loop, step))
 
     def _loop(self, step: Callable[[], None]) -> None:
@@ -131,6 +132,10 @@ class Simulation:
         fired = self.store.transact_now(partial(fire_due_tasks, limit=BATCH))
         for message in fired.messages:
             self._send(message)
+
+    def _prepare(self) -> None:
+        horizon = self._between(0.5, 30)
+        self.store.transact_now(partial(prepare_firings, horizon=horizon, limit=BATCH))
 
     def _dispatch(self) -> None:
         dispatched = self.store.transact_now(partial(dispatch_ready_runs, limit=BATCH))

@@ -12,6 +12,9 @@ from tidemill.domain.task import TaskDefinition
 from tidemill.foundation.wakeups import Topic
 from tidemill.infrastructure.database.many_rows import Insert, ManyRows, Update
 from tidemill.infrastructure.database.prepared import Prepared
+from tidemill.infrastructure.database.tables import run_events
+
+_EVENT_COLUMNS = ("run_id", "seq", "type", "at", "data", "namespace")
 
 
 class Connection(Protocol):
@@ -96,6 +99,15 @@ class Rows:
         self.fresh_versions: set[tuple[int, int]] = set()  # of tasks, written by this transaction
         self.connection = connection
         self.cache = cache
+
+    def append_events(self, events: Sequence[RunEvent]) -> None:
+        """Store events, and tell them once this is committed."""
+        self.insert_rows(
+            run_events,
+            _EVENT_COLUMNS,
+            ((e.run_id, e.seq, e.type, e.at, e.data, e.namespace) for e in events),
+        )
+        self.events.extend(events)
 
     def announce(self, *topics: Topic) -> None:
         self.topics.update(topics)

@@ -1,13 +1,13 @@
 """Runs, their attempts, events and output."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
-from tidemill.domain.events import EventType, RunEvent
+from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import (
@@ -20,7 +20,9 @@ from tidemill.domain.task_run import (
     Success,
     TaskRun,
     Trigger,
+    created,
     dispatched,
+    skipped,
     started,
     succeeded,
 )
@@ -51,7 +53,6 @@ from tidemill.infrastructure.database.tables import (
 _FIELDS = TaskRun.__struct_fields__
 _HEAD = RunHead.__struct_fields__
 _LEASED = LeasedRun.__struct_fields__
-_EVENT_COLUMNS = ("run_id", "seq", "type", "at", "data", "namespace")
 _runs = task_runs.c
 
 _run = struct_columns(task_runs, _FIELDS)
@@ -251,7 +252,7 @@ class RunRows(Rows):
         if not runs:
             return []
         new = [
-            msgspec.structs.replace(run, id=run_id, event_seq=1 + _is_handed_over(run))
+            msgspec.structs.replace(run, id=run_id, event_seq=1)
             for run, run_id in zip(runs, self.allocate_run_ids(len(runs)), strict=True)
         ]
         count = self.insert_rows(
@@ -260,7 +261,7 @@ class RunRows(Rows):
         if count < len(new):
             stored = {row[0] for row in self.fetch(_stored_ids, ids=[run.id for run in new])}
             new = [run for run in new if run.id in stored]
-        self._append_events([event for run in new for event in _first_events(run)])
+        self.append_events([_first_event(run) for run in new])
         return new
 
     def allocate_run_ids(self, count: int) -> Sequence[int]:
@@ -278,7 +279,7 @@ class RunRows(Rows):
             ("run_id", "attempt", "fence", "worker_id", "started_at"),
             ((run.id, run.attempt, run.fence, worker_id, self.now) for run in claimed),
         )
-        self._append_events([started(run, self.now) for run in claimed])
+        self.append_events([started(run, self.now) for run in claimed])
         return claimed
 
     def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:
@@ -305,7 +306,7 @@ class RunRows(Rows):
             ),
             where="outcome IS NULL",
         )
-        self._append_events([succeeded(run, by_run[run.id], self.now) for run in ended])
+        self.append_events([succeeded(run, by_run[run.id], self.now) for run in ended])
         return ended
 
     def change_runs(self, changes: Sequence[RunChange]) -> None:
@@ -318,15 +319,7 @@ class RunRows(Rows):
         for columns, rows in by_columns.items():
             if self.update_rows(task_runs, _GUARD, columns, rows) != len(rows):
                 raise ConcurrentChange("a run moved while it was being changed")
-        self._append_events([change.event for change in changes])
-
-    def _append_events(self, events: list[RunEvent]) -> None:
-        self.insert_rows(
-            run_events,
-            _EVENT_COLUMNS,
-            ((e.run_id, e.seq, e.type, e.at, e.data, e.namespace) for e in events),
-        )
-        self.events.extend(events)
+        self.append_events([change.event for change in changes])
 
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
         return [UnfinishedRun(*row) for row in self.fetch(_unfinished, ids=task_ids)]
@@ -359,7 +352,7 @@ class RunRows(Rows):
         rows = self.fetch(_dispatch, ids=run_ids, now=self.now)
         if len(rows) != len(run_ids):
             raise ConcurrentChange("a run moved while it was being dispatched")
-        self._append_events(
+        self.append_events(
             [dispatched(run_id, seq, self.now, namespace) for run_id, seq, namespace in rows]
         )
 
@@ -470,17 +463,7 @@ def _all(rows: list[list[Any]]) -> list[TaskRun]:
     return [run_from(row) for row in rows]
 
 
-def _is_handed_over(run: TaskRun) -> bool:
-    return run.status is RunStatus.DISPATCHED
-
-
-def _first_events(run: TaskRun) -> Iterator[RunEvent]:
-    """What led to a new run: it was skipped, or made, and perhaps handed to the queue at once."""
-    status = RunStatus.PENDING if _is_handed_over(run) else run.status
-    data: dict[str, Any] = {"to": status.value, "trigger": run.trigger.value}
-    if run.reason is not None:
-        data["reason"] = run.reason
-    kind = EventType.RUN_SKIPPED if run.status is RunStatus.SKIPPED else EventType.RUN_CREATED
-    yield RunEvent(run.id, 1, kind, run.created_at, data, run.namespace)
-    if _is_handed_over(run):
-        yield dispatched(run.id, 2, run.created_at, run.namespace)
+def _first_event(run: TaskRun) -> RunEvent:
+    if run.status is RunStatus.SKIPPED:
+        return skipped(run.id, run.namespace, run.created_at, run.reason)
+    return created(run.id, run.namespace, run.created_at, run.trigger)

@@ -84,6 +84,9 @@ class SqliteTransaction(DatabaseTransaction):
     def allocate_run_ids(self, count: int) -> Sequence[int]:
         return self.ids.take(count)
 
+    def note_run_ids(self, run_ids: Sequence[int]) -> None:
+        self.ids.skip(run_ids)
+
 
 class RunIds:
     """The next run ids. Only the writer hands them out, so they need no round trip."""
@@ -96,6 +99,10 @@ class RunIds:
         taken = range(self._next, self._next + count)
         self._next += count
         return taken
+
+    def skip(self, taken: Sequence[int]) -> None:
+        """The database gave out these by itself."""
+        self._next = max(self._next, max(taken, default=0) + 1)
 
 
 class SqliteEngine:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -97,6 +98,25 @@ task_dependencies = Table(
     Column("condition", Text, nullable=False),
     Index("ix_task_dependencies_upstream_task_id", "upstream_task_id"),
     Index("ix_task_dependencies_namespace", "namespace"),
+    sqlite_with_rowid=False,
+)
+
+prepared_firings = Table(
+    "prepared_firings",
+    metadata,
+    Column("task_id", _Id, ForeignKey("tasks.id"), primary_key=True),
+    Column("task_version", Integer, nullable=False),
+    Column("scheduled_for", Instant, nullable=False),
+    Column("is_plain", Boolean, nullable=False),
+    Column("following_at", Instant),
+    Column("late_after", Instant, nullable=False),
+    Column("may_overlap", Boolean, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("concurrency_key", Text),
+    Column("concurrency_limit", Integer),
+    Column("timeout_seconds", Float),
     sqlite_with_rowid=False,
 )
 

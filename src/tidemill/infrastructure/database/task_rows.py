@@ -15,6 +15,7 @@ from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
     FIRES,
     NOT_DELETED,
+    prepared_firings,
     task_dependencies,
     task_versions,
     tasks,
@@ -35,13 +36,6 @@ _by_names = _task.where(
 ).with_for_update()
 _note_last_run = (
     tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
-)
-_due = (
-    struct_columns(tasks, _FIELDS)
-    .where(text(FIRES), tasks.c.next_run_at <= bindparam("now"))
-    .order_by(tasks.c.next_run_at)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
 )
 _next_due = select(func.min(tasks.c.next_run_at)).where(text(FIRES))
 _replace = (
@@ -66,6 +60,9 @@ _delete = (
     tasks.update()
     .where(tasks.c.id == bindparam("task_id"), text(NOT_DELETED))
     .values(deleted_at=bindparam("now"), next_run_at=None)
+)
+_forget_prepared = prepared_firings.delete().where(
+    prepared_firings.c.task_id == bindparam("task_id")
 )
 _definitions = select(
     task_versions.c.task_id, task_versions.c.version, task_versions.c.definition
@@ -102,9 +99,6 @@ class TaskRows(Rows):
 
     def note_last_run(self, task_ids: Collection[int]) -> None:
         self.execute(_note_last_run, ids=task_ids, now=self.now)
-
-    def due_tasks(self, limit: int) -> list[Task]:
-        return [task_from(row) for row in self.fetch(_due, now=self.now, limit=limit)]
 
     def next_due_at(self) -> datetime | None:
         found: datetime | None = self.fetch(_next_due)[0][0]
@@ -155,6 +149,7 @@ class TaskRows(Rows):
 
     def delete_task(self, task_id: int) -> None:
         self.execute(_delete, task_id=task_id, now=self.now)
+        self.execute(_forget_prepared, task_id=task_id)
 
     def definitions(
         self, keys: Collection[tuple[int, int]]

@@ -9,8 +9,9 @@ import pytest
 
 from tidemill.domain.events import EventType
 from tidemill.domain.new_run import fired_run, new_run, skipped_run
+from tidemill.domain.prepared_firing import prepare_firing
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Concurrency, Priority, Task
+from tidemill.domain.task import Concurrency, Misfire, Priority, Retry, Task
 from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
@@ -22,12 +23,14 @@ from tidemill.domain.task_run import (
     Trigger,
     annotate,
     move,
+    rank_of,
 )
 from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import ConcurrentChange, Conflict, Unavailable, VersionMismatch
 from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
     AttemptClosing,
+    DueTask,
     LogLines,
     Store,
     StoredAnswer,
@@ -197,6 +200,131 @@ class StoreSuite:
         assert [event.seq for event in events] == [1, 2, 3, 4]
         later = await store.read(lambda r: r.run_events(run.id, 2, 1))
         assert [event.seq for event in later] == [3]
+
+    @pytest.mark.parametrize("priority", Priority)
+    async def test_a_plain_firing_becomes_the_run_that_the_domain_describes(
+        self, store: Store, clock: FakeClock, priority: Priority
+    ) -> None:
+        owner = await add_task(
+            store,
+            schedule="@every 1h",
+            next_run_at=clock.now() + MINUTE,
+            priority=priority,
+            queue="other",
+            concurrency=Concurrency("key", 3),
+            retry=Retry(max_retries=4),
+            timeout_seconds=9,
+        )
+        await store.transact(lambda t: t.save_prepared([prepare_firing(owner)]))
+        clock.advance(2 * MINUTE)
+        due = await store.transact(lambda t: t.due_tasks(10))
+        assert due == [DueTask(owner.id, is_plain=True)]
+
+        ranks = {each: rank_of(clock.now(), each.level) for each in Priority}
+        await store.transact(lambda t: t.fire_plainly([owner.id], ranks))
+
+        assert owner.next_run_at is not None
+        described = fired_run(owner, owner.next_run_at, clock.now())
+        [run] = (await store.read(lambda r: r.list_runs(RunFilter(), PageRequest("id", 9)))).items
+        assert run == msgspec.structs.replace(described, id=run.id, event_seq=1)
+        [event] = await store.read(lambda r: r.run_events(run.id, 0, 9))
+        assert (event.type, event.data) == (
+            EventType.RUN_CREATED, {"to": "pending", "trigger": "schedule"},
+        )  # fmt: skip
+        moved_on = await store.read(lambda r: r.task(owner.id))
+        assert owner.schedule is not None
+        assert moved_on == msgspec.structs.replace(
+            owner,
+            next_run_at=owner.schedule.next_after(owner.next_run_at),
+            last_run_at=clock.now(),
+        )
+        # Whatever is stored by other means than a plain firing has other ids.
+        [later] = await add_runs(store, owner, [clock.now()])
+        assert later.id > run.id
+
+    async def test_a_firing_that_exists_already_is_passed_over(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        at = clock.now()
+        owner = await add_task(store, schedule="@every 1h", next_run_at=at)
+        [made] = await add_runs(store, owner, [at])
+        await store.transact(lambda t: t.save_prepared([prepare_firing(owner)]))
+
+        ranks = dict.fromkeys(Priority, at)
+        await store.transact(lambda t: t.fire_plainly([owner.id], ranks))
+
+        page = await store.read(lambda r: r.list_runs(RunFilter(), PageRequest("id", 9)))
+        assert [run.id for run in page.items] == [made.id]
+        moved_on = await store.read(lambda r: r.task(owner.id))
+        assert moved_on is not None
+        assert moved_on.next_run_at == at + 60 * MINUTE
+
+    @pytest.mark.parametrize(
+        ("task_fields", "seconds_late", "is_plain"),
+        [
+            ({}, 0, True),
+            ({"overlap": "skip"}, 0, True),
+            ({"misfire": Misfire(grace_seconds=30)}, 30, True),
+            ({"misfire": Misfire(grace_seconds=30)}, 31, False),
+            ({"schedule": "@every 1m"}, 60, False),
+            ({"schedule": "@after 1h"}, 0, False),
+            ({"jitter_seconds": 30}, 0, False),
+            ({"deadline_seconds": 30}, 0, False),
+            ({"queue_timeout_seconds": 30}, 0, False),
+        ],
+    )
+    async def test_a_firing_is_plain_where_nothing_is_left_to_decide(
+        self,
+        store: Store,
+        clock: FakeClock,
+        task_fields: dict[str, object],
+        seconds_late: float,
+        is_plain: bool,
+    ) -> None:
+        fields = {"schedule": "@every 1h", "overlap": "allow"} | task_fields
+        owner = await add_task(store, next_run_at=clock.now(), **fields)
+        await store.transact(lambda t: t.save_prepared([prepare_firing(owner)]))
+        clock.advance(timedelta(seconds=seconds_late))
+
+        assert await store.transact(lambda t: t.due_tasks(9)) == [DueTask(owner.id, is_plain)]
+
+    async def test_a_firing_is_plain_only_for_the_task_as_it_was_prepared(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        at = clock.now()
+        owner = await add_task(store, schedule="@every 1h", next_run_at=at, overlap="skip")
+        edited = await add_task(store, name="edited", schedule="@every 1h", next_run_at=at)
+        moved = await add_task(store, name="moved", schedule="@every 1h", next_run_at=at)
+        fresh = await add_task(store, name="fresh", schedule="@every 1h", next_run_at=at)
+        for each in (owner, edited, moved):
+            await store.transact(lambda t, each=each: t.save_prepared([prepare_firing(each)]))  # type: ignore[misc]
+        await store.transact(
+            lambda t: t.replace_task(edited, msgspec.structs.replace(edited, version=2))
+        )
+        earlier = at - timedelta(seconds=1)
+        await store.transact(lambda t: t.advance_tasks([TaskAdvance(moved.id, earlier, None)]))
+
+        due = {each.id: each.is_plain for each in await store.transact(lambda t: t.due_tasks(9))}
+        assert due == {owner.id: True, edited.id: False, moved.id: False, fresh.id: False}
+        await add_runs(store, owner, [at - MINUTE])
+        due = {each.id: each.is_plain for each in await store.transact(lambda t: t.due_tasks(9))}
+        assert due[owner.id] is False
+
+    async def test_what_is_to_be_prepared_comes_within_the_horizon_and_is_not_yet(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        at = clock.now() + MINUTE
+        soon = await add_task(store, name="soon", schedule="@every 1h", next_run_at=at)
+        done = await add_task(store, name="done", schedule="@every 1h", next_run_at=at)
+        later = await add_task(
+            store, name="later", schedule="@every 1h", next_run_at=at + 2 * MINUTE
+        )
+        await store.transact(lambda t: t.save_prepared([prepare_firing(done)]))
+
+        assert await store.transact(lambda t: t.unprepared_tasks(at, 9)) == [soon]
+        assert await store.transact(lambda t: t.next_due_after(at)) == later.next_run_at
+        await store.transact(lambda t: t.delete_task(soon.id))
+        assert await store.transact(lambda t: t.unprepared_tasks(at, 9)) == []
 
     async def test_ready_runs_come_by_lane_and_rank(self, store: Store, clock: FakeClock) -> None:
         plain = await add_task(store, name="plain")
