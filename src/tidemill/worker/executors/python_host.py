@@ -3,9 +3,9 @@
 Started in a slot as `python -m tidemill.worker.executors.python_host MODE PATHS`, with its
 connection to the worker under descriptor CHANNEL.
 
-Messages in: `run` {id, command, arguments, facts}, `cancel` {id}, `withdraw`. Where a sync function
-runs, SIGUSR1, which the slot sends, says that there is one to be heard.
-Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` {id, outcome, is_async, seconds},
+Messages in: `run` [id, execution], `cancel` {id}, `withdraw`. Where a sync function runs, SIGUSR1,
+which the slot sends, says that there is one to be heard.
+Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` [id, outcome, is_async, seconds],
 `withdrawn` [ids that were not begun].
 """
 
@@ -27,8 +27,8 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 from tidemill.task_context import RunContext, TaskCancelled, _current
 from tidemill.worker.executors.capped_output import CappedOutput, Lines
@@ -47,6 +47,7 @@ _PIPE_BYTES = 65_536
 _RESULT_BYTES = 256 * 1024
 _LEFT_BEHIND_SECONDS = 2.0  # what a function leaves running may take this long after SIGTERM
 
+_as_json = json.JSONEncoder(allow_nan=False).encode
 _running: "ContextVar[_Attempt | None]" = ContextVar("tidemill_attempt", default=None)
 
 
@@ -91,13 +92,13 @@ class _Channel:
 class _Attempt:
     """One attempt under way: its context and what it has said."""
 
-    def __init__(self, request: dict[str, Any], channel: _Channel) -> None:
-        self.id: int = request["id"]
-        self.command: str = request["command"]
-        self.arguments: dict[str, Any] = request["arguments"]
-        self.context = RunContext(request["facts"], self)
+    def __init__(self, request: tuple[int, dict[str, Any]], channel: _Channel) -> None:
+        self.id, execution = request
+        self.command: str = execution["command"]
+        self.arguments: dict[str, Any] = execution["arguments"] or {}
+        self.context = RunContext(execution, self)
         self._channel = channel
-        self._output = CappedOutput()
+        self._output: CappedOutput | None = None  # most say nothing
         self._lock = threading.Lock()
         self._flushed_at = 0.0
         self._began = 0.0
@@ -110,6 +111,8 @@ class _Attempt:
     def say(self, stream: str, data: bytes) -> bool:
         """Take output; True where somebody has to come back and flush it."""
         with self._lock:
+            if self._output is None:
+                self._output = CappedOutput()
             self._output.feed(stream, data, time.time())
             if not self._output.has_ready:
                 return False
@@ -126,7 +129,8 @@ class _Attempt:
 
     def _flush(self) -> None:
         self._flushed_at, self.has_pending = time.monotonic(), False
-        self._channel.send(*self._messages_of(self._output.take()))
+        if self._output is not None:
+            self._channel.send(*self._messages_of(self._output.take()))
 
     def _messages_of(self, lines: list[Lines]) -> list[dict[str, Any]]:
         return [{"lines": [self.id, *each]} for each in lines]
@@ -139,11 +143,10 @@ class _Attempt:
 
     def end(self, outcome: dict[str, Any], *, is_async: bool) -> None:
         seconds = time.monotonic() - self._began
-        ended = {
-            "end": {"id": self.id, "outcome": outcome, "is_async": is_async, "seconds": seconds}
-        }
+        ended = {"end": [self.id, outcome, is_async, seconds]}
         with self._lock:
-            self._channel.send(*self._messages_of(self._output.finish()), ended)
+            said = [] if self._output is None else self._output.finish()
+            self._channel.send(*self._messages_of(said), ended)
 
 
 class _SyncHost:
@@ -161,6 +164,9 @@ class _SyncHost:
         self._was_signalled = False
         self._environment: set[str] = set()
         self._pipes = {_capture(1): "stdout", _capture(2): "stderr"}
+        self._written = select.poll()
+        for descriptor in self._pipes:
+            self._written.register(descriptor, select.POLLIN)
         self._draining = threading.Lock()
         self._woken, self._wake = os.pipe()
 
@@ -206,8 +212,8 @@ class _SyncHost:
                     self._interrupt()
                 attempt.context.raise_if_cancelled()  # while nothing could be interrupted yet
                 function = _resolve(attempt.command)
-                is_async = inspect.iscoroutinefunction(function)
-                value = function(**_arguments_for(function, attempt))
+                is_async = function.is_async
+                value = function.call_for(attempt)
                 result = asyncio.run(value) if is_async else value
             finally:
                 self._may_interrupt = False
@@ -216,7 +222,7 @@ class _SyncHost:
             outcome = _failure(error, attempt)
         end_what_is_left_behind()
         with self._draining:
-            for descriptor in self._pipes:
+            for descriptor, _ in self._written.poll(0):
                 self._drain(descriptor)
             self._attempt = None
         _running.reset(running)
@@ -226,7 +232,9 @@ class _SyncHost:
     def _show_environment(self, environment: dict[str, str]) -> None:
         for name in self._environment - environment.keys():
             os.environ.pop(name, None)
-        os.environ.update(environment)
+        for name, value in environment.items():
+            if os.environ.get(name) != value:  # it costs a tenth of setting it
+                os.environ[name] = value
         self._environment = set(environment)
 
     def _interrupt(self, *_: Any) -> None:
@@ -312,8 +320,7 @@ class _AsyncHost:
         _current.set(attempt.context)
         attempt.begin()
         try:
-            function = _resolve(attempt.command)
-            return _success(await function(**_arguments_for(function, attempt)))
+            return _success(await _resolve(attempt.command).call_for(attempt))
         except BaseException as error:
             return _failure(error, attempt)
 
@@ -386,31 +393,42 @@ def _capture(descriptor: int) -> int:
     return read
 
 
-def _resolve(command: str) -> Callable[..., Any]:
+class _Function(NamedTuple):
+    """What a command names."""
+
+    call: Callable[..., Any]
+    is_async: bool
+    told: tuple[str, ...]  # the parameters that ask for the context by their annotation
+
+    def call_for(self, attempt: _Attempt) -> Any:
+        """Call it with the task's arguments and, where it asks for it, the context."""
+        return self.call(**attempt.arguments | dict.fromkeys(self.told, attempt.context))
+
+
+@cache
+def _resolve(command: str) -> _Function:
+    """Looked up once; what fails is tried again each time."""
     module_name, _, path = command.partition(":")
     found: Any = importlib.import_module(module_name)
     for name in path.split("."):
         found = getattr(found, name)
     if not callable(found):
         raise TypeError(f"{command} is not callable")
-    function: Callable[..., Any] = found
-    return function
+    told = tuple(
+        name
+        for name, annotation in getattr(found, "__annotations__", {}).items()
+        if name != "return" and _names_the_context(annotation)
+    )
+    return _Function(found, inspect.iscoroutinefunction(found), told)
 
 
-def _arguments_for(function: Callable[..., Any], attempt: _Attempt) -> dict[str, Any]:
-    """The task's arguments, and the context where the function asks for it by annotation."""
-    wanted = {
-        name: attempt.context
-        for name, annotation in getattr(function, "__annotations__", {}).items()
-        if annotation is RunContext or str(annotation).rpartition(".")[2] == "RunContext"
-    }
-    wanted.pop("return", None)
-    return attempt.arguments | wanted
+def _names_the_context(annotation: Any) -> bool:
+    return annotation is RunContext or str(annotation).rpartition(".")[2] == "RunContext"
 
 
 def _success(result: Any) -> dict[str, Any]:
     try:
-        text = json.dumps(result, allow_nan=False)
+        text = _as_json(result)
     except (TypeError, ValueError) as error:
         return {"reason": "invalid_result", "error_message": f"the result is not JSON: {error}"}
     if len(text) > _RESULT_BYTES:
