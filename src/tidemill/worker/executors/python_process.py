@@ -1,4 +1,4 @@
-"""The worker's end of a process that runs Python tasks; `python_host` is the other end."""
+"""The worker's end of a process that runs Python tasks: of a `python_sync_host` or async one."""
 
 import asyncio
 import contextlib
@@ -86,7 +86,12 @@ class Host(asyncio.Protocol):
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
         request = TreeRequest(
-            argv=[sys.executable, "-m", f"{__package__}.python_host", self.mode, json.dumps(paths)],
+            argv=[
+                sys.executable,
+                "-m",
+                f"{__package__}.python_{self.mode}_host",
+                json.dumps(paths),
+            ],
             environment=without_settings(os.environ),
             directory="/",
         )
