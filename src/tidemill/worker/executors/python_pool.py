@@ -11,7 +11,8 @@ from tidemill.worker.executors.python_process import Host, HostFailed, Mode
 _SLOW_SECONDS = 0.005  # a function that takes longer gets a process to itself
 _DEPTH = 8  # quick runs that one process may have before it
 _LOOK_SECONDS = 0.05  # how long runs wait before another process is started for them
-_IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends
+_IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends, unless
+_KEPT_WARM = 1  # so many would not be left
 
 
 class SyncPool:
@@ -32,6 +33,11 @@ class SyncPool:
         self._starting: set[asyncio.Future[Host]] = set()
         self._waiting: deque[tuple[str, asyncio.Future[Host]]] = deque()
         self._looking: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Start what is kept warm."""
+        for _ in range(_KEPT_WARM):
+            self._grow()
 
     async def take(self, command: str, stop: StopRequest) -> "Host | None":
         """A process; None where the run was stopped while it waited for one."""
@@ -122,7 +128,7 @@ class SyncPool:
             self._waiting.popleft()
 
     def _retire(self, host: "Host") -> None:
-        if host in self._idle:
+        if host in self._idle and len(self._idle) > _KEPT_WARM:
             self._idle.remove(host)
             host.hang_up()
 
