@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Protocol
 
+from tidemill.run_facts import as_environment
+
 
 class TaskCancelled(BaseException):
     """Raised inside a task that is to end: cancelled, timed out, or its worker drains.
@@ -48,11 +50,19 @@ class RunContext:
         self.attempt: int = facts["attempt"]  # from 1
         self.fence: int = facts["fence"]  # grows with every claim of this run
         self.scheduled_for = datetime.fromisoformat(facts["scheduled_for"])
+        self.previous_success_at = _instant(facts["previous_success_at"])  # of this task
+        self.missed_count: int = facts["missed_count"]  # firings that this run stands for
+        self.flow_run_id: str | None = facts["flow_run_id"]
+        self.traceparent: str | None = facts["traceparent"]
         self.parameters: dict[str, Any] = facts["parameters"]
         self.last_checkpoint: Any = facts["checkpoint"]  # of an earlier attempt of this run
-        self.environment: dict[str, str] = facts["environment"]  # as a shell task would see it
         self.is_cancelled = False
         self._reports = reports
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same facts, as a shell task would see them."""
+        return as_environment(self)
 
     def progress(self, fraction: float | None = None, message: str = "") -> None:
         """Show how far the task is; `fraction` in 0…1."""
@@ -66,6 +76,10 @@ class RunContext:
         """Raise TaskCancelled once the run is to end."""
         if self.is_cancelled:
             raise TaskCancelled
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 _current: ContextVar[RunContext] = ContextVar("tidemill_run")

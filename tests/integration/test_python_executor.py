@@ -177,6 +177,9 @@ async def test_a_function_that_asks_for_its_run_is_told_all(python: PythonExecut
         attempt=2,
         parameters={"day": "Müll"},
         scheduled_for=datetime(2026, 3, 1, 2, 3, 4, 567_890, tzinfo=UTC),
+        previous_success_at=datetime(2026, 3, 1, tzinfo=UTC),
+        missed_count=3,
+        flow_run_id="flow",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
 
@@ -184,6 +187,8 @@ async def test_a_function_that_asks_for_its_run_is_told_all(python: PythonExecut
     assert (told["run_id"], told["attempt"], told["missing"]) == (41, 2, 1)
     assert told["parameters"] == {"day": "Müll"}
     assert told["scheduled_for"] == "2026-03-01T02:03:04.567890+00:00"
+    assert told["previous_success_at"] == "2026-03-01T00:00:00+00:00"
+    assert told["told"] == [3, "flow", told["environment"]["TRACEPARENT"]]
     assert told["environment"]["TIDEMILL_RUN_ID"] == "41"
     assert told["environment"]["TIDEMILL_SCHEDULED_FOR"] == "2026-03-01T02:03:04.567Z"
     assert told["environment"].keys() - told["seen"].keys() == {"TRACEPARENT"}
@@ -207,6 +212,16 @@ async def test_settings_of_the_worker_and_facts_of_earlier_runs_are_not_seen(
 
     assert "TIDEMILL_MASTER_KEY" not in outcome.result["seen"]
     assert outcome.result["seen"]["TIDEMILL_FLOW_RUN_ID"] == ""
+
+
+async def test_a_run_sees_its_facts_whatever_an_earlier_one_did_to_the_environment(
+    make: Make,
+) -> None:
+    python = make(processes=1)
+    await run(python, "forget_the_run")
+    outcome, _ = await run(python, "tell")
+
+    assert outcome.result["seen"] == outcome.result["environment"]
 
 
 async def test_whatever_way_a_function_speaks_it_is_heard(python: PythonExecutor) -> None:

@@ -46,10 +46,17 @@ def tell(run: RunContext, missing: int = 1) -> dict[str, object]:
         "attempt": run.attempt,
         "parameters": run.parameters,
         "scheduled_for": run.scheduled_for.isoformat(),
+        "previous_success_at": run.previous_success_at and run.previous_success_at.isoformat(),
+        "told": [run.missed_count, run.flow_run_id, run.traceparent],
         "environment": run.environment,
         "seen": {name: value for name, value in os.environ.items() if "TIDEMILL" in name},
         "missing": missing,
     }
+
+
+def forget_the_run() -> None:
+    for name in [name for name in os.environ if "TIDEMILL" in name]:
+        del os.environ[name]
 
 
 def tell_qualified(run: task_context.RunContext) -> int:

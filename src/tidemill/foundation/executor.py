@@ -1,6 +1,5 @@
 """What the worker asks of an executor, and what an executor may ask of the worker."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -65,26 +64,18 @@ class StopRequest:
     """
 
     def __init__(self, grace: timedelta = timedelta(seconds=5)) -> None:
-        self._requested = asyncio.Event()
-        self._callbacks: list[Callable[[], object]] = []
+        self.is_requested = False
         self.grace = grace
+        self._callbacks: list[Callable[[], object]] = []
 
     def request(self, grace: timedelta) -> None:
         """Ask now. Asking again changes nothing but a shorter grace."""
         if self.is_requested and grace >= self.grace:
             return
         self.grace = grace
-        self._requested.set()
+        self.is_requested = True
         for callback in list(self._callbacks):
             callback()
-
-    @property
-    def is_requested(self) -> bool:
-        return self._requested.is_set()
-
-    async def wait(self) -> None:
-        """Return once the end was asked for."""
-        await self._requested.wait()
 
     def on_request(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the end is asked for, again for a shorter grace; now if it was."""

@@ -171,11 +171,10 @@ class WorkerService:
 
     def _begin(self, claimed: Sequence[ClaimedRun], asked_at: float) -> None:
         self._slots.take(len(claimed))
+        now, grace = self._clock.now(), self._options.kill_grace
         give_up_at = stop_before(asked_at, self._options.lease)
         for each in claimed:
-            attempt = RunningAttempt(
-                each, self._reporter, self._clock.now(), self._options.kill_grace
-            )
+            attempt = RunningAttempt(each, self._reporter, now, grace)
             attempt.stop_before = give_up_at
             self._attempts[each.run.id] = attempt
             task = asyncio.create_task(self._execute(attempt), name=f"run {each.run.id}")

@@ -9,13 +9,16 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+_as_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: it is asked for each run
+_json = json.JSONDecoder()
 _LENGTH = struct.Struct("!I")
 _LARGEST = 64 * 1024 * 1024
+_AT_ONCE = 64 * 1024
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """One message as it goes over the wire."""
-    return framed(json.dumps(message, separators=(",", ":")).encode())
+    return framed(_as_json(message).encode())
 
 
 def framed(body: bytes) -> bytes:
@@ -23,10 +26,15 @@ def framed(body: bytes) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def decode(body: bytearray) -> Any:
+    """The JSON of one message; raises ValueError where it is none."""
+    return _json.decode(body.decode())
+
+
 class FrameReader:
     """Puts messages together from whatever arrives; `decode` reads the JSON of one."""
 
-    def __init__(self, decode: Callable[[bytearray], Any] = json.loads) -> None:
+    def __init__(self, decode: Callable[[bytearray], Any] = decode) -> None:
         self._buffer = bytearray()
         self._decode = decode
 
@@ -52,7 +60,7 @@ def receive(
     """What is there to be read, waiting for it unless `flags` say otherwise; None once the other
     side is gone."""
     try:
-        data = connection.recv(262_144, flags)
+        data = connection.recv(_AT_ONCE, flags)
     except ConnectionError:
         return None
     return list(reader.feed(data)) if data else None

@@ -12,10 +12,10 @@ import msgspec
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.errors import Problem
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.run_facts import as_headers
 from tidemill.worker.executors.capped_output import CappedOutput
 from tidemill.worker.executors.chunks import chunk_of
 from tidemill.worker.executors.guarded_transport import AddressRefused, GuardedTransport
-from tidemill.worker.executors.run_environment import run_facts
 
 Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
 
@@ -144,10 +144,7 @@ def _headers_of(execution: Execution, arguments: HttpArguments) -> httpx2.Header
     if arguments.json is not msgspec.UNSET:
         headers["Content-Type"] = "application/json"
     headers.update(_encoded(arguments.headers))
-    facts = {f"Tidemill-{name}": value for name, value in run_facts(execution).items()}
-    headers.update(_encoded(facts))
-    if execution.traceparent:
-        headers["traceparent"] = execution.traceparent
+    headers.update(_encoded(as_headers(execution)))
     return headers
 
 

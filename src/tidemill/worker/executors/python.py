@@ -38,7 +38,8 @@ class PythonExecutor:
         return problems
 
     async def start(self) -> None:
-        """Nothing to prepare: the first run starts a process."""
+        """Have a process at hand for the first run; nobody waits for it here."""
+        self._pool.open()
 
     async def close(self) -> None:
         await self._pool.close()

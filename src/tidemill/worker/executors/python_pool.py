@@ -9,9 +9,10 @@ from tidemill.foundation.executor import StopRequest
 from tidemill.worker.executors.python_process import Host, HostFailed, Mode
 
 _SLOW_SECONDS = 0.005  # a function that takes longer gets a process to itself
-_DEPTH = 8  # quick runs that one process may have before it
-_LOOK_SECONDS = 0.05  # how long runs wait before another process is started for them
-_IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends
+_DEPTH = 24  # quick runs that one process may have before it
+_LOOK_SECONDS = 0.05  # how long runs wait, or stand in one, before another is started for them
+_IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends, unless
+_KEPT_WARM = 1  # so many would not be left
 
 
 class SyncPool:
@@ -32,6 +33,11 @@ class SyncPool:
         self._starting: set[asyncio.Future[Host]] = set()
         self._waiting: deque[tuple[str, asyncio.Future[Host]]] = deque()
         self._looking: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Start what is kept warm."""
+        for _ in range(_KEPT_WARM):
+            self._grow()
 
     async def take(self, command: str, stop: StopRequest) -> "Host | None":
         """A process; None where the run was stopped while it waited for one."""
@@ -91,12 +97,12 @@ class SyncPool:
                 return host
         if not self._is_quick(command):
             return None
-        open_hosts = [
-            host
-            for host in self._busy
-            if host.takes_company and host.load < _DEPTH and host.is_alive
-        ]
-        return min(open_hosts, key=lambda host: host.load, default=None)
+        least: Host | None = None
+        for host in self._busy:
+            load = _DEPTH if least is None else least.load
+            if host.load < load and host.takes_company and host.is_alive:
+                least = host
+        return least
 
     def _occupied(self, host: "Host", command: str) -> "Host":
         host.load += 1
@@ -122,7 +128,7 @@ class SyncPool:
             self._waiting.popleft()
 
     def _retire(self, host: "Host") -> None:
-        if host in self._idle:
+        if host in self._idle and len(self._idle) > _KEPT_WARM:
             self._idle.remove(host)
             host.hang_up()
 
@@ -139,11 +145,11 @@ class SyncPool:
         for host in slow:
             host.takes_company = False
             host.withdraw()
-        if self._waiting:
-            quick = len(self._busy) - len(slow)
-            wanted = self._quick_enough - quick - len(self._starting)
-            for _ in range(min(wanted, len(self._waiting))):
-                self._grow()
+        quick = [host for host in self._busy if host not in slow]
+        behind = len(self._waiting) + sum(host.load - 1 for host in quick)
+        wanted = self._quick_enough - len(quick) - len(self._starting)
+        for _ in range(min(wanted, behind)):
+            self._grow()
         if self._waiting or any(host.load > 1 for host in self._busy):
             self._look_later()
 

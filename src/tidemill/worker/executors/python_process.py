@@ -1,4 +1,4 @@
-"""The worker's end of a process that runs Python tasks; `python_host` is the other end."""
+"""The worker's end of a process that runs Python tasks: of a `python_sync_host` or async one."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,6 @@ from tidemill.worker.executors.containment import (
     without_settings,
 )
 from tidemill.worker.executors.frames import FrameReader, framed
-from tidemill.worker.executors.run_environment import run_environment
 
 Mode = Literal["sync", "async"]
 
@@ -87,7 +86,12 @@ class Host(asyncio.Protocol):
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
         request = TreeRequest(
-            argv=[sys.executable, "-m", f"{__package__}.python_host", self.mode, json.dumps(paths)],
+            argv=[
+                sys.executable,
+                "-m",
+                f"{__package__}.python_{self.mode}_host",
+                json.dumps(paths),
+            ],
             environment=without_settings(os.environ),
             directory="/",
         )
@@ -108,7 +112,7 @@ class Host(asyncio.Protocol):
         if not self._running:
             self.front_since = self._loop.time()
         self._running[running.id] = running
-        self._send({"run": _request_of(running.id, execution)})
+        self._send({"run": [running.id, execution]})
         stop.on_request(lambda: self._cancel(running, stop.grace))
         try:
             return await running.ended
@@ -183,7 +187,7 @@ class Host(asyncio.Protocol):
         # A thread that a function left behind may speak for an attempt that is over.
         for message in self._reader.feed(data):
             if "end" in message:
-                self._hear_end(**message["end"])
+                self._hear_end(*message["end"])
             elif "lines" in message:
                 attempt_id, *lines = message["lines"]
                 if running := self._running.get(attempt_id):
@@ -276,26 +280,6 @@ class _Running:
 
 def _end_of(tree: "asyncio.Task[TreeEnd] | None") -> TreeEnd | None:
     return None if tree is None or tree.cancelled() else tree.result()
-
-
-def _request_of(id: int, execution: Execution) -> dict[str, Any]:
-    return {
-        "id": id,
-        "command": execution.command,
-        "arguments": execution.arguments or {},
-        "facts": {
-            "run_id": execution.run_id,
-            "task_id": execution.task_id,
-            "task_name": execution.task_name,
-            "namespace": execution.namespace,
-            "attempt": execution.attempt,
-            "fence": execution.fence,
-            "scheduled_for": execution.scheduled_for.isoformat(),
-            "parameters": execution.parameters,
-            "checkpoint": execution.checkpoint,
-            "environment": run_environment(execution),
-        },
-    }
 
 
 def _outcome_of(told: dict[str, Any]) -> Outcome:

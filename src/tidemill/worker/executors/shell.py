@@ -10,6 +10,7 @@ import msgspec
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.errors import Problem, Unavailable
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.run_facts import as_environment
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
 from tidemill.worker.executors.containment import (
@@ -18,7 +19,6 @@ from tidemill.worker.executors.containment import (
     TreeRequest,
     without_settings,
 )
-from tidemill.worker.executors.run_environment import run_environment
 
 MARK = "::result::"
 
@@ -80,7 +80,7 @@ class ShellExecutor:
             argv=_argv_of(execution.command, arguments),
             environment=without_settings(os.environ)
             | arguments.environment
-            | run_environment(execution),
+            | as_environment(execution),
             directory=arguments.working_directory or _HOME,
             stdin=arguments.stdin,
             grace=stop.grace,

@@ -1,0 +1,183 @@
+"""A warm process that runs sync Python functions, one at a time.
+
+Started in a slot as `python -m tidemill.worker.executors.python_sync_host PATHS`. Where a function
+runs, SIGUSR1, which the slot sends, says that there is a message to be heard.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from tidemill.task_context import TaskCancelled, _current
+from tidemill.worker.executors.python_attempt import (
+    FLUSH_SECONDS,
+    Attempt,
+    Channel,
+    channel_to_the_worker,
+    end_what_is_left_behind,
+    failure,
+    listen_to,
+    resolve,
+    running,
+    success,
+)
+
+_PIPE_BYTES = 65_536
+
+
+def main() -> None:
+    """Serve until the worker hangs up."""
+    _SyncHost(channel_to_the_worker()).serve()
+
+
+class _SyncHost:
+    """Functions run in the main thread, where a signal can interrupt them.
+
+    The same thread hears the worker between two functions. A second one looks after what is
+    written past Python and after output that waits, while a function runs.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._attempts: deque[Attempt] = deque()  # that are to come
+        self._attempt: Attempt | None = None
+        self._may_interrupt = False
+        self._was_signalled = False
+        self._environment: set[str] = set()
+        self._pipes = {_capture(1): "stdout", _capture(2): "stderr"}
+        self._written = select.poll()
+        for descriptor in self._pipes:
+            self._written.register(descriptor, select.POLLIN)
+        self._draining = threading.Lock()
+        self._woken, self._wake = os.pipe()
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGUSR1, self._interrupt)
+        listen_to(self._say)
+        threading.Thread(target=self._look_after_output, daemon=True).start()
+        self._channel.send({"ready": True})
+        while True:
+            while not self._attempts:
+                self._heed(self._channel.receive())
+            self._run(self._attempts.popleft())
+
+    def _heed(self, messages: list[dict[str, Any]] | None) -> None:
+        if messages is None:
+            os._exit(0)
+        for message in messages:
+            if "run" in message:
+                self._attempts.append(Attempt(message["run"], self._channel))
+            elif "cancel" in message:
+                self._cancel(message["cancel"]["id"])
+            elif "withdraw" in message:
+                self._channel.send({"withdrawn": [attempt.id for attempt in self._attempts]})
+                self._attempts.clear()
+
+    def _cancel(self, attempt_id: int) -> None:
+        known = [*self._attempts, *([self._attempt] if self._attempt else [])]
+        for attempt in known:
+            if attempt.id == attempt_id:
+                attempt.context.is_cancelled = True
+
+    def _run(self, attempt: Attempt) -> None:
+        with self._draining:
+            self._attempt = attempt
+        attempt.begin()
+        is_async = False
+        before, current = running.set(attempt), _current.set(attempt.context)
+        self._show_environment(attempt.context.environment)
+        try:
+            try:
+                self._may_interrupt = True
+                if self._was_signalled:
+                    self._interrupt()
+                attempt.context.raise_if_cancelled()  # while nothing could be interrupted yet
+                function = resolve(attempt.command)
+                is_async = function.is_async
+                value = function.call_for(attempt)
+                result = _run_to_its_end(value) if is_async else value
+            finally:
+                self._may_interrupt = False
+            outcome = success(result)
+        except BaseException as error:
+            outcome = failure(error, attempt)
+        end_what_is_left_behind()
+        with self._draining:
+            for descriptor, _ in self._written.poll(0):
+                self._drain(descriptor)
+            self._attempt = None
+        running.reset(before)
+        _current.reset(current)
+        attempt.end(outcome, is_async=is_async)
+
+    def _show_environment(self, environment: dict[str, str]) -> None:
+        for name in self._environment - environment.keys():
+            os.environ.pop(name, None)
+        for name, value in environment.items():
+            if os.environ.get(name) != value:  # it costs a tenth of setting it
+                os.environ[name] = value
+        self._environment = set(environment)
+
+    def _interrupt(self, *_: Any) -> None:
+        """End the function that runs, if it was cancelled; a signal that came early is kept."""
+        if not self._may_interrupt:
+            self._was_signalled = True
+            return
+        self._was_signalled = False
+        self._heed(self._channel.receive_now())
+        if self._attempt is not None and self._attempt.context.is_cancelled:
+            self._may_interrupt = False
+            raise TaskCancelled
+
+    def _say(self, stream: str, data: bytes) -> None:
+        attempt = self._attempt
+        if attempt is not None and attempt.say(stream, data):
+            os.write(self._wake, b"!")
+
+    def _look_after_output(self) -> None:
+        watched = [self._woken, *self._pipes]
+        while True:
+            attempt = self._attempt
+            is_pending = attempt is not None and attempt.has_pending
+            ready, _, _ = select.select(watched, [], [], FLUSH_SECONDS if is_pending else None)
+            if is_pending and attempt is not None:
+                attempt.flush()
+            for descriptor in ready:
+                if descriptor == self._woken:
+                    os.read(self._woken, _PIPE_BYTES)
+                else:
+                    with self._draining:
+                        self._drain(descriptor)
+
+    def _drain(self, descriptor: int) -> None:
+        """Read what was written. Whoever does so holds the lock under which attempts change, so
+        that nothing goes to the one before, or gets lost between two."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(descriptor, _PIPE_BYTES):
+                if self._attempt is not None:
+                    self._attempt.say(self._pipes[descriptor], data)
+
+
+def _run_to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The first run of an async function, before the worker knows that it is one."""
+    import asyncio  # half of what a process loads, and most never need it
+
+    return asyncio.run(coroutine)
+
+
+def _capture(descriptor: int) -> int:
+    """Lead a standard descriptor into a pipe and return the end to read from."""
+    read, write = os.pipe()
+    os.dup2(write, descriptor)
+    os.close(write)
+    os.set_blocking(read, False)
+    return read
+
+
+if __name__ == "__main__":
+    main()
