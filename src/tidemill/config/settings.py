@@ -112,7 +112,7 @@ class WorkerSettings(Section):
     name: str = ""  # empty: the host's name
     queues: Annotated[list[str], Field(min_length=1)] = ["default"]
     labels: dict[str, str] = {}
-    max_concurrent_tasks: Annotated[int, Field(ge=1, le=10_000)] = 64
+    max_concurrent_tasks: Annotated[int, Field(ge=1, le=10_000)] = 256
     heartbeat_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     drain_seconds: Seconds = 30.0

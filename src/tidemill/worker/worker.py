@@ -38,7 +38,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     queues: Sequence[str] = ("default",)
     labels: dict[str, str] = {}
-    max_concurrent_tasks: int = 64
+    max_concurrent_tasks: int = 256
     heartbeat_seconds: float = 2.0
     lease_seconds: float = 10.0
     drain_seconds: float = 30.0

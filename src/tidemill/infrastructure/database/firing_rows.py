@@ -126,10 +126,11 @@ class FiringRows(Rows):
     """The part of a transaction that prepares firings and makes runs of them."""
 
     def unprepared_tasks(self, until: datetime, limit: int) -> list[Task]:
-        return [
-            task_from(row)
-            for row in self.fetch(_unprepared, now=self.now, until=until, limit=limit)
-        ]
+        rows = self.fetch(_unprepared, now=self.now, until=until, limit=limit)
+        found = [task_from(row) for row in rows]
+        # Whoever claims their runs will ask for them at once.
+        self.remember_definitions({(task.id, task.version): task.definition for task in found})
+        return found
 
     def next_due_after(self, until: datetime) -> datetime | None:
         found: datetime | None = self.fetch(_next_due_after, until=until)[0][0]

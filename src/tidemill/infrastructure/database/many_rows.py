@@ -25,11 +25,18 @@ class ManyRows:
             if (convert := to_driver(table.c[name].type, dialect)) is not None
         ]
         self._row = f"({', '.join('?' * len(columns))})"
+        self._sql: dict[int, str] = {}
 
     def sql(self, count: int) -> str:
-        """The statement for so many rows; their values follow one another."""
-        before, after = self._around
-        return f"{before} {', '.join([self._row] * count)} {after}"
+        """The statement for so many rows; their values follow one another.
+
+        Rows of nothing but NULL change nothing: they may fill up a statement that is kept prepared.
+        """
+        found = self._sql.get(count)
+        if found is None:
+            before, after = self._around
+            found = self._sql[count] = f"{before} {', '.join([self._row] * count)} {after}"
+        return found
 
     def bind(self, row: Iterable[Any]) -> list[Any]:
         """One row's values, in the order of `columns`, as the driver takes them."""
@@ -45,7 +52,10 @@ class ManyRows:
 
 
 class Insert(ManyRows):
-    """Whole rows, without those whose values of `unless_taken`, a unique key, are there already."""
+    """Whole rows, without those whose values of `unless_taken`, a unique key, are there already.
+
+    The first column takes no NULL.
+    """
 
     def __init__(
         self,
@@ -61,8 +71,9 @@ class Insert(ManyRows):
     def _around(self) -> tuple[str, str]:
         taken = ", ".join(self._unless_taken)
         return (
-            f"INSERT INTO {self.table.name} ({', '.join(self.columns)}) VALUES",
-            f"ON CONFLICT ({taken}) DO NOTHING" if taken else "",
+            f"INSERT INTO {self.table.name} ({', '.join(self.columns)}) SELECT * FROM (VALUES",
+            ") AS given WHERE given.column1 IS NOT NULL"
+            + (f" ON CONFLICT ({taken}) DO NOTHING" if taken else ""),
         )
 
 

@@ -1,6 +1,6 @@
 """The ground that the parts of a transaction stand on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from tidemill.infrastructure.database.many_rows import Insert, ManyRows, Update
 from tidemill.infrastructure.database.prepared import Prepared
 from tidemill.infrastructure.database.tables import run_events
 
+_MAX_CACHED_DEFINITIONS = 20_000
 _EVENT_COLUMNS = ("run_id", "seq", "type", "at", "data", "namespace")
 
 
@@ -111,6 +112,14 @@ class Rows:
 
     def announce(self, *topics: Topic) -> None:
         self.topics.update(topics)
+
+    def remember_definitions(self, read: Mapping[tuple[int, int], TaskDefinition]) -> None:
+        """Keep these at hand for all transactions; they never change once they are committed."""
+        known = self.cache.definitions
+        if len(known) + len(read) > _MAX_CACHED_DEFINITIONS:
+            known.clear()
+        # One that this transaction wrote may yet be rolled back, and another take its number.
+        known |= {key: read[key] for key in read.keys() - self.fresh_versions}
 
     def fetch(self, statement: ClauseElement, **parameters: Any) -> list[list[Any]]:
         """All rows of a constant statement, as the domain knows their values."""

@@ -37,6 +37,7 @@ _log = logging.getLogger("tidemill.database")
 _SHARED_AT_MOST = 64  # transactions in one commit: bounds what a failed commit takes with it
 _BACKWARD_STEP = timedelta(seconds=5)  # a wall clock set back by less is waited out
 _RUNS = 3  # how often a transaction that met a moved row is run before that is an error
+_KEPT_MOVING = "the same rows kept moving; try again"
 _MOST_VALUES = 32_766  # that SQLite binds to one statement
 _MOST_ROWS = 256  # in one statement: no row costs less in a longer one
 
@@ -67,13 +68,22 @@ class SqliteConnection:
         self, statement: ManyRows, rows: Sequence[Sequence[Any]]
     ) -> Iterator[sqlite3.Cursor]:
         most = min(_MOST_ROWS, _MOST_VALUES // len(statement.columns))
-        done = 0
-        while done < len(rows):
-            # Powers of two: few statements to be kept ready, whatever the numbers of rows.
-            count = 1 << (min(len(rows) - done, most).bit_length() - 1)
-            values = [value for row in rows[done : done + count] for value in row]
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            count = filled_up(len(part))
+            values = [value for row in part for value in row]
+            values += [None] * (count - len(part)) * len(statement.columns)
             yield self.driver.execute(statement.sql(count), values)
-            done += count
+
+
+def filled_up(count: int) -> int:
+    """To how many rows a statement is filled up, by less than a quarter of them.
+
+    So few different statements are kept prepared, whatever the numbers of rows: to prepare one
+    takes as long as to run it for fifty.
+    """
+    step = 1 << max((count - 1).bit_length() - 3, 0)
+    return -(-count // step) * step
 
 
 class SqliteTransaction(DatabaseTransaction):
@@ -119,15 +129,31 @@ class SqliteEngine:
         self, bodies: Sequence[Callable[[Transaction], Any]]
     ) -> "list[Committed | BaseException]":
         """Run the bodies in one commit; for each what it returned or raised."""
+        if len(bodies) == 1:
+            return [self._commit_alone(bodies[0])]
         try:
             with self._transaction():
                 return [self._in_savepoint(body) for body in bodies]
-        except sqlite3.Error as error:
+        except sqlite3.Error:
             self._cache.definitions.clear()  # one of them may have read what is not there now
-            if len(bodies) == 1:
-                return [unavailable(error)]
         # One of them hit the database's limits: find out which by committing each on its own.
-        return [self.commit_together([body])[0] for body in bodies]
+        return [self._commit_alone(body) for body in bodies]
+
+    def _commit_alone(self, body: Callable[[Transaction], Any]) -> "Committed | BaseException":
+        for _ in range(_RUNS):
+            try:
+                with self._transaction():
+                    transaction = self._begin()
+                    committed = Committed(body(transaction), transaction)
+            except sqlite3.Error as error:
+                self._cache.definitions.clear()
+                return unavailable(error)
+            except ConcurrentChange:
+                continue
+            except BaseException as error:
+                return error
+            return committed
+        return Unavailable(_KEPT_MOVING)
 
     def _in_savepoint(self, body: Callable[[Transaction], Any]) -> "Committed | BaseException":
         driver = self._connection.driver
@@ -148,7 +174,7 @@ class SqliteEngine:
             else:
                 driver.execute("RELEASE body")
                 return Committed(result, transaction)
-        return Unavailable("the same rows kept moving; try again")
+        return Unavailable(_KEPT_MOVING)
 
     def _begin(self) -> SqliteTransaction:
         transaction = SqliteTransaction(self._connection, self._cache, self._now())

@@ -22,7 +22,6 @@ from tidemill.infrastructure.database.tables import (
 )
 
 _FIELDS = Task.__struct_fields__
-_MAX_CACHED_DEFINITIONS = 20_000
 
 _task = struct_columns(tasks, _FIELDS).where(text(NOT_DELETED))
 _by_id = _task.where(tasks.c.id == bindparam("task_id"))
@@ -164,10 +163,7 @@ class TaskRows(Rows):
                 versions={version for _, version in missing},
             )
             read = {(task_id, version): definition for task_id, version, definition in rows}
-            if len(known) + len(read) > _MAX_CACHED_DEFINITIONS:
-                known.clear()
-            # One that this transaction wrote may yet be rolled back, and another take its number.
-            known |= {key: read[key] for key in read.keys() - self.fresh_versions}
+            self.remember_definitions(read)
             found |= read
         return found
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REMEMBERED = 4_096  # instants: those of a batch are mostly the same few
 
 Convert = Callable[[Any], Any]
 
@@ -58,12 +60,14 @@ class Instant(Converted):
         return None if dialect.name == "postgresql" else instant_of
 
 
+@lru_cache(_REMEMBERED)
 def microseconds_of(instant: datetime) -> int:
     """Microseconds since 1970."""
     since = instant - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
+@lru_cache(_REMEMBERED)
 def instant_of(microseconds: int) -> datetime:
     """The inverse of `microseconds_of`."""
     return _EPOCH + timedelta(0, 0, microseconds)

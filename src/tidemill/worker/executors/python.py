@@ -70,7 +70,7 @@ class PythonExecutor:
         try:
             ended = await place.run(execution, reports, stop)
         finally:
-            self._pool.give_back(place)
+            self._pool.give_back(place, command)
         if ended.is_async:
             self._async_commands.add(command)
         self._pool.learn(command, ended.seconds)

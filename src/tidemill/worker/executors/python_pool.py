@@ -1,6 +1,7 @@
 """Which process a Python function runs in, and how many processes there are."""
 
 import asyncio
+import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ class SyncPool:
         self._starting: set[asyncio.Future[Host]] = set()
         self._waiting: deque[tuple[str, asyncio.Future[Host]]] = deque()
         self._looking: asyncio.TimerHandle | None = None
+        self._fronts: dict[Host, int | None] = {}  # which run each was at, at the last look
 
     def open(self) -> None:
         """Start what is kept warm."""
@@ -57,9 +59,10 @@ class SyncPool:
                 raise
             return None
 
-    def give_back(self, host: "Host") -> None:
+    def give_back(self, host: "Host", command: str) -> None:
         """A run in it ended; it is free again, has others, or is dead."""
         host.load -= 1
+        host.seconds = max(host.seconds - self._seconds_of(command), 0) if host.load else 0
         if not host.is_alive:
             self._busy.discard(host)
             if self._waiting:
@@ -71,9 +74,13 @@ class SyncPool:
             self._serve_waiting()
 
     def learn(self, command: str, seconds: float | None) -> None:
-        """What a run of this command took; one slow run is forgotten after some quick ones."""
-        before = self._slowest.get(command, 0.0)
-        self._slowest[command] = max(_SLOW_SECONDS if seconds is None else seconds, before * 0.8)
+        """What a run of this command took; one slow run is forgotten after some quick ones.
+
+        Nor does it say much by itself: it may just have had to wait for a processor.
+        """
+        took = _SLOW_SECONDS if seconds is None else seconds
+        before = self._slowest.get(command, took)
+        self._slowest[command] = max(min(took, before * 2), before * 0.8)
 
     async def close(self) -> None:
         if self._looking is not None:
@@ -86,7 +93,10 @@ class SyncPool:
         self._idle.clear()
 
     def _is_quick(self, command: str) -> bool:
-        return self._slowest.get(command, _SLOW_SECONDS) < _SLOW_SECONDS
+        return self._seconds_of(command) < _SLOW_SECONDS
+
+    def _seconds_of(self, command: str) -> float:
+        return self._slowest.get(command, _SLOW_SECONDS)
 
     def _host_for(self, command: str) -> "Host | None":
         """A free process, or one that has only quick functions before it."""
@@ -106,6 +116,7 @@ class SyncPool:
 
     def _occupied(self, host: "Host", command: str) -> "Host":
         host.load += 1
+        host.seconds += self._seconds_of(command)
         host.takes_company = host.takes_company and self._is_quick(command)
         self._busy.add(host)
         return host
@@ -138,17 +149,27 @@ class SyncPool:
             self._looking = loop.call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Relieve processes whose function takes long, and start others for those that wait."""
+        """Relieve processes whose function takes long, and start others for those that wait.
+
+        It takes long where it is still under way at the second look. No clock tells: where the
+        loop itself is late, what has long ended has not yet been heard of.
+        """
         self._looking = None
-        long_ago = asyncio.get_running_loop().time() - _LOOK_SECONDS
-        slow = [host for host in self._busy if host.front_since <= long_ago]
+        before, self._fronts = self._fronts, {host: host.front for host in self._busy}
+        slow = [
+            host
+            for host, front in self._fronts.items()
+            if front is not None and front == before.get(host)
+        ]
         for host in slow:
             host.takes_company = False
             host.withdraw()
         quick = [host for host in self._busy if host not in slow]
-        behind = len(self._waiting) + sum(host.load - 1 for host in quick)
-        wanted = self._quick_enough - len(quick) - len(self._starting)
-        for _ in range(min(wanted, behind)):
+        seconds = sum(host.seconds for host in quick)
+        seconds += sum(self._seconds_of(command) for command, _ in self._waiting)
+        # As many as would be done with it by the next look.
+        wanted = min(math.ceil(seconds / _LOOK_SECONDS), self._quick_enough)
+        for _ in range(wanted - len(quick) - len(self._idle) - len(self._starting)):
             self._grow()
         if self._waiting or any(host.load > 1 for host in self._busy):
             self._look_later()

@@ -53,8 +53,8 @@ class Host(asyncio.Protocol):
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         self.load = 0  # runs that were promised a place in it
+        self.seconds = 0.0  # about how long they will take
         self.takes_company = True
-        self.front_since = 0.0  # since when the run before all others runs, by the loop's clock
         self._loop = asyncio.get_running_loop()
         self._outbox: list[bytes] = []
         self._reader = FrameReader(msgspec.json.decode)
@@ -109,8 +109,6 @@ class Host(asyncio.Protocol):
             raise Withdrawn  # it died on the way here; another takes the run
         self._ids += 1
         running = _Running(self._ids, reports)
-        if not self._running:
-            self.front_since = self._loop.time()
         self._running[running.id] = running
         self._send({"run": [running.id, execution]})
         stop.on_request(lambda: self._cancel(running, stop.grace))
@@ -118,6 +116,11 @@ class Host(asyncio.Protocol):
             return await running.ended
         finally:
             running.forget_kill()
+
+    @property
+    def front(self) -> int | None:
+        """Which run is before all others; each that it is given has another number."""
+        return next(iter(self._running), None)
 
     def withdraw(self) -> None:
         """Take back what it was given and has not begun."""
@@ -207,7 +210,6 @@ class Host(asyncio.Protocol):
                 self._ready.set_result(None)
 
     def _hear_end(self, id: int, outcome: dict[str, Any], is_async: bool, seconds: float) -> None:
-        self.front_since = self._loop.time()
         self._running.pop(id).end(Ended(_outcome_of(outcome), is_async, seconds))
 
     def _hear_raw(self, lines: Lines) -> None:
