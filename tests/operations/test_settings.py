@@ -148,7 +148,7 @@ def test_everything_that_is_wrong_is_said_at_once(toml: Callable[[str], Path]) -
         ("CACHE__TTL_SECONDS", "5"),
         ("DISPATCHER__SCAN_CONCURRENCY", "2"),
         ("DISPATCHER__STRATEGY", "round_robin"),
-        ("DISPATCHER__HORIZON_SECONDS", "5"),
+        ("DISPATCHER__HORIZON_SECONDS", "0"),
         ("WORKER__HEARTBEAT_SECONDS", "inf"),
         ("WORKER__QUEUES", "[]"),
         ("API__HOST", "0.0.0.0"),

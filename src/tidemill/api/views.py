@@ -1,5 +1,6 @@
 """Domain values as the API shows them."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -193,25 +194,28 @@ def stats_view(stats: list[RunStats], since: datetime) -> dict[str, Any]:
     }
 
 
-def queue_views(lanes: list[LaneDepth], now: datetime) -> list[dict[str, Any]]:
-    """Lanes gathered by their queue."""
-    queues: dict[str, dict[str, Any]] = {}
-    for lane in lanes:
-        name = lane.lane.partition("/")[0]
-        queue = queues.setdefault(
-            name,
-            {
-                "name": name,
-                "depth": 0,
-                "running": 0,
-                "oldest_age_seconds": None,
-                "started_per_second": 0.0,
-            },
-        )
+def queue_views(
+    lanes: Sequence[LaneDepth], workers: Sequence[Worker], now: datetime
+) -> list[dict[str, Any]]:
+    """Lanes gathered by their queue; one that a worker serves is there though nothing is in it."""
+    of_lanes = [(lane.lane.partition("/")[0], lane) for lane in lanes]
+    names = {name for name, _ in of_lanes} | {name for each in workers for name in each.queues}
+    queues: dict[str, dict[str, Any]] = {
+        name: {
+            "name": name,
+            "depth": 0,
+            "running": 0,
+            "oldest_age_seconds": None,
+            "started_per_second": 0.0,
+        }
+        for name in sorted(names)
+    }
+    for name, lane in of_lanes:
+        queue = queues[name]
         queue["depth"] += lane.ready
         queue["running"] += lane.running
         queue["started_per_second"] += lane.started_last_minute / _RATE_SECONDS
         if lane.oldest_ready_at is not None:
             age = max((now - lane.oldest_ready_at) / timedelta(seconds=1), 0)
             queue["oldest_age_seconds"] = max(queue["oldest_age_seconds"] or 0, age)
-    return [queues[name] for name in sorted(queues)]
+    return list(queues.values())

@@ -40,6 +40,7 @@ from tidemill.application.manage_workers import (
     register_worker,
     remove_worker,
 )
+from tidemill.application.queries.levels import levels_of
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import NotFound
 from tidemill.foundation.listing import WorkerFilter
@@ -198,5 +199,6 @@ async def stats(context: Context, id: WorkerId) -> Response:
 )
 async def queues(context: Context) -> Response:
     """What waits and what runs, by queue."""
-    views = await context.store.read(lambda r: queue_views(r.lane_depths(), r.now))
+    levels = await context.store.read(levels_of)
+    views = queue_views(levels.lanes, levels.workers, levels.at)
     return json_answer({"items": views, "next_cursor": None})
