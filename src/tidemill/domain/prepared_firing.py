@@ -41,7 +41,6 @@ def prepare_firing(task: Task) -> PreparedFiring:
         and run.not_before == at
         and run.queue_deadline_at is None
         and run.deadline_at is None
-        and run.queue_timeout_seconds is None
     )
     return PreparedFiring(
         task_id=task.id,
