@@ -17,13 +17,15 @@ from tidemill.domain.task import TaskDefinition
 from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
+    RunAttempt,
     RunChange,
     RunHead,
     Success,
     annotate,
+    ended_attempt,
     move,
 )
-from tidemill.foundation.store import AttemptClosing, Transaction
+from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 EXECUTOR_LOST = "executor_lost"  # the attempt fell with another's process; it costs nothing
@@ -96,26 +98,26 @@ def _record_by_rule(
         return [], []
     runs = transaction.run_heads([report.run_id for report in reports])
     definitions = transaction.definitions({(r.task_id, r.task_version) for r in runs.values()})
-    changes, closings, stale = [], [], []
+    changes, ended, stale = [], [], []
     for report in reports:
         run = runs.get(report.run_id)
         if run is None or not is_held(run, report.fence):
             stale.append(report)
             continue
         definition = definitions[run.task_id, run.task_version]
-        change, closing = _ending(run, definition, report, transaction.now)
+        change, attempt = _ending(run, definition, report, transaction.now)
         changes.append(change)
-        closings.append(closing)
+        ended.append(attempt)
         del runs[report.run_id]  # whoever says it once more comes too late
     transaction.change_runs(changes)
-    transaction.close_attempts(closings)
+    transaction.close_attempts(ended)
     follow_up_attempts(transaction, changes)
     return changes, stale
 
 
 def _ending(
     run: RunHead, definition: TaskDefinition, report: AttemptReport, now: datetime
-) -> tuple[RunChange, AttemptClosing]:
+) -> tuple[RunChange, RunAttempt]:
     if run.status is RunStatus.CANCELLING:
         reason = run.reason or "cancelled_by_user"
         how = AttemptOutcome.SUCCEEDED if report.outcome.succeeded else AttemptOutcome.CANCELLED
@@ -144,7 +146,7 @@ def _final(
     reason: str | None,
     how: AttemptOutcome,
     now: datetime,
-) -> tuple[RunChange, AttemptClosing]:
+) -> tuple[RunChange, RunAttempt]:
     event = EventType.RUN_CANCELLED if status is RunStatus.CANCELLED else EventType.RUN_FINISHED
     outcome = report.outcome
     change = move(
@@ -176,7 +178,7 @@ def _retrying(
     failed: Outcome,
     how: AttemptOutcome,
     now: datetime,
-) -> tuple[RunChange, AttemptClosing]:
+) -> tuple[RunChange, RunAttempt]:
     not_before = now + delay_before_retry(run, definition.retry)
     change = move(
         run,
@@ -200,7 +202,7 @@ def _retrying(
 
 def _handed_back(
     run: RunHead, report: AttemptReport, now: datetime
-) -> tuple[RunChange, AttemptClosing]:
+) -> tuple[RunChange, RunAttempt]:
     change = move(
         run,
         RunStatus.RETRYING,
@@ -220,8 +222,8 @@ def _handed_back(
     return change, _closing(run, report.outcome, AttemptOutcome.HANDED_BACK, now)
 
 
-def _closing(run: RunHead, outcome: Outcome, how: AttemptOutcome, now: datetime) -> AttemptClosing:
-    return AttemptClosing(run.id, run.attempt, how, now, outcome.exit_code, outcome.error_message)
+def _closing(run: RunHead, outcome: Outcome, how: AttemptOutcome, now: datetime) -> RunAttempt:
+    return ended_attempt(run, how, now, outcome.exit_code, outcome.error_message)
 
 
 def _tell_stale(transaction: Transaction, stale: Sequence[AttemptReport]) -> None:

@@ -13,9 +13,16 @@ from tidemill.domain.events import EventType
 from tidemill.domain.lease import is_poison
 from tidemill.domain.retry import may_go_on
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import AttemptOutcome, Hold, RunChange, TaskRun, move
+from tidemill.domain.task_run import (
+    AttemptOutcome,
+    Hold,
+    RunChange,
+    TaskRun,
+    ended_attempt,
+    move,
+)
 from tidemill.domain.worker import WorkerStatus
-from tidemill.foundation.store import AttemptClosing, Transaction
+from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 _EVERYTHING = 1_000_000
@@ -86,7 +93,7 @@ def lose_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
     transaction.change_runs(changes)
     transaction.close_attempts(
         [
-            AttemptClosing(run.id, run.attempt, AttemptOutcome.LOST, transaction.now, None, _LOST)
+            ended_attempt(run, AttemptOutcome.LOST, transaction.now, error_message=_LOST)
             for run in runs
         ]
     )

@@ -63,6 +63,7 @@ class RunHead(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_limit: int | None = None
     queue_timeout_seconds: float | None = None
     event_seq: int = 0
+    worker_id: str | None = None
     started_at: datetime | None = None
 
 
@@ -83,7 +84,6 @@ class LeasedRun(RunHead, frozen=True, kw_only=True):
     scheduled_for: datetime  # the fire time the rule demanded
     not_before: datetime
     parameters: dict[str, Any] = {}
-    worker_id: str | None = None
     flow_run_id: str | None = None
     timeout_seconds: float | None = None
     deadline_at: datetime | None = None
@@ -114,8 +114,11 @@ class TaskRun(LeasedRun, frozen=True, kw_only=True):
     completed_at: datetime | None = None
 
 
-class RunAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One try of a run, numbered from 1. The fields are the columns of `run_attempts`."""
+class RunAttempt(msgspec.Struct, frozen=True):
+    """One try of a run, numbered from 1. The fields are the columns of `run_attempts`.
+
+    A row is written with its end, once; what is known of the one under way stands in the run.
+    """
 
     run_id: int
     attempt: int
@@ -126,6 +129,29 @@ class RunAttempt(msgspec.Struct, frozen=True, kw_only=True):
     outcome: AttemptOutcome | None = None
     exit_code: int | None = None
     error_message: str | None = None
+
+
+def ended_attempt(
+    run: RunHead,
+    outcome: AttemptOutcome,
+    at: datetime,
+    exit_code: int | None = None,
+    error_message: str | None = None,
+) -> RunAttempt:
+    """How the attempt under way in `run`, which is leased, ended."""
+    assert run.worker_id is not None
+    assert run.started_at is not None
+    return RunAttempt(
+        run.id,
+        run.attempt,
+        run.fence,
+        run.worker_id,
+        run.started_at,
+        at,
+        outcome,
+        exit_code,
+        error_message,
+    )
 
 
 class Success(msgspec.Struct, frozen=True):

@@ -10,8 +10,8 @@ from tidemill.domain.outcome import Outcome
 from tidemill.errors import Problem
 
 
-class Execution(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of one run, as the executor sees it."""
+class Execution(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One attempt of one run, as the executor sees it; as JSON, the values alone."""
 
     run_id: int
     task_id: int

@@ -19,7 +19,6 @@ from tidemill.domain.prepared_firing import PreparedFiring
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, Task, TaskDefinition
 from tidemill.domain.task_run import (
-    AttemptOutcome,
     LeasedRun,
     ReadyRun,
     RunAttempt,
@@ -61,17 +60,6 @@ class TaskAdvance(msgspec.Struct, frozen=True):
     task_id: int
     next_run_at: datetime | None
     last_run_at: datetime | None
-
-
-class AttemptClosing(msgspec.Struct, frozen=True):
-    """How one attempt ended."""
-
-    run_id: int
-    attempt: int
-    outcome: AttemptOutcome
-    completed_at: datetime
-    exit_code: int | None = None
-    error_message: str | None = None
 
 
 class LogLines(msgspec.Struct, frozen=True):
@@ -164,7 +152,7 @@ class Reads(Protocol):
         """The versions of a task, newest first."""
 
     def attempts(self, run_id: int) -> list[RunAttempt]:
-        """All attempts of a run, in order."""
+        """All attempts of a run, in order, the one under way included."""
 
     def run_events(self, run_id: int, after: int, limit: int) -> list[RunEvent]:
         """Events of a run with `seq` above `after`, in order."""
@@ -359,8 +347,8 @@ class Transaction(Reads, Protocol):
 
     # attempts, leases, output
 
-    def close_attempts(self, closings: Sequence[AttemptClosing]) -> None:
-        """Close attempts, each once; one that is closed already stays as it is."""
+    def close_attempts(self, ended: Sequence[RunAttempt]) -> None:
+        """Write how attempts ended, each once; one that is closed already stays as it is."""
 
     def renew_leases(
         self, worker_id: str, fences: Mapping[int, int], until: datetime

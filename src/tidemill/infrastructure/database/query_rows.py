@@ -86,6 +86,9 @@ _attempts = (
     .where(run_attempts.c.run_id == bindparam("run_id"))
     .order_by(run_attempts.c.attempt)
 )
+_under_way = struct_columns(task_runs, ("id", "attempt", "fence", "worker_id", "started_at")).where(
+    text(IS_LEASED), _runs.id == bindparam("run_id")
+)
 _event = struct_columns(run_events, RunEvent.__struct_fields__)
 _events = (
     _event.where(run_events.c.run_id == bindparam("run_id"), run_events.c.seq > bindparam("after"))
@@ -218,9 +221,8 @@ class QueryRows(Rows):
         return self.fetch_once(query.order_by(*ordered).limit(page.limit + 1))
 
     def attempts(self, run_id: int) -> list[RunAttempt]:
-        fields = RunAttempt.__struct_fields__
-        rows = self.fetch(_attempts, run_id=run_id)
-        return [RunAttempt(**dict(zip(fields, row, strict=True))) for row in rows]
+        rows = self.fetch(_attempts, run_id=run_id) + self.fetch(_under_way, run_id=run_id)
+        return [RunAttempt(*row) for row in rows]
 
     def run_events(self, run_id: int, after: int, limit: int) -> list[RunEvent]:
         rows = self.fetch(_events, run_id=run_id, after=after, limit=limit)

@@ -15,6 +15,7 @@ from tidemill.domain.task_run import (
     Hold,
     LeasedRun,
     ReadyRun,
+    RunAttempt,
     RunChange,
     RunHead,
     Success,
@@ -22,12 +23,13 @@ from tidemill.domain.task_run import (
     Trigger,
     created,
     dispatched,
+    ended_attempt,
     skipped,
     started,
     succeeded,
 )
 from tidemill.errors import ConcurrentChange
-from tidemill.foundation.store import AttemptClosing, LogLines
+from tidemill.foundation.store import LogLines
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
@@ -274,11 +276,6 @@ class RunRows(Rows):
     def claim(self, run_ids: Collection[int], worker_id: str, until: datetime) -> list[LeasedRun]:
         rows = self.fetch(_claim, ids=run_ids, holder=worker_id, lease_until=until, now=self.now)
         claimed = [leased_from(row) for row in rows]
-        self.insert_rows(
-            run_attempts,
-            ("run_id", "attempt", "fence", "worker_id", "started_at"),
-            ((run.id, run.attempt, run.fence, worker_id, self.now) for run in claimed),
-        )
         self.append_events([started(run, self.now) for run in claimed])
         return claimed
 
@@ -296,15 +293,11 @@ class RunRows(Rows):
             statement, ((*msgspec.structs.astuple(each), self.now) for each in successes)
         )
         ended = [head_from(row) for row in rows]
-        self.update_rows(
-            run_attempts,
-            ("run_id", "attempt"),
-            ("outcome", "completed_at", "exit_code"),
-            (
-                (run.id, run.attempt, AttemptOutcome.SUCCEEDED, self.now, by_run[run.id].exit_code)
+        self.close_attempts(
+            [
+                ended_attempt(run, AttemptOutcome.SUCCEEDED, self.now, by_run[run.id].exit_code)
                 for run in ended
-            ),
-            where="outcome IS NULL",
+            ]
         )
         self.append_events([succeeded(run, by_run[run.id], self.now) for run in ended])
         return ended
@@ -392,13 +385,12 @@ class RunRows(Rows):
     def stuck_dispatches(self, before: datetime, limit: int) -> list[TaskRun]:
         return _all(self.fetch(_stuck, before=before, limit=limit))
 
-    def close_attempts(self, closings: Sequence[AttemptClosing]) -> None:
-        self.update_rows(
+    def close_attempts(self, ended: Sequence[RunAttempt]) -> None:
+        self.insert_rows(
             run_attempts,
-            ("run_id", "attempt"),
-            ("outcome", "completed_at", "exit_code", "error_message"),
-            map(msgspec.structs.astuple, closings),
-            where="outcome IS NULL",
+            RunAttempt.__struct_fields__,
+            map(msgspec.structs.astuple, ended),
+            unless_taken=("run_id", "attempt"),
         )
 
     def renew_leases(

@@ -16,6 +16,7 @@ from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
     LeasedRun,
+    RunAttempt,
     RunChange,
     RunHead,
     Success,
@@ -29,7 +30,6 @@ from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import ConcurrentChange, Conflict, Unavailable, VersionMismatch
 from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
-    AttemptClosing,
     DueTask,
     LogLines,
     Store,
@@ -471,11 +471,29 @@ class StoreSuite:
         [run] = await add_runs(store, await add_task(store), [clock.now()])
         await store.transact(lambda t: start(t, run, clock.now() + MINUTE))
         for outcome in (AttemptOutcome.LOST, AttemptOutcome.SUCCEEDED):
-            closing = AttemptClosing(run.id, 1, outcome, clock.now())
-            await store.transact(lambda t, c=closing: t.close_attempts([c]))  # type: ignore[misc]
+            ended = RunAttempt(run.id, 1, 1, "w", clock.now(), clock.now(), outcome)
+            await store.transact(lambda t, e=ended: t.close_attempts([e]))  # type: ignore[misc]
 
-        [stored] = await store.read(lambda r: r.attempts(run.id))
+        stored = (await store.read(lambda r: r.attempts(run.id)))[0]
         assert stored.outcome is AttemptOutcome.LOST
+
+    async def test_the_attempt_under_way_is_among_the_attempts(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        [run] = await add_runs(store, await add_task(store), [clock.now()])
+        assert await store.read(lambda r: r.attempts(run.id)) == []
+        began = clock.now()
+        await store.transact(lambda t: start(t, run, clock.now() + MINUTE))
+
+        [under_way] = await store.read(lambda r: r.attempts(run.id))
+        assert under_way == RunAttempt(run.id, 1, 1, "worker-1", began)
+
+        clock.advance(MINUTE)
+        await store.transact(lambda t: succeed(t, run))
+        [ended] = await store.read(lambda r: r.attempts(run.id))
+        assert ended == RunAttempt(
+            run.id, 1, 1, "worker-1", began, clock.now(), AttemptOutcome.SUCCEEDED
+        )
 
     async def test_output_is_read_from_any_line(self, store: Store, clock: FakeClock) -> None:
         lines = [

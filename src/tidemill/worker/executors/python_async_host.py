@@ -1,6 +1,6 @@
 """A warm process that runs async Python functions, many at once on one loop.
 
-Started in a slot as `python -m tidemill.worker.executors.python_async_host PATHS`.
+Started in a slot as `python -m tidemill.worker.executors.python_async_host PATHS FIELDS`.
 """
 
 import asyncio
@@ -69,7 +69,6 @@ class _AsyncHost:
     async def _run(self, attempt: Attempt) -> dict[str, Any]:
         running.set(attempt)
         _current.set(attempt.context)
-        attempt.begin()
         try:
             return success(await resolve(attempt.command).call_for(attempt))
         except BaseException as error:

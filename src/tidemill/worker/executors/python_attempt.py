@@ -1,6 +1,6 @@
 """One run in a warm process: what it is told, what it says and how it ended.
 
-Messages in: `run` [id, execution], `cancel` {id}, `withdraw`.
+Messages in: `run` [id, execution's values], `cancel` {id}, `withdraw`.
 Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` [id, outcome, is_async, seconds],
 `withdrawn` [ids that were not begun].
 
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, NamedTuple
@@ -47,10 +47,12 @@ running: "ContextVar[Attempt | None]" = ContextVar("tidemill_attempt", default=N
 
 
 def channel_to_the_worker() -> "Channel":
-    """Prepare this process, which was started in a slot with PATHS, and find its connection."""
-    sys.path[:0] = json.loads(sys.argv[1])
+    """Prepare this process, which was started in a slot with PATHS and FIELDS, as JSON, and find
+    its connection; the fields are those of an execution, in the order of its values."""
+    paths, fields = map(json.loads, sys.argv[1:])
+    sys.path[:0] = paths
     become_subreaper()
-    channel = Channel(socket.socket(fileno=_CHANNEL))
+    channel = Channel(socket.socket(fileno=_CHANNEL), fields)
     os.set_inheritable(_CHANNEL, False)
     return channel
 
@@ -58,8 +60,9 @@ def channel_to_the_worker() -> "Channel":
 class Channel:
     """The connection to the worker; several threads may send."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, fields: Sequence[str]) -> None:
         self.connection = connection
+        self.fields = fields
         self._reader = FrameReader()
         self._lock = threading.Lock()
 
@@ -83,8 +86,9 @@ class Channel:
 class Attempt:
     """One attempt under way: its context and what it has said."""
 
-    def __init__(self, request: tuple[int, dict[str, Any]], channel: Channel) -> None:
-        self.id, execution = request
+    def __init__(self, request: tuple[int, Sequence[Any]], channel: Channel) -> None:
+        self.id, values = request
+        execution = dict(zip(channel.fields, values, strict=True))
         self.command: str = execution["command"]
         self.arguments: dict[str, Any] = execution["arguments"] or {}
         self.context = RunContext(execution, self)
@@ -92,12 +96,7 @@ class Attempt:
         self._output: CappedOutput | None = None  # most say nothing
         self._lock = threading.Lock()
         self._flushed_at = 0.0
-        self._began = 0.0
         self.has_pending = False
-
-    def begin(self) -> None:
-        """From now on it runs."""
-        self._began = time.monotonic()
 
     def say(self, stream: str, data: bytes) -> bool:
         """Take output; True where somebody has to come back and flush it."""
@@ -132,8 +131,8 @@ class Attempt:
     def checkpoint(self, data: Any) -> None:
         self._channel.send({"checkpoint": [self.id, data]})
 
-    def end(self, outcome: dict[str, Any], *, is_async: bool) -> None:
-        seconds = time.monotonic() - self._began
+    def end(self, outcome: dict[str, Any], *, is_async: bool, seconds: float = 0.0) -> None:
+        """Tell how it ended; `seconds` is how long a sync function kept its thread."""
         ended = {"end": [self.id, outcome, is_async, seconds]}
         with self._lock:
             said = [] if self._output is None else self._output.finish()

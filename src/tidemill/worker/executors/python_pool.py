@@ -12,6 +12,7 @@ from tidemill.worker.executors.python_process import Host, HostFailed, Mode
 _SLOW_SECONDS = 0.005  # a function that takes longer gets a process to itself
 _DEPTH = 24  # quick runs that one process may have before it
 _LOOK_SECONDS = 0.05  # how long runs wait, or stand in one, before another is started for them
+_BACKLOG_SECONDS = 0.1  # of work that one process may have before it
 _IDLE_SECONDS = 60.0  # a process that nobody needed for this long ends, unless
 _KEPT_WARM = 1  # so many would not be left
 
@@ -167,8 +168,7 @@ class SyncPool:
         quick = [host for host in self._busy if host not in slow]
         seconds = sum(host.seconds for host in quick)
         seconds += sum(self._seconds_of(command) for command, _ in self._waiting)
-        # As many as would be done with it by the next look.
-        wanted = min(math.ceil(seconds / _LOOK_SECONDS), self._quick_enough)
+        wanted = min(math.ceil(seconds / _BACKLOG_SECONDS), self._quick_enough)
         for _ in range(wanted - len(quick) - len(self._idle) - len(self._starting)):
             self._grow()
         if self._waiting or any(host.load > 1 for host in self._busy):

@@ -91,6 +91,7 @@ class Host(asyncio.Protocol):
                 "-m",
                 f"{__package__}.python_{self.mode}_host",
                 json.dumps(paths),
+                json.dumps(Execution.__struct_fields__),
             ],
             environment=without_settings(os.environ),
             directory="/",

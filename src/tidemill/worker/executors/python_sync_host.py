@@ -1,14 +1,16 @@
 """A warm process that runs sync Python functions, one at a time.
 
-Started in a slot as `python -m tidemill.worker.executors.python_sync_host PATHS`. Where a function
-runs, SIGUSR1, which the slot sends, says that there is a message to be heard.
+Started in a slot as `python -m tidemill.worker.executors.python_sync_host PATHS FIELDS`. Where a
+function runs, SIGUSR1, which the slot sends, says that there is a message to be heard.
 """
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any
@@ -48,13 +50,14 @@ class _SyncHost:
         self._attempt: Attempt | None = None
         self._may_interrupt = False
         self._was_signalled = False
-        self._environment: set[str] = set()
+        self._shown: dict[bytes, bytes] = {}
         self._pipes = {_capture(1): "stdout", _capture(2): "stderr"}
         self._written = select.poll()
         for descriptor in self._pipes:
             self._written.register(descriptor, select.POLLIN)
         self._draining = threading.Lock()
         self._woken, self._wake = os.pipe()
+        self._effort = _Effort()
 
     def serve(self) -> None:
         signal.signal(signal.SIGUSR1, self._interrupt)
@@ -87,7 +90,7 @@ class _SyncHost:
     def _run(self, attempt: Attempt) -> None:
         with self._draining:
             self._attempt = attempt
-        attempt.begin()
+        self._effort.begin()
         is_async = False
         before, current = running.set(attempt), _current.set(attempt.context)
         self._show_environment(attempt.context.environment)
@@ -113,15 +116,17 @@ class _SyncHost:
             self._attempt = None
         running.reset(before)
         _current.reset(current)
-        attempt.end(outcome, is_async=is_async)
+        attempt.end(outcome, is_async=is_async, seconds=self._effort.seconds())
 
     def _show_environment(self, environment: dict[str, str]) -> None:
-        for name in self._environment - environment.keys():
-            os.environ.pop(name, None)
-        for name, value in environment.items():
-            if os.environ.get(name) != value:  # it costs a tenth of setting it
-                os.environ[name] = value
-        self._environment = set(environment)
+        """As bytes: to convert them again for each look and each change would cost twice that."""
+        shown = {name.encode(): value.encode() for name, value in environment.items()}
+        for name in self._shown.keys() - shown.keys():
+            os.environb.pop(name, None)
+        for name, value in shown.items():
+            if os.environb.get(name) != value:  # it costs a tenth of setting it
+                os.environb[name] = value
+        self._shown = shown
 
     def _interrupt(self, *_: Any) -> None:
         """End the function that runs, if it was cancelled; a signal that came early is kept."""
@@ -161,6 +166,31 @@ class _SyncHost:
             while data := os.read(descriptor, _PIPE_BYTES):
                 if self._attempt is not None:
                     self._attempt.say(self._pipes[descriptor], data)
+
+
+class _Effort:
+    """How long functions keep this thread, without the time in which others had its processor.
+
+    That time says nothing of a function, and where processors are short another process for what
+    waits would make it longer still.
+    """
+
+    def __init__(self) -> None:
+        self._before = resource.getrusage(resource.RUSAGE_THREAD)
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """From now on a function has it."""
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """How long the function that ends now had it."""
+        took = time.monotonic() - self._began
+        before, self._before = self._before, resource.getrusage(resource.RUSAGE_THREAD)
+        if self._before.ru_nvcsw != before.ru_nvcsw:
+            return took  # it waited for something
+        worked = self._before.ru_utime + self._before.ru_stime - before.ru_utime - before.ru_stime
+        return min(took, worked)
 
 
 def _run_to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
