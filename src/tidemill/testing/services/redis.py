@@ -42,10 +42,10 @@ class Redis(Service):
         number = self._free.pop()
         try:
             yield self._url(number)
+        finally:
             with redis.Redis.from_url(self._url(number)) as client:
                 client.flushdb()
-        finally:
-            self._free.insert(0, number)
+            self._free.append(number)
 
     def _url(self, database: int) -> str:
         return f"redis://127.0.0.1:{self.port}/{database}"
