@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint check format bench reference lock
+.PHONY: help setup servers run test lint check format bench reference lock
 
 BIN := .venv/bin
 
@@ -9,10 +9,13 @@ help:  ## show what can be made
 setup:  ## prepare .venv from the lock; quick the second time
 	@sh tools/setup.sh
 
+servers:  ## find or install PostgreSQL, Redis and RabbitMQ for the tests
+	@sh tools/servers.sh
+
 run: setup  ## start Tidemill on the embedded store, with demo tasks
 	@exec $(BIN)/tidemill up --demo
 
-test: setup  ## pass every test
+test: setup servers  ## pass every test
 	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: setup  ## format, lint, types, import contract

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from tidemill.client.client import Client
+from tidemill.testing.prerequisites import not_run
 from tidemill.testing.server import Server
+
+pytest_plugins = ["tidemill.testing.pytest_plugin"]
 
 TASKS = Path(__file__).parent / "tasks"  # Python tasks that tests run
 
@@ -68,10 +71,7 @@ def run_command(
 def as_root() -> None:
     """What follows may mount; elsewhere than in CI, only where the tests run as root."""
     if os.geteuid() != 0:
-        reason = "only root mounts file systems"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        not_run("only root mounts file systems")
 
 
 @pytest.fixture
