@@ -18,7 +18,8 @@ from tidemill.api.context import ApiContext
 from tidemill.application.recover_lost_runs import recover_after_restart
 from tidemill.config.settings import Settings
 from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
-from tidemill.errors import InvalidSettings, Problem
+from tidemill.domain.strategies.registry import StrategyRegistry, built_in_strategies
+from tidemill.errors import InvalidInput, InvalidSettings, Problem
 from tidemill.foundation.clock import Clock, SystemClock
 from tidemill.foundation.registry import ExecutorRegistry
 from tidemill.foundation.store import Store
@@ -60,6 +61,7 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
         # Who holds the database's lock owns the task trees that it tells of, and nobody else's.
         containment = Containment(database.with_name(f"{database.name}.run"), owner=str(database))
         registry = build_registry(settings, containment)
+        strategies = build_strategies(settings)
         executors = registry.executors(settings.worker.allowed_executors)
         _make_directory_of(database)
         store = await SqliteStore.open(
@@ -78,10 +80,12 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
             )
             await worker.start()
             stack.push_async_callback(worker.stop)
-        dispatcher = Dispatcher(store, queue, wakeups, clock, _dispatcher_options(settings))
+        dispatcher = Dispatcher(
+            store, queue, wakeups, clock, strategies, _dispatcher_options(settings)
+        )
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
-        api = _api_context(settings, store, wakeups, clock, registry, metrics)
+        api = _api_context(settings, store, wakeups, clock, registry, strategies, metrics)
         await stack.enter_async_context(_serve(api, listener, settings.api.cors_origins))
         yield AllInOne(store, registry, _url_of(listener))
 
@@ -99,19 +103,36 @@ def build_registry(settings: Settings, containment: Containment) -> ExecutorRegi
     return registry
 
 
+def build_strategies(settings: Settings) -> StrategyRegistry:
+    """Every strategy that this version knows, and the default; raises InvalidSettings."""
+    strategies = built_in_strategies()
+    try:
+        strategies.set_default(settings.dispatcher.strategy)
+    except InvalidInput as error:
+        raise InvalidSettings(
+            [
+                Problem(f"dispatcher.strategy{place.replace('/', '.')}", message)
+                for place, message in error.problems
+            ]
+        ) from error
+    return strategies
+
+
 def _api_context(
     settings: Settings,
     store: Store,
     wakeups: MemoryWakeups,
     clock: Clock,
     registry: ExecutorRegistry,
+    strategies: StrategyRegistry,
     metrics: Metrics,
 ) -> ApiContext:
     return ApiContext(
         store=store,
         wakeups=wakeups,
         clock=clock,
-        check_task=registry.check,
+        check_task=lambda task: [*registry.check(task), *strategies.check(task)],
+        strategies=strategies,
         render_metrics=metrics.render,
         version=__version__,
         max_body_bytes=settings.api.max_body_bytes,

@@ -13,6 +13,7 @@ from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.service import Loop
@@ -46,11 +47,13 @@ class Dispatcher:
         queue: MessageQueue,
         wakeups: Wakeups,
         clock: Clock,
+        strategies: StrategyRegistry,
         options: DispatcherOptions,
     ) -> None:
         self._store = store
         self._queue = queue
         self._clock = clock
+        self._strategies = strategies
         self._options = options
         self.firing = Loop("firing", self._fire, wakeups.listen(Topic.SCHEDULES))
         self.preparation = Loop("preparation", self._prepare, wakeups.listen())
@@ -68,7 +71,9 @@ class Dispatcher:
             await loop.stop()
 
     async def _fire(self) -> float:
-        fired = await self._store.transact(partial(fire_due_tasks, limit=self._options.scan_batch))
+        fired = await self._store.transact(
+            partial(fire_due_tasks, limit=self._options.scan_batch, strategies=self._strategies)
+        )
         await self._queue.publish(fired.messages)
         if fired.tasks == self._options.scan_batch:
             return 0
@@ -86,7 +91,9 @@ class Dispatcher:
 
     async def _dispatch(self) -> float:
         dispatched = await self._store.transact(
-            partial(dispatch_ready_runs, limit=self._options.scan_batch)
+            partial(
+                dispatch_ready_runs, limit=self._options.scan_batch, strategies=self._strategies
+            )
         )
         await self._queue.publish(dispatched.messages)
         return 0 if dispatched.has_more else self._until(dispatched.next_ready_at)
