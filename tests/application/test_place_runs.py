@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tidemill.application import place_runs
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.claim_runs import claim_runs
 from tidemill.application.manage_workers import (
@@ -270,6 +271,23 @@ def test_another_attempt_is_placed_anew(crowd: InlineScheduler) -> None:
     assert named(crowd, run) == "b"
 
 
+def test_a_run_that_is_refused_for_its_limit_is_placed_anew(crowd: InlineScheduler) -> None:
+    narrow, wide = (
+        crowd.create(name, strategy="round_robin", concurrency=Concurrency("key", limit))
+        for name, limit in (("narrow", 1), ("wide", 2))
+    )
+    refused, taken = crowd.trigger(narrow), crowd.trigger(wide)
+    settle(crowd)
+    first = named(crowd, refused)
+    [held] = crowd.claim(taken.id, worker_id="b")
+    assert first is not None
+    assert crowd.claim(refused.id, worker_id=first) == []
+    crowd.record(held.run)
+    settle(crowd)
+
+    assert named(crowd, refused) not in (first, None)
+
+
 def test_nothing_is_placed_while_no_worker_matches(scheduler: InlineScheduler) -> None:
     scheduler.register("a", queues=["other"])
     runs = [
@@ -386,6 +404,30 @@ def test_more_parts_than_there_is_room_for_wait_and_are_not_split_again(
     assert done == 10
     assert len(scheduler.runs()) == 10
     assert {part.status for part in parts_of(scheduler, run)} == {RunStatus.SUCCEEDED}
+
+
+def test_a_run_that_was_tried_whole_is_not_split(crowd: InlineScheduler) -> None:
+    run = crowd.trigger(crowd.create(retry=Retry(max_retries=1, delay_seconds=1)))
+    held = crowd.start(run, "a")
+    crowd.record(held, failure("exit_code", "exit code 1", exit_code=1))
+    crowd.strategies.set_default(THREE)
+    crowd.pass_time(2)
+
+    assert list(settle(crowd)) == [run.id]
+    assert len(crowd.runs()) == 1
+
+
+def test_no_transaction_makes_more_parts_than_it_should(
+    crowd: InlineScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place_runs, "_PARTS_AT_ONCE", 5)
+    task = crowd.create(strategy=THREE)
+    runs = [crowd.trigger(task) for _ in range(4)]
+
+    assert [len(each.run_ids) for each in crowd.dispatch().messages] == [3]
+    assert crowd.run(runs[3]).status is RunStatus.PENDING
+    settle(crowd)
+    assert [len(parts_of(crowd, run)) for run in runs] == [3] * 4
 
 
 def test_a_retry_of_a_part_is_that_part_again(crowd: InlineScheduler) -> None:
