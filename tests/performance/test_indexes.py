@@ -67,6 +67,7 @@ RUN_FILTERS: dict[str, dict[str, Any]] = {
     "worker": {"worker_id": "worker-5"},
     "trigger": {"trigger": Trigger.SCHEDULE},
     "flow run": {"flow_run_id": "none"},
+    "part": {"part_of": 5},
     "task and status": {"task_id": 5, "status": (RunStatus.SUCCEEDED,)},
     "namespace and status": {"namespace": "default", "status": (RunStatus.FAILED,)},
     "hour": {"scheduled_after": NOW - timedelta(hours=1), "scheduled_before": NOW},
@@ -174,8 +175,8 @@ def test_every_kept_statement_is_looked_at() -> None:
 # A page of these is sorted out of all that the filter leaves.
 SORTED = (
     "runs by worker, -s", "runs by worker, s", "runs by flow run", "runs by hour, ",
-    "runs by unfinished", "runs by statuses", "runs by task and hour", "tasks by type, ",
-    "tasks by name, ", "tasks by status",
+    "runs by unfinished", "runs by statuses", "runs by task and hour", "runs by part, -s",
+    "runs by part, s", "tasks by type, ", "tasks by name, ", "tasks by status",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ messages are theirs).
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
@@ -31,6 +31,7 @@ from tidemill.application.renew_leases import renew_leases
 from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.events import EventType, RunEvent
+from tidemill.domain.gates import serving_workers
 from tidemill.domain.lease import MAX_LOSSES, stop_before
 from tidemill.domain.new_run import SCHEDULE_KEY
 from tidemill.domain.outcome import failure, success
@@ -165,6 +166,8 @@ class Simulation:
         )
         for message in dispatched.messages:
             self._send(message)
+        if not dispatched.has_more:
+            self._check_nobody_waits_for_the_gone(self.store.read_now(lambda r: r.ready_lanes()))
 
     def _send(self, message: RunMessage) -> None:
         serving = [each for each in self.workers if each.serves(message)]
@@ -180,6 +183,16 @@ class Simulation:
         self.store.transact_now(
             partial(recover_lost_runs, limit=BATCH, claim_within=CLAIM_WITHIN, silent_after=LEASE)
         )
+        self._check_nobody_waits_for_the_gone(self.store.read_now(lambda r: r.dispatched_lanes()))
+
+    def _check_nobody_waits_for_the_gone(self, lanes: Collection[str]) -> None:
+        """None of these lanes is that of a worker that takes no more, or was silent for a lease."""
+        named = [lane for lane in lanes if parse_lane(lane).worker_id is not None]
+        if not named:
+            return
+        workers = self.store.read_now(lambda reads: reads.workers_alive())
+        for lane in named:
+            self._demand(bool(serving_workers(lane, workers)), 24, f"runs wait in {lane}")
 
     # people
 
