@@ -480,6 +480,39 @@ def test_a_firing_overlaps_as_long_as_a_part_of_the_one_before_goes_on(
 
 
 @pytest.mark.parametrize("strategy", ["broadcast", THREE])
+def test_a_fixed_delay_counts_from_the_end_of_the_last_part(
+    crowd: InlineScheduler, strategy: StrategyChoice
+) -> None:
+    task = crowd.create(schedule="@after 5s", strategy=strategy)
+    crowd.pass_time(5)
+    crowd.fire()
+    settle(crowd)
+    [first, *rest] = crowd.runs(task)
+    end_all(crowd, [first, rest[0]])
+    assert crowd.task(task).next_run_at is None
+    crowd.pass_time(3)
+    end_all(crowd, rest[1:])
+
+    assert crowd.task(task).next_run_at == START + timedelta(seconds=13)
+
+
+def test_the_next_firing_ends_every_part_where_it_cancels_what_runs(
+    crowd: InlineScheduler,
+) -> None:
+    task = crowd.create(schedule="@every 5s", strategy=THREE, overlap="cancel_running")
+    crowd.pass_time(5)
+    crowd.fire()
+    settle(crowd)
+    crowd.claim(*(part.id for part in crowd.runs(task)[:2]), worker_id="a")
+    crowd.pass_time(5)
+    crowd.fire()
+
+    assert [run.status for run in crowd.runs(task)] == [
+        RunStatus.CANCELLING, RunStatus.CANCELLING, RunStatus.CANCELLED, RunStatus.PENDING,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["broadcast", THREE])
 def test_a_concurrency_limit_binds_each_part(
     crowd: InlineScheduler, strategy: StrategyChoice
 ) -> None:

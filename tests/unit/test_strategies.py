@@ -144,10 +144,14 @@ def test_shard_numbers_its_parts_and_names_nobody() -> None:
 
 
 def test_the_shards_of_a_composite_are_placed_one_by_one() -> None:
-    choice = {"name": "composite", "strategies": [{"name": "shard", "count": 4}, "least_loaded"]}
+    def of(strategy: str, turn: int = 0) -> list[str | None]:
+        shards = {"name": "shard", "count": 4}
+        choice: StrategyChoice = {"name": "composite", "strategies": [shards, strategy]}
+        return [each.worker_id for each in placed(choice, workers(2, 2), turn=turn)]
 
-    places = placed(choice, workers(2, 2))
-    assert [each.worker_id for each in places] == ["a", "b", "a", "b"]
+    assert of("least_loaded") == ["a", "b", "a", "b"]
+    assert [of("round_robin", turn) for turn in (0, 1)] == [["a", "b"] * 2, ["b", "a"] * 2]
+    assert len(set(of("affinity"))) == 1
 
 
 @pytest.mark.parametrize("choice", ["broadcast", {"name": "shard", "count": 3}])

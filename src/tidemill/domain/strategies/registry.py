@@ -1,7 +1,7 @@
 """The strategies there are: another one is one class and one registration."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,10 +25,10 @@ class StrategyRegistry:
     """Strategies by name, and the one that runs go by whose task names none."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Callable[..., SchedulingStrategy]] = {}
+        self._kinds: dict[str, type[SchedulingStrategy]] = {}
         self._default: StrategyChoice = QUEUE
 
-    def register(self, name: str, kind: Callable[..., SchedulingStrategy]) -> None:
+    def register(self, name: str, kind: type[SchedulingStrategy]) -> None:
         """Make `kind`, a struct whose fields are the settings, the strategy of this name.
 
         Raises ValueError where the name is taken or is no word.

@@ -15,6 +15,7 @@ class RoundRobin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     splits: ClassVar[bool] = False
 
     def place(self, question: Question, part: Part) -> Sequence[Part]:
-        begin = question.turn % len(part.candidates)
+        turn = question.turn + (part.shard_index or 0)  # the shards of a run follow one another
+        begin = turn % len(part.candidates)
         in_turn = [*part.candidates[begin:], *part.candidates[:begin]]
         return [part.narrowed(with_room(in_turn)[:1])]
