@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.foundation.store import Store
+from tidemill.infrastructure.database.postgres import PostgresStore
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore, SqliteStore
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
@@ -28,5 +29,13 @@ class TestInlineSqlite(StoreSuite):
     @pytest.fixture
     async def store(self, clock: FakeClock) -> AsyncIterator[Store]:
         store = InlineSqliteStore(clock, MemoryWakeups(), schema=empty_schema())
+        yield store
+        await store.close()
+
+
+class TestPostgres(StoreSuite):
+    @pytest.fixture
+    async def store(self, migrated_postgres_url: str, clock: FakeClock) -> AsyncIterator[Store]:
+        store = await PostgresStore.open(migrated_postgres_url, MemoryWakeups(), clock=clock)
         yield store
         await store.close()
