@@ -5,6 +5,7 @@ import pytest
 
 from tidemill.foundation.store import Store
 from tidemill.infrastructure.database.postgres import PostgresStore
+from tidemill.infrastructure.database.postgres_pool import open_pool
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore, SqliteStore
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
@@ -36,6 +37,7 @@ class TestInlineSqlite(StoreSuite):
 class TestPostgres(StoreSuite):
     @pytest.fixture
     async def store(self, migrated_postgres_url: str, clock: FakeClock) -> AsyncIterator[Store]:
-        store = await PostgresStore.open(migrated_postgres_url, MemoryWakeups(), clock=clock)
-        yield store
-        await store.close()
+        async with open_pool(migrated_postgres_url, 8) as pool:
+            store = PostgresStore(pool, MemoryWakeups(), now=clock.now)
+            yield store
+            await store.close()

@@ -17,7 +17,6 @@ from sqlalchemy.dialects.postgresql import asyncpg as postgres_dialect
 
 from tidemill.domain.events import RunEvent
 from tidemill.errors import ConcurrentChange, Unavailable
-from tidemill.foundation.clock import Clock
 from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.store import EventPosition, Reads, StoredEvent, Transaction
 from tidemill.foundation.wakeups import Wakeups
@@ -25,6 +24,11 @@ from tidemill.infrastructure.database.committed import Committed, tell
 from tidemill.infrastructure.database.postgres_connection import (
     PostgresConnection,
     run_in_greenlet,
+)
+from tidemill.infrastructure.database.postgres_pool import (
+    CONNECT_SECONDS,
+    NOT_ANSWERED,
+    unavailable,
 )
 from tidemill.infrastructure.database.prepared import struct_columns
 from tidemill.infrastructure.database.rows import StatementCache
@@ -37,19 +41,12 @@ _log = logging.getLogger("tidemill.database")
 
 _RUNS = 8  # how often a transaction that lost a race is run before that is an error
 _KEPT_MOVING = "the same rows kept moving; try again"
-_CONNECT_SECONDS = 5.0
-_STATEMENT_SECONDS = 5.0
-_LOCK_SECONDS = 2.0
-# A process that stands still between two statements: its locks go well within a lease.
-_IDLE_SECONDS = 3.0
-_HANGING_SECONDS = _STATEMENT_SECONDS + 2.0  # then it is not the database that is slow
 _LOST_RACES = (
     ConcurrentChange,
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.UniqueViolationError,
 )
-NOT_ANSWERED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 _take_ids = "SELECT nextval(pg_get_serial_sequence('task_runs', 'id')) FROM generate_series(1, $1)"
 # In their order, so that no two wait for one another.
@@ -139,57 +136,28 @@ class PostgresTransaction(PostgresReads):
 
 
 class PostgresStore:
-    """A PostgreSQL database that many processes share."""
+    """A PostgreSQL database, its schema up to date, that many processes share.
+
+    Its own time is what `now` says in every transaction, unless a test gives `now`.
+    """
 
     def __init__(
         self,
         pool: "asyncpg.Pool[Any]",
         wakeups: Wakeups,
-        sinks: Sequence[EventSink],
-        clock: Clock | None,
+        sinks: Sequence[EventSink] = (),
+        *,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         self._pool = pool
         self._wakeups = wakeups
         self._sinks = sinks
-        self._clock = clock
+        self._given_now = now
         self._cache = StatementCache(postgres_dialect.dialect())  # type: ignore[no-untyped-call]
         self._looking = StatementCache(_LookingDialect())  # type: ignore[no-untyped-call]
         self._looking.definitions = self._cache.definitions
         self._under_way: set[asyncio.Task[Any]] = set()
         self._is_closed = False
-
-    @classmethod
-    async def open(
-        cls,
-        url: str,
-        wakeups: Wakeups,
-        sinks: Sequence[EventSink] = (),
-        *,
-        pool_size: int = 8,
-        clock: Clock | None = None,
-    ) -> "PostgresStore":
-        """Connect to a database whose schema is up to date; raises Unavailable.
-
-        Its own time is what `now` says in every transaction, unless a test gives a `clock`.
-        """
-        try:
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=pool_size,
-                timeout=_CONNECT_SECONDS,
-                command_timeout=_HANGING_SECONDS,
-                reset=_leave_as_it_is,
-                server_settings={
-                    "application_name": "tidemill",
-                    "statement_timeout": _milliseconds(_STATEMENT_SECONDS),
-                    "lock_timeout": _milliseconds(_LOCK_SECONDS),
-                    "idle_in_transaction_session_timeout": _milliseconds(_IDLE_SECONDS),
-                },
-            )
-        except NOT_ANSWERED as error:
-            raise unavailable(error) from error
-        return cls(pool, wakeups, sinks, clock)
 
     async def transact(self, body: Callable[[Transaction], T]) -> T:
         # Once begun it is finished, whoever stops waiting for it: what was asked for stands.
@@ -203,7 +171,7 @@ class PostgresStore:
             raise Unavailable("the database is closed")
         try:
             async with (
-                self._pool.acquire(timeout=_CONNECT_SECONDS) as driver,
+                self._pool.acquire(timeout=CONNECT_SECONDS) as driver,
                 driver.transaction(isolation="repeatable_read", readonly=True),
             ):
                 connection = PostgresConnection(driver)
@@ -218,11 +186,6 @@ class PostgresStore:
         self._is_closed = True
         if self._under_way:
             await asyncio.wait(self._under_way)
-        try:
-            async with asyncio.timeout(_HANGING_SECONDS):
-                await self._pool.close()
-        except TimeoutError:
-            self._pool.terminate()
 
     async def _transact(self, body: Callable[[Transaction], T]) -> T:
         if self._is_closed:
@@ -240,50 +203,13 @@ class PostgresStore:
         raise Unavailable(_KEPT_MOVING)
 
     async def _commit(self, body: Callable[[Transaction], T]) -> Committed:
-        async with self._pool.acquire(timeout=_CONNECT_SECONDS) as driver, driver.transaction():
+        async with self._pool.acquire(timeout=CONNECT_SECONDS) as driver, driver.transaction():
             connection = PostgresConnection(driver)
             transaction = PostgresTransaction(connection, self._cache, await self._now(driver))
             return Committed(await run_in_greenlet(lambda: body(transaction)), transaction)
 
     async def _now(self, driver: Any) -> datetime:
-        if self._clock is not None:
-            return self._clock.now()
+        if self._given_now is not None:
+            return self._given_now()
         now: datetime = await driver.fetchval("SELECT now()")
         return now
-
-
-async def _leave_as_it_is(_: Any) -> None:
-    """No transaction changes its session: to reset it would cost a round trip for nothing."""
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(round(seconds * 1000))
-
-
-def unavailable(error: BaseException) -> Unavailable:
-    """What a caller can do about what the driver reports; its own words go to the log alone."""
-    _log.error("the database refused: %s: %s", type(error).__name__, error)
-    advice = next((said for kind, said in _ADVICE if isinstance(error, kind)), "the log says why")
-    return Unavailable(f"the database cannot be used now: {advice}")
-
-
-_ADVICE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
-    (asyncpg.DiskFullError, "its disk is full; make room and try again"),
-    (asyncpg.InvalidAuthorizationSpecificationError, "it refuses this user or password"),
-    (asyncpg.InvalidCatalogNameError, "it has no database of this name"),
-    (asyncpg.UndefinedTableError, "its schema is missing; run `tidemill db upgrade`"),
-    (asyncpg.ReadOnlySQLTransactionError, "it is a replica, which cannot be written to"),
-    (asyncpg.TooManyConnectionsError, "it has no connection left; try again"),
-    (
-        (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError),
-        "others hold what is needed; try again",
-    ),
-    (
-        (
-            asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError,
-            asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.InterfaceError,
-            OSError, TimeoutError,
-        ),
-        "it does not answer; try again",
-    ),
-)  # fmt: skip

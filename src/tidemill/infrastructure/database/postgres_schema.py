@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tidemill.errors import Unavailable
-from tidemill.infrastructure.database.postgres import NOT_ANSWERED, unavailable
+from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
 from tidemill.infrastructure.database.schema import HEAD, upgrade
 
 _LOCK = 7_382_746_113  # of this purpose alone, in the database's advisory locks
