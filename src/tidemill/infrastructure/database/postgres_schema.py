@@ -4,14 +4,18 @@ Processes never migrate by themselves: several versions may share the database. 
 holds a lock, so that two at once do it once; what a kill cuts off is a transaction, and is gone.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import asyncpg
+from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tidemill.errors import Unavailable
 from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
-from tidemill.infrastructure.database.schema import HEAD, upgrade
+from tidemill.infrastructure.database.schema import HEAD, downgrade, upgrade
 
 _LOCK = 7_382_746_113  # of this purpose alone, in the database's advisory locks
 
@@ -22,20 +26,25 @@ async def upgrade_postgres(url: str) -> None:
         connection = await asyncpg.connect(url)
         try:
             await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
-            await _migrate(url)
+            await _migrate(url, upgrade)
         finally:
             await connection.close()
     except NOT_ANSWERED as error:
         raise unavailable(error) from error
 
 
-async def _migrate(url: str) -> None:
+async def downgrade_postgres(url: str, revision: str) -> None:
+    """Take the schema back to a revision, `base` being nothing at all; raises InvalidInput."""
+    await _migrate(url, partial(downgrade, revision=revision))
+
+
+async def _migrate(url: str, migration: Callable[[Connection], None]) -> None:
     engine = create_async_engine(
         make_url(url).set(drivername="postgresql+asyncpg"), poolclass=NullPool
     )
     try:
         async with engine.connect() as connection:
-            await connection.run_sync(upgrade)
+            await connection.run_sync(migration)
     finally:
         await engine.dispose()
 
