@@ -406,7 +406,7 @@ class Transaction(Reads, Protocol):
         """What was answered to these keys of a scope within their 24 hours."""
 
     def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
-        """Keep answers of one scope under their keys, in place of older ones."""
+        """Keep answers of one scope under keys that have none within its 24 hours."""
 
     # history
 
