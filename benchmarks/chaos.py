@@ -122,10 +122,12 @@ class _Load:
                 })  # fmt: skip
                 self.schedules[task["id"]] = begin.timestamp()
             holds = {"file": str(self._directory / "holds"), "seconds": 0.3}
+            long = {"file": str(self._directory / "longs"), "seconds": 3.0}
             key = {"key": "shared", "limit": _LIMIT}
             for name, body in (
                 ("asked", {"command": "effects:note_attempt", "arguments": effects}),
                 ("limited", {"command": "effects:hold", "arguments": holds, "concurrency": key}),
+                ("long", {"command": "effects:hold", "arguments": long}),
             ):
                 client.call("POST", "/tasks", body={"name": name, "executor": "python", **body})
         for thread in self._threads:
@@ -145,7 +147,7 @@ class _Load:
             try:
                 while not self._is_over.wait(0.2):
                     asked += 1
-                    name = "limited" if asked % 3 == 0 else "asked"
+                    name = ("asked", "limited", "long")[asked % 3]
                     self._trigger(client, name, f"{number}-{asked}")
             except Exception as error:
                 self._failures.append(error)
@@ -311,7 +313,7 @@ def _against_effects(
         _, _, attempt, run_id = line.split()
         starts[int(run_id), int(attempt)] += 1
     known = {(run_id, a["attempt"]): a for run_id, found in attempts.items() for a in found}
-    noted = {run["id"] for run in runs if run["task_name"] != "limited"}
+    noted = {run["id"] for run in runs if run["task_name"] not in {"limited", "long"}}
     return {
         "unfinished": sum(run["completed_at"] is None for run in runs),
         "unexpected_ends": sum(
