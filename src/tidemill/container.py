@@ -139,6 +139,9 @@ async def _sqlite_ground(settings: Settings) -> AsyncIterator[Ground]:
     if settings.message_queue.url not in {"", "memory://"}:
         said = "must be memory:// where the database is a file, which one process has for itself"
         raise InvalidSettings([Problem("message_queue.url", said)])
+    if settings.database.read_url is not None:
+        said = "a file has no replica; leave it out, or set database.url to postgresql://…"
+        raise InvalidSettings([Problem("database.read_url", said)])
     clock, wakeups, metrics = SystemClock(), MemoryWakeups(), Metrics()
     database = settings.database_file
     _make_directory_of(database)
@@ -169,8 +172,14 @@ async def _postgres_ground(settings: Settings, pool_size: int) -> AsyncIterator[
         raise InvalidSettings([Problem("message_queue.url", said)])
     clock, metrics, url = SystemClock(), Metrics(), settings.database.url
     wakeups = PostgresWakeups(url)
-    async with open_pool(url, settings.database.pool_size or pool_size) as pool:
-        store, queue = PostgresStore(pool, wakeups, [metrics]), PostgresQueue(pool, wakeups)
+    pool_size = settings.database.pool_size or pool_size
+    async with contextlib.AsyncExitStack() as stack:
+        pool = reading = await stack.enter_async_context(open_pool(url, pool_size))
+        if settings.database.read_url is not None:
+            replica = open_pool(settings.database.read_url, pool_size)
+            reading = await stack.enter_async_context(replica)
+        store = PostgresStore(pool, wakeups, [metrics], reading=reading)
+        queue = PostgresQueue(pool, wakeups)
         await wakeups.start()
         try:
             yield Ground(store, queue, wakeups, metrics, clock)

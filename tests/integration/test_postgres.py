@@ -203,6 +203,17 @@ async def test_a_lost_race_is_run_again(store: PostgresStore, migrated_postgres_
     assert len(held) > 4  # one of them began again
 
 
+async def test_what_only_looks_is_asked_of_the_replica(
+    store: PostgresStore, shared_postgres: Postgres, postgres_template: str
+) -> None:
+    with shared_postgres.fresh(template=postgres_template) as replica:
+        async with open_pool(replica, 1) as reading:
+            behind = PostgresStore(store._pool, MemoryWakeups(), reading=reading)
+            await create(behind, "a")
+            assert await behind.read(lambda r: r.task_named("default", "a")) is None
+            assert await store.read(lambda r: r.task_named("default", "a")) is not None
+
+
 async def test_what_a_body_raises_leaves_nothing(store: PostgresStore) -> None:
     def fail(transaction: Transaction) -> None:
         create_task(transaction, definition("half"), lambda _: ())

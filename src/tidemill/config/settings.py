@@ -69,6 +69,10 @@ def _is_database(url: str) -> bool:
     return not url or (url.startswith("sqlite:///") and not url.endswith("/"))
 
 
+def _is_replica(url: str | None) -> bool:
+    return url is None or url.startswith(_POSTGRES)
+
+
 def _encrypts(required: bool, info: ValidationInfo) -> bool:
     if required and not any(mode in info.data.get("url", "") for mode in _ENCRYPTED):
         raise ValueError("needs a PostgreSQL url that ends in ?sslmode=verify-full (or require)")
@@ -91,7 +95,10 @@ class DatabaseSettings(Section):
     url: Annotated[
         str, _where(_is_database, "must be sqlite:///FILE or postgresql://USER@HOST/DATABASE")
     ] = ""
-    read_url: Annotated[None, _not_yet("everything is read where it is written")] = None
+    # A replica: lists and what people look at come from there; what decides never does.
+    read_url: Annotated[
+        str | None, _where(_is_replica, "must be postgresql://…, a replica of a PostgreSQL url")
+    ] = None
     # PostgreSQL: connections of this process; SQLite: those that read beside the writer.
     pool_size: Annotated[int | None, Field(ge=1, le=64)] = None  # null: as many as the role needs
     require_tls: Annotated[bool, AfterValidator(_encrypts)] = False

@@ -138,7 +138,8 @@ class PostgresTransaction(PostgresReads):
 class PostgresStore:
     """A PostgreSQL database, its schema up to date, that many processes share.
 
-    Its own time is what `now` says in every transaction, unless a test gives `now`.
+    `reading` leads to a replica, where there is one: what only looks may see it a little late. The
+    database's own time is what `now` says in every transaction, unless a test gives `now`.
     """
 
     def __init__(
@@ -147,9 +148,11 @@ class PostgresStore:
         wakeups: Wakeups,
         sinks: Sequence[EventSink] = (),
         *,
+        reading: "asyncpg.Pool[Any] | None" = None,
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self._pool = pool
+        self._reading = reading or pool
         self._wakeups = wakeups
         self._sinks = sinks
         self._given_now = now
@@ -171,7 +174,7 @@ class PostgresStore:
             raise Unavailable("the database is closed")
         try:
             async with (
-                self._pool.acquire(timeout=CONNECT_SECONDS) as driver,
+                self._reading.acquire(timeout=CONNECT_SECONDS) as driver,
                 driver.transaction(isolation="repeatable_read", readonly=True),
             ):
                 connection = PostgresConnection(driver)
