@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup servers run test lint check format bench reference lock
+.PHONY: help setup servers run test lint check format bench chaos reference lock
 
 BIN := .venv/bin
 
@@ -33,6 +33,9 @@ format: setup  ## rewrite the code in the project's format
 
 bench: setup  ## print the figures that the README and the notes quote
 	$(BIN)/python -m benchmarks
+
+chaos: setup servers  ## break a cluster for ten minutes and account for all it did
+	$(BIN)/python -m benchmarks chaos
 
 reference: setup  ## write docs/reference anew from the code
 	$(BIN)/python -m tools.reference

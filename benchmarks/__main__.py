@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.chaos import chaos
 from benchmarks.containment import gigabyte
 from benchmarks.crashes import crashes
 from benchmarks.firings import one_shots, python_firings, shell_firings
@@ -18,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
+        chaos,
     )
 }  # fmt: skip
 

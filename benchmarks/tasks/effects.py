@@ -25,3 +25,14 @@ def note_attempt(file: str, run: RunContext) -> None:
 async def note_async(file: str, run: RunContext) -> None:
     """The same, on the loop that async tasks share."""
     note(file, run)
+
+
+def hold(file: str, seconds: float, run: RunContext) -> None:
+    """Append when this attempt begins and ends what it holds for so long."""
+    for word in ("begin", "end"):
+        told = f"{word} {run.task_name} {run.run_id} {run.attempt} {time.time():.6f}\n"
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(descriptor, told.encode())
+        os.close(descriptor)
+        if word == "begin":
+            time.sleep(seconds)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
@@ -21,11 +22,19 @@ from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
 from tidemill.domain.strategies.registry import StrategyRegistry, built_in_strategies
 from tidemill.errors import InvalidInput, InvalidSettings, Problem
 from tidemill.foundation.clock import Clock, SystemClock
+from tidemill.foundation.executor import Executor
+from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.registry import ExecutorRegistry
 from tidemill.foundation.store import Store
-from tidemill.infrastructure.database.sqlite import SqliteStore
+from tidemill.foundation.wakeups import Wakeups
+from tidemill.infrastructure.database.postgres import PostgresStore
+from tidemill.infrastructure.database.postgres_pool import open_pool
+from tidemill.infrastructure.database.postgres_schema import check_postgres, upgrade_postgres
+from tidemill.infrastructure.database.sqlite import SqliteStore, lock_file
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.infrastructure.postgres_wakeups import PostgresWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.infrastructure.queues.postgres import PostgresQueue
 from tidemill.observability.metrics import Metrics
 from tidemill.worker.executors.containment import Containment
 from tidemill.worker.executors.http import HttpExecutor
@@ -36,9 +45,30 @@ from tidemill.worker.worker import WorkerOptions, WorkerService
 _log = logging.getLogger("tidemill")
 
 _STREAMS_END_WITHIN_SECONDS = 3
+_SQLITE_READERS = 2
+# Connections to PostgreSQL that each role has use for.
+_POOL_OF_API, _POOL_OF_DISPATCHER, _POOL_OF_WORKER, _POOL_OF_ALL = 8, 5, 4, 12
 
 
-class AllInOne:
+class Ground:
+    """What every role stands on: where everything is kept, and how processes reach one another."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: MessageQueue,
+        wakeups: Wakeups,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self.store = store
+        self.queue = queue
+        self.wakeups = wakeups
+        self.metrics = metrics
+        self.clock = clock
+
+
+class Running:
     """What is running: the store for whoever sets it up, and the address for people."""
 
     def __init__(self, store: Store, registry: ExecutorRegistry, url: str) -> None:
@@ -48,46 +78,191 @@ class AllInOne:
 
 
 @asynccontextmanager
-async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[AllInOne]:
-    """API, dispatcher and workers in one process, on SQLite and the queue in memory.
+async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[Running]:
+    """API, dispatcher and workers in one process.
 
     Raises InvalidSettings or Unavailable where something cannot be used as it is set; on leaving,
     drains in the order in which nothing is lost.
     """
-    clock, wakeups, queue, metrics = SystemClock(), MemoryWakeups(), MemoryQueue(), Metrics()
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
-        database = settings.database_file
-        # Who holds the database's lock owns the task trees that it tells of, and nobody else's.
-        containment = Containment(database.with_name(f"{database.name}.run"), owner=str(database))
+        containment = _containment(stack, settings)
         registry = build_registry(settings, containment)
         strategies = build_strategies(settings)
         executors = registry.executors(settings.worker.allowed_executors)
-        _make_directory_of(database)
-        store = await SqliteStore.open(
-            database, clock, wakeups, [metrics], readers=settings.database.pool_size
+        if settings.database.is_postgres:
+            await upgrade_postgres(settings.database.url)
+            ground = await stack.enter_async_context(_postgres_ground(settings, _POOL_OF_ALL))
+        else:
+            ground = await stack.enter_async_context(_sqlite_ground(settings))
+        await _run_workers(stack, settings, ground, containment, executors, workers)
+        await _run_dispatcher(stack, settings, ground, strategies)
+        await _run_api(stack, settings, ground, registry, strategies, listener)
+        yield Running(ground.store, registry, _url_of(listener))
+
+
+@asynccontextmanager
+async def run_api(settings: Settings) -> AsyncIterator[Running]:
+    """The API alone, on a database that it shares. Raises as `run_all_in_one` does."""
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
+        strategies = build_strategies(settings)
+        ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_API))
+        nothing_is_run = Containment(Path(settings.data_dir), owner="")
+        registry = build_registry(settings, nothing_is_run)
+        await _run_api(stack, settings, ground, registry, strategies, listener)
+        yield Running(ground.store, registry, _url_of(listener))
+
+
+@asynccontextmanager
+async def run_dispatcher(settings: Settings) -> AsyncIterator[None]:
+    """A dispatcher alone, on a database that it shares. Raises as `run_all_in_one` does."""
+    async with contextlib.AsyncExitStack() as stack:
+        strategies = build_strategies(settings)
+        ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_DISPATCHER))
+        await _run_dispatcher(stack, settings, ground, strategies)
+        yield
+
+
+@asynccontextmanager
+async def run_worker(settings: Settings) -> AsyncIterator[None]:
+    """A worker alone, on a database that it shares. Raises as `run_all_in_one` does."""
+    async with contextlib.AsyncExitStack() as stack:
+        containment = _containment(stack, settings)
+        executors = build_registry(settings, containment).executors(
+            settings.worker.allowed_executors
         )
-        stack.push_async_callback(store.close)
-        await containment.start()
-        stack.push_async_callback(containment.close)
-        await store.transact(recover_after_restart)
-        for executor in executors.values():
-            await executor.start()
-            stack.push_async_callback(executor.close)
-        for number in range(workers):
-            worker = WorkerService(
-                store, queue, wakeups, clock, executors, _worker_options(settings, number, workers)
-            )
-            await worker.start()
-            stack.push_async_callback(worker.stop)
-        dispatcher = Dispatcher(
-            store, queue, wakeups, clock, strategies, _dispatcher_options(settings)
+        ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_WORKER))
+        await _run_workers(stack, settings, ground, containment, executors, 1)
+        yield
+
+
+@asynccontextmanager
+async def _sqlite_ground(settings: Settings) -> AsyncIterator[Ground]:
+    """A file, and what is in this process."""
+    if settings.message_queue.url not in {"", "memory://"}:
+        said = "must be memory:// where the database is a file, which one process has for itself"
+        raise InvalidSettings([Problem("message_queue.url", said)])
+    if settings.database.read_url is not None:
+        said = "a file has no replica; leave it out, or set database.url to postgresql://…"
+        raise InvalidSettings([Problem("database.read_url", said)])
+    clock, wakeups, metrics = SystemClock(), MemoryWakeups(), Metrics()
+    database = settings.database_file
+    _make_directory_of(database)
+    store = await SqliteStore.open(
+        database, clock, wakeups, [metrics], readers=settings.database.pool_size or _SQLITE_READERS
+    )
+    try:
+        yield Ground(store, MemoryQueue(), wakeups, metrics, clock)
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _shared_ground(settings: Settings, pool_size: int) -> AsyncIterator[Ground]:
+    """A database that other processes use as well, brought up to date by whoever operates it."""
+    if not settings.database.is_postgres:
+        said = "must be postgresql://…, which the roles share; `tidemill up` needs no database"
+        raise InvalidSettings([Problem("database.url", said)])
+    await check_postgres(settings.database.url)
+    async with _postgres_ground(settings, pool_size) as ground:
+        yield ground
+
+
+@asynccontextmanager
+async def _postgres_ground(settings: Settings, pool_size: int) -> AsyncIterator[Ground]:
+    if settings.message_queue.url not in {"", "postgres://"}:
+        said = "must be postgres:// where the database is PostgreSQL"
+        raise InvalidSettings([Problem("message_queue.url", said)])
+    clock, metrics, url = SystemClock(), Metrics(), settings.database.url
+    wakeups = PostgresWakeups(url)
+    pool_size = settings.database.pool_size or pool_size
+    async with contextlib.AsyncExitStack() as stack:
+        pool = reading = await stack.enter_async_context(open_pool(url, pool_size))
+        if settings.database.read_url is not None:
+            replica = open_pool(settings.database.read_url, pool_size)
+            reading = await stack.enter_async_context(replica)
+        store = PostgresStore(pool, wakeups, [metrics], reading=reading)
+        queue = PostgresQueue(pool, wakeups)
+        await wakeups.start()
+        try:
+            yield Ground(store, queue, wakeups, metrics, clock)
+        finally:
+            await wakeups.stop()
+            await store.close()
+
+
+async def _run_workers(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    ground: Ground,
+    containment: Containment,
+    executors: dict[str, Executor],
+    workers: int,
+) -> None:
+    await containment.start()
+    stack.push_async_callback(containment.close)
+    if not settings.database.is_postgres:
+        await ground.store.transact(recover_after_restart)
+    for executor in executors.values():
+        await executor.start()
+        stack.push_async_callback(executor.close)
+    for number in range(workers):
+        options = _worker_options(settings, number, workers)
+        worker = WorkerService(
+            ground.store, ground.queue, ground.wakeups, ground.clock, executors, options
         )
-        await dispatcher.start()
-        stack.push_async_callback(dispatcher.stop)
-        api = _api_context(settings, store, wakeups, clock, registry, strategies, metrics)
-        await stack.enter_async_context(_serve(api, listener, settings.api.cors_origins))
-        yield AllInOne(store, registry, _url_of(listener))
+        await worker.start()
+        stack.push_async_callback(worker.stop)
+
+
+async def _run_dispatcher(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    ground: Ground,
+    strategies: StrategyRegistry,
+) -> None:
+    options = _dispatcher_options(settings)
+    dispatcher = Dispatcher(
+        ground.store, ground.queue, ground.wakeups, ground.clock, strategies, options
+    )
+    await dispatcher.start()
+    stack.push_async_callback(dispatcher.stop)
+
+
+async def _run_api(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    ground: Ground,
+    registry: ExecutorRegistry,
+    strategies: StrategyRegistry,
+    listener: socket.socket,
+) -> None:
+    context = ApiContext(
+        store=ground.store,
+        wakeups=ground.wakeups,
+        clock=ground.clock,
+        check_task=lambda task: [*registry.check(task), *strategies.check(task)],
+        strategies=strategies,
+        render_metrics=ground.metrics.render,
+        version=__version__,
+        max_body_bytes=settings.api.max_body_bytes,
+        allowed_hosts=frozenset({"localhost", "127.0.0.1", "::1", settings.api.host}),
+    )
+    await stack.enter_async_context(_serve(context, listener, settings.api.cors_origins))
+
+
+def _containment(stack: contextlib.AsyncExitStack, settings: Settings) -> Containment:
+    """Of what this process runs: whoever holds its lock owns the task trees of that name, and
+    nobody else's."""
+    if not settings.database.is_postgres:  # the database's file has a lock already
+        database = settings.database_file
+        return Containment(database.with_name(f"{database.name}.run"), owner=str(database))
+    name = quote(settings.worker.name or socket.gethostname(), safe="")
+    directory = Path(settings.data_dir).expanduser().resolve() / f"worker-{name}"
+    _make_directory_of(directory)
+    stack.enter_context(lock_file(directory.with_suffix(".lock")))
+    return Containment(directory, owner=str(directory))
 
 
 def build_registry(settings: Settings, containment: Containment) -> ExecutorRegistry:
@@ -116,28 +291,6 @@ def build_strategies(settings: Settings) -> StrategyRegistry:
             ]
         ) from error
     return strategies
-
-
-def _api_context(
-    settings: Settings,
-    store: Store,
-    wakeups: MemoryWakeups,
-    clock: Clock,
-    registry: ExecutorRegistry,
-    strategies: StrategyRegistry,
-    metrics: Metrics,
-) -> ApiContext:
-    return ApiContext(
-        store=store,
-        wakeups=wakeups,
-        clock=clock,
-        check_task=lambda task: [*registry.check(task), *strategies.check(task)],
-        strategies=strategies,
-        render_metrics=metrics.render,
-        version=__version__,
-        max_body_bytes=settings.api.max_body_bytes,
-        allowed_hosts=frozenset({"localhost", "127.0.0.1", "::1", settings.api.host}),
-    )
 
 
 def _worker_options(settings: Settings, number: int, workers: int) -> WorkerOptions:

@@ -159,13 +159,13 @@ async def test_a_post_with_the_same_key_is_answered_as_the_first_time(
     for path, body, _ in _posts(1, 1):
         key = {"Idempotency-Key": f"key of {path}"}
         first = await api.post(path, json=body, headers=key)
-        events = process.store.read_now(lambda r: r.last_event_id())
+        events = process.store.read_now(lambda r: r.last_event())
         second = await api.post(path, json=body, headers=key)
 
         assert first.status_code < 300, first.text
         told = [(each.status_code, each.content, _own(each)) for each in (first, second)]
         assert told[0] == told[1], path
-        assert process.store.read_now(lambda r: r.last_event_id()) == events, path
+        assert process.store.read_now(lambda r: r.last_event()) == events, path
 
 
 async def test_a_post_with_the_key_of_another_body_is_refused(
@@ -175,14 +175,14 @@ async def test_a_post_with_the_key_of_another_body_is_refused(
     for path, body, other in _posts(1, 1):
         key = {"Idempotency-Key": f"key of {path}"}
         await api.post(path, json=body, headers=key)
-        before = process.store.read_now(lambda r: r.last_event_id())
+        before = process.store.read_now(lambda r: r.last_event())
         content = b"{ }" if other is None else json.dumps(other)
         headers = key | {"Content-Type": "application/json"}
         answer = await api.post(path, content=content, headers=headers)
 
         assert answer.status_code == 422, path
         assert answer.json()["code"] == "idempotency_key_reused"
-        assert process.store.read_now(lambda r: r.last_event_id()) == before
+        assert process.store.read_now(lambda r: r.last_event()) == before
 
 
 async def test_every_post_takes_an_idempotency_key(process: InProcess) -> None:

@@ -8,11 +8,13 @@ from tidemill.application.recover_lost_runs import (
     recover_after_restart,
     recover_from_dead_workers,
 )
+from tidemill.domain.events import EventType
 from tidemill.domain.lease import MAX_LOSSES
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Concurrency
-from tidemill.domain.task_run import AttemptOutcome, Hold
+from tidemill.domain.task_run import AttemptOutcome, Hold, move
 from tidemill.domain.worker import WorkerStatus
+from tidemill.foundation.store import Transaction
 from tidemill.testing.inline import InlineScheduler
 
 
@@ -183,6 +185,30 @@ def test_room_that_nobody_told_of_is_found_by_the_sweep(scheduler: InlineSchedul
     assert scheduler.run(second).hold is Hold.LIMIT  # its own limit is full still
     scheduler.record(held)
     assert scheduler.run(second).hold is None
+
+
+def test_a_run_that_waits_for_nobody_is_found_by_the_sweep(scheduler: InlineScheduler) -> None:
+    scheduler.register()
+    task = scheduler.create(schedule="@every 1m", overlap="queue")
+    scheduler.pass_time(60)
+    scheduler.fire()
+    [first] = scheduler.runs(task)
+    scheduler.pass_time(60)
+    scheduler.fire()
+    [waiting] = [run for run in scheduler.runs(task) if run.hold is Hold.OVERLAP]
+
+    def end_unseen(transaction: Transaction) -> None:
+        """As where this end and that firing did not see one another."""
+        [run] = transaction.runs([first.id]).values()
+        done = {"completed_at": transaction.now}
+        event = EventType.RUN_CANCELLED
+        transaction.change_runs([move(run, RunStatus.CANCELLED, transaction.now, event, **done)])
+
+    scheduler.do(end_unseen)
+    assert scheduler.run(waiting).hold is Hold.OVERLAP
+
+    scheduler.recover()
+    assert scheduler.run(waiting).hold is None
 
 
 def test_what_dead_workers_held_is_taken_back_at_once(scheduler: InlineScheduler) -> None:

@@ -159,7 +159,8 @@ def test_a_key_whose_run_was_pruned_makes_no_second_one(scheduler: InlineSchedul
     assert scheduler.runs() == []
 
 
-def test_a_batch_costs_as_many_statements_as_one(scheduler: InlineScheduler) -> None:
+def test_a_batch_costs_as_many_statements_as_one() -> None:
+    scheduler = InlineScheduler()
     tasks = [scheduler.create(f"task-{n}") for n in range(50)]
     said: list[str] = []
     scheduler.store._connection.driver.set_trace_callback(said.append)

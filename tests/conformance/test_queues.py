@@ -1,7 +1,12 @@
+from collections.abc import AsyncIterator
+
 import pytest
 
 from tidemill.foundation.queue import MessageQueue, RunMessage
+from tidemill.infrastructure.database.postgres_pool import open_pool
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.infrastructure.queues.postgres import PostgresQueue
 from tidemill.testing.builders import worker
 from tidemill.testing.conformance.queue_suite import QueueSuite
 
@@ -19,3 +24,10 @@ class TestMemoryQueue(QueueSuite):
         returns = await queue.subscribe(worker("worker-1"))
 
         assert returns.received() is None
+
+
+class TestPostgresQueue(QueueSuite):
+    @pytest.fixture
+    async def queue(self, migrated_postgres_url: str) -> AsyncIterator[MessageQueue]:
+        async with open_pool(migrated_postgres_url, 4) as pool:
+            yield PostgresQueue(pool, MemoryWakeups())

@@ -11,7 +11,7 @@ import pytest
 from tidemill.domain.events import RunEvent
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import SystemClock
-from tidemill.foundation.store import Transaction
+from tidemill.foundation.store import EventPosition, Transaction
 from tidemill.foundation.wakeups import Topic
 from tidemill.infrastructure.database.sqlite import SqliteStore
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
@@ -119,7 +119,7 @@ async def test_a_database_that_is_locked_by_another_program_is_unavailable_until
     try:
         with pytest.raises(Unavailable, match="locked"):
             await store.transact(nothing)
-        assert await store.read(lambda reads: reads.last_event_id()) == 0
+        assert await store.read(lambda reads: reads.last_event()) == EventPosition()
     finally:
         other.close()
 

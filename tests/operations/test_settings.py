@@ -135,9 +135,9 @@ def test_everything_that_is_wrong_is_said_at_once(toml: Callable[[str], Path]) -
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("DATABASE__URL", "postgresql://localhost/tidemill"),
+        ("DATABASE__URL", "mysql://localhost/tidemill"),
         ("DATABASE__URL", "sqlite:///"),
-        ("DATABASE__READ_URL", "postgresql://localhost/tidemill"),
+        ("DATABASE__READ_URL", "sqlite:///other.db"),
         ("DATABASE__POOL_SIZE", "0"),
         ("DATABASE__REQUIRE_TLS", "true"),
         ("MESSAGE_QUEUE__URL", "redis://localhost"),

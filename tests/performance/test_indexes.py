@@ -46,12 +46,12 @@ from tidemill.testing.builders import task
 
 MODULES = (run_rows, placement_rows, task_rows, worker_rows, query_rows)
 # What others are made of; never run as they stand.
-BASES = {"_taken", "_run", "_head", "_locked", "_task", "_worker", "_event"}
+BASES = {"_taken", "_run", "_head", "_locked", "_free", "_task", "_worker", "_event"}
 # Partial indexes that hold what is going on now and nothing of the past: walking through one
 # costs what there is to do.
 OF_THE_PRESENT = (
     "ix_task_runs_ready", "ix_task_runs_limited", "ix_task_runs_lease", "ix_task_runs_dispatched",
-    "ix_task_runs_open",
+    "ix_task_runs_open", "ix_task_runs_queued",
 )  # fmt: skip
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RUNS, TASKS = 1_000_000, 100_000

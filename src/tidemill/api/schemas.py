@@ -612,7 +612,7 @@ class SystemStatsOut(BaseModel):
 
     unfinished: dict[RunStatus, int]
     workers_alive: int
-    next_event_id: int
+    last_event_id: str
     version: str
     started_at: AwareDatetime
     uptime_seconds: float

@@ -14,10 +14,13 @@ from tidemill.api.context import ApiContext
 from tidemill.api.views import event_view, log_views, run_view
 from tidemill.domain.run_status import FINAL
 from tidemill.domain.task_run import TaskRun
-from tidemill.foundation.store import Reads
+from tidemill.foundation.store import EventPosition, Reads
 from tidemill.foundation.wakeups import Topic
 
 LastEventId = Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")]
+LastPosition = Annotated[
+    str | None, Header(alias="Last-Event-ID", pattern=r"^([0-9]{1,18}-)?[0-9]{1,18}$")
+]
 
 _BATCH = 500
 _KEEP_ALIVE_SECONDS = 15.0
@@ -79,7 +82,7 @@ async def follow_run_events(
 
 
 async def follow_events(
-    context: ApiContext, namespace: str | None, after: int
+    context: ApiContext, namespace: str | None, after: EventPosition
 ) -> AsyncIterator[bytes]:
     """Each event of every run, as they are committed; never ends by itself."""
     position = after
@@ -88,13 +91,13 @@ async def follow_events(
         nonlocal position
         events = reads.events_after(position, namespace, _BATCH)
         if events:
-            position = events[-1].id
+            position = events[-1].position
         return [
             _message(
                 each.event.type.value,
                 event_view(each.event)
                 | {"run_id": each.event.run_id, "namespace": each.event.namespace},
-                each.id,
+                each.position,
             )
             for each in events
         ], False
@@ -128,6 +131,6 @@ def _with_end(
     return messages, is_over
 
 
-def _message(event: str, data: Any, id: int | None) -> bytes:
+def _message(event: str, data: Any, id: int | EventPosition | None) -> bytes:
     identity = "" if id is None else f"id: {id}\n"
     return f"event: {event}\n{identity}data: {msgspec.json.encode(data).decode()}\n\n".encode()

@@ -6,11 +6,9 @@ from tidemill.domain.events import EventType
 from tidemill.domain.gates import concurrency_gate
 from tidemill.domain.run_status import FINAL
 from tidemill.domain.task import TaskStatus
-from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, annotate
+from tidemill.domain.task_run import HOLDS_FOR_TASK, Hold, RunChange, RunHead, TaskRun, annotate
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
-
-_QUEUED = {Hold.OVERLAP, Hold.CATCH_UP}
 
 
 def follow_up_attempts(transaction: Transaction, changes: Sequence[RunChange]) -> None:
@@ -48,7 +46,11 @@ def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int]) -> 
     if not held:
         return
     waiting = {run.task_id for run in held}
-    busy = {run.task_id for run in transaction.unfinished_runs(waiting) if run.hold not in _QUEUED}
+    busy = {
+        run.task_id
+        for run in transaction.unfinished_runs(waiting)
+        if run.hold not in HOLDS_FOR_TASK
+    }
     first: dict[int, TaskRun] = {}
     for run in held:
         if run.task_id not in busy:

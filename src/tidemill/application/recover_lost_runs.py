@@ -6,7 +6,11 @@ from typing import Any
 
 import msgspec
 
-from tidemill.application.follow_up import follow_up_attempts, let_waiting_for_keys_go
+from tidemill.application.follow_up import (
+    follow_up_attempts,
+    let_next_of_task_go,
+    let_waiting_for_keys_go,
+)
 from tidemill.application.time_out_runs import time_out_runs
 from tidemill.domain.deadline import overdue_reason, queue_deadline
 from tidemill.domain.events import EventType
@@ -59,7 +63,9 @@ def recover_lost_runs(
     for worker in silent:
         transaction.save_worker(msgspec.structs.replace(worker, status=WorkerStatus.LOST))
     stranded = recover_stranded_runs(transaction)
+    # Whoever made room may not have seen yet those who were just told to wait for it.
     let_waiting_for_keys_go(transaction, transaction.held_keys())
+    let_next_of_task_go(transaction, transaction.tasks_waited_for_in_vain())
     recovered = Recovered(len(expired), len(overdue), len(stuck) + stranded, len(silent))
     if recovered.found_anything:
         transaction.announce(Topic.READY, Topic.EVENTS)

@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from tidemill.cli.output import Flag
 from tidemill.errors import InvalidSettings, NotFound, Problem
+
+if TYPE_CHECKING:
+    from tidemill.config.settings import Settings
 
 _DATA_DIR = Annotated[str | None, Parameter(help="where everything is kept (default: ./data)")]
 
@@ -46,45 +49,71 @@ def up(
     return run_up(flags, config, workers, is_demo=demo)
 
 
-def serve(role: Literal["api", "dispatcher", "worker"]) -> int:
-    """Run one role of a cluster."""
-    raise InvalidSettings(
-        [
-            Problem(
-                "database.url",
-                f"`serve {role}` shares a PostgreSQL database with the other roles, which this "
-                "version does not have yet; `tidemill up` runs everything in one process",
-            )
-        ]
-    )
+def serve(
+    role: Literal["api", "dispatcher", "worker"],
+    /,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    name: str | None = None,
+    data_dir: _DATA_DIR = None,
+    config: Path | None = None,
+) -> int:
+    """Run one role of a cluster, whose roles share a PostgreSQL database.
+
+    Any number of each may run; `tidemill db upgrade` prepares the database for them.
+
+    Parameters
+    ----------
+    role
+        api, dispatcher or worker
+    host
+        the address that an API listens on; loopback only, as long as nobody has to log in
+    port
+        0 takes a free one and prints it
+    name
+        what a worker is called; two on one machine need two names
+    config
+        a TOML file of settings
+    """
+    from tidemill.cli.up import serve as run_role
+
+    given = {"data_dir": data_dir, "api.host": host, "api.port": port, "worker.name": name}
+    return run_role(role, {key: value for key, value in given.items() if value is not None}, config)
 
 
 def db_upgrade(*, data_dir: _DATA_DIR = None) -> int:
     """Bring the schema up to date; `up` does so by itself."""
+    import asyncio
+
     from tidemill.infrastructure.database.schema import HEAD, prepare_sqlite
     from tidemill.infrastructure.database.sqlite import lock_file
 
-    path = _database(data_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(path.with_name(path.name + ".lock")):
-        prepare_sqlite(path)
+    settings = _settings(data_dir)
+    if settings.database.is_postgres:
+        from tidemill.infrastructure.database.postgres_schema import upgrade_postgres
+
+        asyncio.run(upgrade_postgres(settings.database.url))
+    else:
+        path = settings.database_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(path.with_name(path.name + ".lock")):
+            prepare_sqlite(path)
     sys.stdout.write(f"{HEAD}\n")
     return 0
 
 
 def db_current(*, data_dir: _DATA_DIR = None) -> int:
     """Print the schema's revision."""
-    from tidemill.infrastructure.database.schema import sqlite_revision
-
-    sys.stdout.write(f"{sqlite_revision(_database(data_dir)) or 'none'}\n")
+    sys.stdout.write(f"{_revision(_settings(data_dir)) or 'none'}\n")
     return 0
 
 
 def db_check(*, data_dir: _DATA_DIR = None) -> int:
     """Exit with 0 where the schema is the one that this version needs."""
-    from tidemill.infrastructure.database.schema import HEAD, sqlite_revision
+    from tidemill.infrastructure.database.schema import HEAD
 
-    found = sqlite_revision(_database(data_dir))
+    found = _revision(_settings(data_dir))
     sys.stderr.write(f"found {found or 'none'}, needed {HEAD}\n")
     return 0 if found == HEAD else 1
 
@@ -92,17 +121,25 @@ def db_check(*, data_dir: _DATA_DIR = None) -> int:
 def db_downgrade(revision: str, /, *, data_dir: _DATA_DIR = None) -> int:
     """Take the schema back to a revision (`base`: to nothing), for an older version of Tidemill.
 
-    What the older schema has no place for is lost; stop the server and copy the file before.
+    What the older schema has no place for is lost; stop the server and make a copy before.
     """
-    from tidemill.infrastructure.database.schema import downgrade_sqlite, sqlite_revision
+    import asyncio
+
+    from tidemill.infrastructure.database.schema import downgrade_sqlite
     from tidemill.infrastructure.database.sqlite import lock_file
 
-    path = _database(data_dir)
-    if sqlite_revision(path) is None:
-        raise NotFound("database", path.name)
-    with lock_file(path.with_name(path.name + ".lock")):
-        downgrade_sqlite(path, revision)
-    sys.stdout.write(f"{sqlite_revision(path) or 'base'}\n")
+    settings = _settings(data_dir)
+    if _revision(settings) is None:
+        raise NotFound("database", settings.database_name)
+    if settings.database.is_postgres:
+        from tidemill.infrastructure.database.postgres_schema import downgrade_postgres
+
+        asyncio.run(downgrade_postgres(settings.database.url, revision))
+    else:
+        path = settings.database_file
+        with lock_file(path.with_name(path.name + ".lock")):
+            downgrade_sqlite(path, revision)
+    sys.stdout.write(f"{_revision(settings) or 'base'}\n")
     return 0
 
 
@@ -114,8 +151,19 @@ def db_sql() -> int:
     return 0
 
 
-def _database(data_dir: str | None) -> Path:
+def _revision(settings: "Settings") -> str | None:
+    import asyncio
+
+    from tidemill.infrastructure.database.schema import sqlite_revision
+
+    if not settings.database.is_postgres:
+        return sqlite_revision(settings.database_file)
+    from tidemill.infrastructure.database.postgres_schema import postgres_revision
+
+    return asyncio.run(postgres_revision(settings.database.url))
+
+
+def _settings(data_dir: str | None) -> "Settings":
     from tidemill.config.load import load_settings
 
-    flags = {"data_dir": data_dir} if data_dir else {}
-    return load_settings(os.environ, flags=flags).database_file
+    return load_settings(os.environ, flags={"data_dir": data_dir} if data_dir else {})

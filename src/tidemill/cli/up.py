@@ -1,40 +1,82 @@
-"""`tidemill up`: everything in one process."""
+"""`tidemill up` and `tidemill serve`: everything in one process, or one role."""
 
 import asyncio
 import gc
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import uvloop
 
 from tidemill.cli.demo import add_demo_tasks
 from tidemill.config.load import load_settings
-from tidemill.container import AllInOne, run_all_in_one
+from tidemill.config.settings import Settings
+from tidemill.container import run_all_in_one, run_api, run_dispatcher, run_worker
 from tidemill.observability.logging import configure_logging
 
+_OPEN = "this machine only, as nobody has to log in"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def up(flags: dict[str, Any], config_file: Path | None, workers: int, *, is_demo: bool) -> int:
-    """Run until a signal; the exit code."""
-    _fill_standard_streams()
-    settings = load_settings(os.environ, config_file=config_file, flags=flags)
-    configure_logging(settings.logging.level, settings.logging.format)
+    """Run everything until a signal; the exit code."""
+    settings = _begin(flags, config_file)
 
-    async def serve() -> None:
-        stop = _stop_on_signals()
+    @asynccontextmanager
+    async def everything() -> AsyncIterator[str]:
         async with run_all_in_one(settings, workers) as running:
             if is_demo:
                 await add_demo_tasks(running.store, running.registry)
+            yield f"Tidemill is ready at {running.url} ({_kept_in(settings)}; {_OPEN})"
+
+    return _until_a_signal(everything())
+
+
+def serve(
+    role: Literal["api", "dispatcher", "worker"], flags: dict[str, Any], config_file: Path | None
+) -> int:
+    """Run one role until a signal; the exit code."""
+    settings = _begin(flags, config_file)
+
+    @asynccontextmanager
+    async def alone() -> AsyncIterator[str]:
+        if role == "api":
+            async with run_api(settings) as running:
+                yield f"Tidemill's API is ready at {running.url} ({_OPEN})"
+        else:
+            async with run_dispatcher(settings) if role == "dispatcher" else run_worker(settings):
+                yield f"Tidemill's {role} is ready"
+
+    return _until_a_signal(alone())
+
+
+def _begin(flags: dict[str, Any], config_file: Path | None) -> Settings:
+    _fill_standard_streams()
+    settings = load_settings(os.environ, config_file=config_file, flags=flags)
+    configure_logging(settings.logging.level, settings.logging.format)
+    return settings
+
+
+def _kept_in(settings: Settings) -> str:
+    return "data in PostgreSQL" if settings.database.is_postgres else f"data in {settings.data_dir}"
+
+
+def _until_a_signal(running: AbstractAsyncContextManager[str]) -> int:
+    """Run what says that it is ready, and drain it after a signal."""
+
+    async def run() -> None:
+        stop = _stop_on_signals()
+        async with running as ready:
             _collect_seldom()
-            _say_ready(running, settings.data_dir)
+            _say(sys.stdout, f"{ready}\n")
             await stop.wait()
             _say(sys.stderr, "draining; press Ctrl-C again to be rid of it at once\n")
 
-    uvloop.run(serve())
+    uvloop.run(run())
     return 0
 
 
@@ -77,14 +119,6 @@ def _collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-
-
-def _say_ready(running: AllInOne, data_dir: str) -> None:
-    _say(
-        sys.stdout,
-        f"Tidemill is ready at {running.url} (data in {data_dir}; this machine only, "
-        "as nobody has to log in)\n",
-    )
 
 
 def _say(stream: TextIO, text: str) -> None:

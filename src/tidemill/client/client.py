@@ -118,7 +118,7 @@ class Client:
                 return
 
     def stream(
-        self, path: str, *, last_event_id: int | None = None, timeout_seconds: float | None = None
+        self, path: str, *, last_event_id: str | None = None, timeout_seconds: float | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """The events of a stream as (name, data); goes on by itself where it is broken off.
 
@@ -131,7 +131,7 @@ class Client:
                 raise TimeoutError(f"{path} has not ended within {timeout_seconds} seconds")
             headers = {"Accept": "text/event-stream"}
             if last is not None:
-                headers["Last-Event-ID"] = str(last)
+                headers["Last-Event-ID"] = last
             try:
                 with (
                     self._http.stream(
@@ -208,14 +208,14 @@ def task_key(task: str) -> str:
     return task if task.isdecimal() else f"name:{quote(task.removeprefix('name:'), safe='')}"
 
 
-def _events(lines: Iterator[str]) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
     name, identity, data = "message", None, ""
     for line in lines:
         field, _, value = line.partition(": ")
         if field == "event":
             name = value
         elif field == "id":
-            identity = int(value)
+            identity = value
         elif field == "data":
             data = value
         elif not line and data:

@@ -9,7 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+_POSTGRES = ("postgresql://", "postgres://")
+_ENCRYPTED = ("sslmode=require", "sslmode=verify-ca", "sslmode=verify-full")
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
@@ -52,8 +63,20 @@ def _where(is_right: Callable[[Any], bool], message: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _is_sqlite_file(url: str) -> bool:
+def _is_database(url: str) -> bool:
+    if url.startswith(_POSTGRES):
+        return True
     return not url or (url.startswith("sqlite:///") and not url.endswith("/"))
+
+
+def _is_replica(url: str | None) -> bool:
+    return url is None or url.startswith(_POSTGRES)
+
+
+def _encrypts(required: bool, info: ValidationInfo) -> bool:
+    if required and not any(mode in info.data.get("url", "") for mode in _ENCRYPTED):
+        raise ValueError("needs a PostgreSQL url that ends in ?sslmode=verify-full (or require)")
+    return required
 
 
 def _is_loopback(host: str) -> bool:
@@ -70,20 +93,30 @@ class DatabaseSettings(Section):
 
     # Empty: tidemill.db in the data directory, where a relative file is as well.
     url: Annotated[
-        str, _where(_is_sqlite_file, "this version keeps everything in sqlite:///FILE only")
+        str, _where(_is_database, "must be sqlite:///FILE or postgresql://USER@HOST/DATABASE")
     ] = ""
-    read_url: Annotated[None, _not_yet("SQLite has no replicas")] = None
-    pool_size: Annotated[int, Field(ge=1, le=64)] = 2  # connections that read beside the writer
-    require_tls: Annotated[bool, _only(False, "SQLite is a file, not a connection")] = False
+    # A replica: lists and what people look at come from there; what decides never does.
+    read_url: Annotated[
+        str | None, _where(_is_replica, "must be postgresql://…, a replica of a PostgreSQL url")
+    ] = None
+    # PostgreSQL: connections of this process; SQLite: those that read beside the writer.
+    pool_size: Annotated[int | None, Field(ge=1, le=64)] = None  # null: as many as the role needs
+    require_tls: Annotated[bool, AfterValidator(_encrypts)] = False
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether it is a database that processes share."""
+        return self.url.startswith(_POSTGRES)
 
 
 class MessageQueueSettings(Section):
     """What carries runs to workers."""
 
-    url: Annotated[str, _only("memory://", "everything runs in one process")] = "memory://"
+    # Empty: memory:// with SQLite, and the database itself with PostgreSQL.
+    url: Literal["", "memory://", "postgres://"] = ""
     # Runs that may wait in the queue for each slot: what explain tells is computed with the same.
     prefetch: Annotated[int, _only(2, "the dispatcher hands out two runs for each slot")] = 2
-    require_tls: Annotated[bool, _only(False, "memory:// is no connection")] = False
+    require_tls: Annotated[bool, _only(False, "the queue is where the database is")] = False
 
 
 class CacheSettings(Section):
@@ -99,7 +132,7 @@ class DispatcherSettings(Section):
 
     scan_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     scan_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
-    scan_concurrency: Annotated[int, _only(1, "SQLite has one writer")] = 1
+    scan_concurrency: Annotated[int, _only(1, "one look at a time is quick enough")] = 1
     strategy: str | dict[str, Any] = "queue"  # of tasks that name none
     horizon_seconds: Annotated[float, Field(gt=0, le=3_600)] = 5.0
     recovery_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
@@ -182,7 +215,13 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
 
     @property
+    def database_name(self) -> str:
+        """What to call it to people."""
+        return "of database.url" if self.database.is_postgres else self.database_file.name
+
+    @property
     def database_file(self) -> Path:
         """The database's file, by the one path that every process knows it by."""
-        named = self.database.url.removeprefix("sqlite:///") or "tidemill.db"
+        url = "" if self.database.is_postgres else self.database.url
+        named = url.removeprefix("sqlite:///") or "tidemill.db"
         return Path(self.data_dir).expanduser().joinpath(named).resolve()

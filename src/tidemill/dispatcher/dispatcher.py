@@ -3,8 +3,10 @@
 A dispatcher keeps nothing in memory that matters: any number of them may run, start and vanish.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,8 +19,10 @@ from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.service import Loop
-from tidemill.foundation.store import Store
+from tidemill.foundation.store import Store, Transaction
 from tidemill.foundation.wakeups import Topic, Wakeups
+
+T = TypeVar("T")
 
 # Between two looks at the schedules, so that what is due in a stream is fired together.
 _GATHER_SECONDS = 0.005
@@ -71,32 +75,30 @@ class Dispatcher:
             await loop.stop()
 
     async def _fire(self) -> float:
-        fired = await self._store.transact(
-            partial(fire_due_tasks, limit=self._options.scan_batch, strategies=self._strategies)
+        limit = self._options.scan_batch
+        fired, then = await self._decide(
+            partial(fire_due_tasks, limit=limit, strategies=self._strategies)
         )
         await self._queue.publish(fired.messages)
-        if fired.tasks == self._options.scan_batch:
+        if fired.tasks == limit:
             return 0
-        return max(self._until(fired.next_due_at), _GATHER_SECONDS)
+        return max(self._until(fired.next_due_at, then), _GATHER_SECONDS)
 
     async def _prepare(self) -> float:
-        horizon = timedelta(seconds=self._options.horizon_seconds)
-        prepared = await self._store.transact(
-            partial(prepare_firings, horizon=horizon, limit=self._options.scan_batch)
-        )
-        if prepared.firings == self._options.scan_batch:
+        limit, horizon = self._options.scan_batch, timedelta(seconds=self._options.horizon_seconds)
+        prepared, then = await self._decide(partial(prepare_firings, horizon=horizon, limit=limit))
+        if prepared.firings == limit:
             return 0
         next_due_at = prepared.next_due_at
-        return max(self._until(next_due_at and next_due_at - horizon), _PREPARE_SECONDS)
+        return max(self._until(next_due_at and next_due_at - horizon, then), _PREPARE_SECONDS)
 
     async def _dispatch(self) -> float:
-        dispatched = await self._store.transact(
-            partial(
-                dispatch_ready_runs, limit=self._options.scan_batch, strategies=self._strategies
-            )
+        limit = self._options.scan_batch
+        dispatched, then = await self._decide(
+            partial(dispatch_ready_runs, limit=limit, strategies=self._strategies)
         )
         await self._queue.publish(dispatched.messages)
-        return 0 if dispatched.has_more else self._until(dispatched.next_ready_at)
+        return 0 if dispatched.has_more else self._until(dispatched.next_ready_at, then)
 
     async def _recover(self) -> float:
         await self._store.transact(
@@ -116,8 +118,25 @@ class Dispatcher:
         )
         return 0 if pruned == self._options.scan_batch else self._options.prune_interval_seconds
 
-    def _until(self, instant: datetime | None) -> float:
+    async def _decide(self, use_case: Callable[[Transaction], T]) -> "tuple[T, _Then]":
+        """What a use case decided, and when that was."""
+
+        def decide(transaction: Transaction) -> "tuple[T, _Then]":
+            return use_case(transaction), _Then(transaction.now, self._clock.monotonic())
+
+        return await self._store.transact(decide)
+
+    def _until(self, instant: datetime | None, then: "_Then") -> float:
+        """How long to wait for an instant of the database's time: this process may have another."""
         longest = self._options.scan_interval_seconds
         if instant is None:
             return longest
-        return min(max((instant - self._clock.now()).total_seconds(), 0), longest)
+        passed = self._clock.monotonic() - then.monotonic
+        return min(max((instant - then.now).total_seconds() - passed, 0), longest)
+
+
+class _Then(NamedTuple):
+    """One moment, by the database's clock and by this process's monotonic one."""
+
+    now: datetime
+    monotonic: float

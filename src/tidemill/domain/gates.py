@@ -11,7 +11,7 @@ import msgspec
 
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import Lane, TaskStatus, parse_lane
-from tidemill.domain.task_run import Hold, ReadyRun, RunHead, TaskRun
+from tidemill.domain.task_run import HOLDS_FOR_TASK, ReadyRun, RunHead, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 
 # How many runs may wait in the queue for each slot of the workers that serve them: enough that
@@ -109,7 +109,7 @@ def overlap_gate(run: TaskRun) -> GateFinding:
     """Whether an earlier run of the task keeps this one back."""
     if run.status is RunStatus.SKIPPED and run.reason == "overlap":
         return GateFinding("overlap", False, run.error_message or "an earlier run had not ended")
-    if run.hold in {Hold.OVERLAP, Hold.CATCH_UP}:
+    if run.hold in HOLDS_FOR_TASK:
         return GateFinding("overlap", False, "waits for an earlier run of the task to end")
     return GateFinding("overlap", True, "no earlier run is in the way")
 

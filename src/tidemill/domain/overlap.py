@@ -7,11 +7,9 @@ import msgspec
 
 from tidemill.domain.misfire import PlannedFire
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold
+from tidemill.domain.task_run import HOLDS_FOR_TASK, Hold
 
 OverlapPolicy = Literal["allow", "skip", "queue", "cancel_running"]
-
-_WAITING_FOR_TASK = {Hold.OVERLAP, Hold.CATCH_UP}
 
 
 class UnfinishedRun(msgspec.Struct, frozen=True):
@@ -65,7 +63,7 @@ def decide_overlap(
         "hold",
         Hold.OVERLAP,
         superseded,
-        tuple(run.id for run in unfinished if run.hold not in _WAITING_FOR_TASK),
+        tuple(run.id for run in unfinished if run.hold not in HOLDS_FOR_TASK),
     )
 
 

@@ -33,6 +33,9 @@ class Hold(StrEnum):
     LIMIT = "limit"  # its concurrency key is full
 
 
+HOLDS_FOR_TASK = frozenset({Hold.OVERLAP, Hold.CATCH_UP})
+
+
 class AttemptOutcome(StrEnum):
     """How an attempt closed."""
 

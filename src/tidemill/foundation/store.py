@@ -84,10 +84,29 @@ class TaskVersion(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class EventPosition(msgspec.Struct, frozen=True, order=True):
+    """A place in the order in which events were committed, which is not that of their ids.
+
+    As text it is `12`, or `7-12` where the database numbers its transactions.
+    """
+
+    transaction: int = 0
+    id: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "EventPosition":
+        """The inverse of `str`."""
+        transaction, _, id = text.rpartition("-")
+        return cls(int(transaction or 0), int(id))
+
+    def __str__(self) -> str:
+        return f"{self.transaction}-{self.id}" if self.transaction else str(self.id)
+
+
 class StoredEvent(msgspec.Struct, frozen=True):
     """An event and its place among those of all runs."""
 
-    id: int
+    position: EventPosition
     event: RunEvent
 
 
@@ -161,11 +180,14 @@ class Reads(Protocol):
     def run_logs(self, run_id: int, after: int, limit: int) -> list[LogLines]:
         """Output of a run with lines above `after`, in order, at most `limit` rows."""
 
-    def events_after(self, event_id: int, namespace: str | None, limit: int) -> list[StoredEvent]:
-        """Events of all runs, in the order in which they were committed."""
+    def events_after(
+        self, position: EventPosition, namespace: str | None, limit: int
+    ) -> list[StoredEvent]:
+        """Events of all runs, in the order in which they were committed: none will yet come before
+        one that was told."""
 
-    def last_event_id(self) -> int:
-        """The id of the newest event; 0 where there is none."""
+    def last_event(self) -> EventPosition:
+        """The place of the newest event that `events_after` would tell."""
 
     # summaries
 
@@ -332,13 +354,16 @@ class Transaction(Reads, Protocol):
         """As `ready_runs`, the whole rows; those that others hold are left out."""
 
     def dispatched_runs(self, lanes: Collection[str]) -> list[TaskRun]:
-        """The dispatched runs of these lanes, locked."""
+        """The dispatched runs of these lanes, locked; those that others hold are left out."""
 
     def take_turns(self, lane: str, count: int) -> int:
         """Take so many of a lane's turns, for ever; the number of the first, from 0."""
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""
+
+    def tasks_waited_for_in_vain(self) -> list[int]:
+        """Tasks of which runs are held for OVERLAP or CATCH_UP though no other is unfinished."""
 
     def held_for_keys(self, room: Mapping[str, int]) -> list[TaskRun]:
         """For each key, as many of its runs held for LIMIT as there is room, by rank."""
@@ -397,7 +422,7 @@ class Transaction(Reads, Protocol):
         """What was answered to these keys of a scope within their 24 hours."""
 
     def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
-        """Keep answers of one scope under their keys, in place of older ones."""
+        """Keep answers of one scope under keys that have none within its 24 hours."""
 
     # history
 

@@ -9,7 +9,7 @@ scheduler.fire()
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tidemill.application.claim_runs import ClaimedRun, claim_runs
 from tidemill.application.define_task import create_task
@@ -46,17 +46,31 @@ LEASE = timedelta(seconds=10)
 BATCH = 500
 
 
+class InlineStore(Protocol):
+    """A store whose transactions are done when the call returns."""
+
+    def transact_now(self, body: Callable[[Transaction], T]) -> T: ...
+
+    def read_now(self, body: Callable[[Reads], T]) -> T: ...
+
+
 class InlineScheduler:
     """Every arrow of the story as one call, at the instant that `clock` shows.
 
     Where it `prepares`, what comes due while time passes was prepared before.
     """
 
-    def __init__(self, *, prepares: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        prepares: bool = False,
+        clock: FakeClock | None = None,
+        store: InlineStore | None = None,
+    ) -> None:
         self.prepares = prepares
         self.strategies = built_in_strategies()
-        self.clock = FakeClock()
-        self.store = InlineSqliteStore(self.clock, MemoryWakeups(), schema=empty_schema())
+        self.clock = clock or FakeClock()
+        self.store = store or InlineSqliteStore(self.clock, MemoryWakeups(), schema=empty_schema())
 
     def do(
         self,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from tidemill.client.client import Client
 
@@ -15,8 +15,8 @@ class StartFailed(Exception):
     """The server ended before it was ready; says what it wrote."""
 
 
-class Server:
-    """One server on a free port, with its data in `data_dir`.
+class Process:
+    """`tidemill ARGUMENTS` in a process of its own, which says on stdout when it is ready.
 
     `environment` holds settings (`TIDEMILL_WORKER__PYTHON_PATHS`, …); those of the caller's own
     environment are left out, so that tests do not depend on the machine.
@@ -24,55 +24,54 @@ class Server:
 
     def __init__(
         self,
-        data_dir: Path,
+        log_file: Path,
         *arguments: str,
         environment: dict[str, str] | None = None,
         command: tuple[str, ...] = (sys.executable, "-m", "tidemill"),
     ) -> None:
-        self.data_dir = data_dir
-        self.url = ""
+        self._log_file = log_file
         self._arguments = arguments
         self._command = command
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMILL_")}
         self._environment = inherited | (environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[str] | None = None
+        self.greeting = ""
 
     @property
     def pid(self) -> int:
-        """The server's main process."""
+        """Its main process."""
         assert self._process is not None
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         """What it wrote to stderr since it was first started."""
-        return (self.data_dir.parent / f"{self.data_dir.name}.log").read_text()
+        return self._log_file.read_text()
 
-    def start(self) -> "Server":
-        """Return once it says that it is ready."""
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        self._log = (self.data_dir.parent / f"{self.data_dir.name}.log").open("a")
+    def start(self) -> Self:
+        """Return once it says that it is ready; raises StartFailed."""
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._log = self._log_file.open("a")
         self._process = subprocess.Popen(
-            [*self._command, "up", "--data-dir", str(self.data_dir), "--port", "0",
-             *self._arguments],
+            [*self._command, *self._arguments],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             env=self._environment,
             start_new_session=True,
-        )  # fmt: skip
+        )
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if " ready at " not in line:
+        self.greeting = self._process.stdout.readline()
+        if " ready" not in self.greeting:
             self._process.wait()
-            raise StartFailed(f"exit code {self._process.returncode}: {self.log}")
-        self.url = line.split(" ready at ", 1)[1].split()[0]
+            raise StartFailed(f"exit code {self._end(signal.SIGTERM)}: {self.log}")
         return self
-
-    def client(self) -> Client:
-        """A client of this server."""
-        return Client(self.url)
 
     def kill(self) -> None:
         """SIGKILL; returns when the process is gone (what it contained may take a moment more)."""
@@ -81,6 +80,14 @@ class Server:
     def stop(self) -> int:
         """SIGTERM; its exit code once it has drained."""
         return self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP: it stands still, and so does all that it would have done by the clock."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on where it was."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def _end(self, number: signal.Signals) -> int:
         process, self._process = self._process, None
@@ -94,7 +101,7 @@ class Server:
         self._log.close()
         return code
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(
@@ -104,3 +111,32 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+class Server(Process):
+    """A server on a free port: `up`, with its data in `data_dir`, or another that has an API."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *arguments: str,
+        serves: tuple[str, ...] = ("up",),
+        environment: dict[str, str] | None = None,
+        command: tuple[str, ...] = (sys.executable, "-m", "tidemill"),
+    ) -> None:
+        super().__init__(
+            data_dir.parent / f"{data_dir.name}.log",
+            *serves, "--data-dir", str(data_dir), "--port", "0", *arguments,
+            environment=environment,
+            command=command,
+        )  # fmt: skip
+        self.data_dir = data_dir
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self.greeting.split(" ready at ", 1)[1].split()[0]
+
+    def client(self) -> Client:
+        """A client of this server."""
+        return Client(self.url)

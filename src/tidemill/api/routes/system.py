@@ -30,13 +30,13 @@ from tidemill.api.schemas import (
     ProcessOut,
     SystemStatsOut,
 )
-from tidemill.api.streams import LastEventId
+from tidemill.api.streams import LastPosition
 from tidemill.api.views import fire_view, instant
 from tidemill.application.queries.levels import levels_of
 from tidemill.application.queries.preview import preview_schedule
 from tidemill.domain.schedule import ScheduleSpec
 from tidemill.errors import Unavailable
-from tidemill.foundation.store import Reads
+from tidemill.foundation.store import EventPosition, Reads
 
 router = APIRouter(tags=["system"], route_class=JsonRoute)
 public = APIRouter(tags=["probes"])
@@ -82,13 +82,14 @@ async def events(
     context: Context,
     visible: Visible,
     namespace: Text = None,
-    last_event_id: LastEventId = None,
+    last_event_id: LastPosition = None,
 ) -> Response:
     """Every event of every run as it happens; with `Last-Event-ID` from there on."""
     wanted = within(visible, namespace)
-    after = int(last_event_id) if last_event_id else None
-    if after is None:
-        after = await context.store.read(lambda r: r.last_event_id())
+    if last_event_id:
+        after = EventPosition.parse(last_event_id)
+    else:
+        after = await context.store.read(lambda r: r.last_event())
     return streams.stream(streams.follow_events(context, wanted, after))
 
 
@@ -130,7 +131,7 @@ async def stats(context: Context) -> Response:
         return {
             "unfinished": {status.value: count for status, count in counts.items()},
             "workers_alive": len(reads.workers_alive()),
-            "next_event_id": reads.last_event_id() + 1,
+            "last_event_id": str(reads.last_event()),
         }
 
     found = await context.store.read(look)
@@ -181,7 +182,7 @@ async def ready(context: Context) -> Response:
         raise Unavailable("draining")
     try:
         # An empty transaction passes the writer, and reads a table: both must be in order.
-        await asyncio.wait_for(context.store.transact(lambda t: t.last_event_id()), _PROBE_SECONDS)
+        await asyncio.wait_for(context.store.transact(lambda t: t.last_event()), _PROBE_SECONDS)
     except TimeoutError:
         raise Unavailable("the database does not answer") from None
     return json_answer({"status": "ready"})

@@ -1,7 +1,8 @@
 """Statements that insert or change many rows at once, whatever their number.
 
-All rows go in one call of the driver: it lets go of the interpreter's lock in each call, and where
-other threads are busy the wait to have it back was measured at ten to thirty times the work.
+All rows go in one call of the driver. SQLite's lets go of the interpreter's lock in each call, and
+where other threads are busy the wait to have it back was measured at ten to thirty times the work;
+PostgreSQL's waits for the network.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ class ManyRows:
             for index, name in enumerate(columns)
             if (convert := to_driver(table.c[name].type, dialect)) is not None
         ]
+        self._dialect = dialect
         self._row = f"({', '.join('?' * len(columns))})"
         self._sql: dict[int, str] = {}
 
@@ -35,8 +37,18 @@ class ManyRows:
         found = self._sql.get(count)
         if found is None:
             before, after = self._around
-            found = self._sql[count] = f"{before} {', '.join([self._row] * count)} {after}"
+            rows = ", ".join([self._row] * count)
+            found = self._sql[count] = f"{before} (VALUES {rows}) AS given {after}"
         return found
+
+    @cached_property
+    def sql_of_arrays(self) -> str:
+        """The statement for any number of rows, where one array holds the values of each column."""
+        before, after = self._around
+        types = [self.table.c[name].type.compile(self._dialect) for name in self.columns]
+        arrays = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(types, 1))
+        names = ", ".join(f"column{place}" for place in range(1, len(types) + 1))
+        return f"{before} unnest({arrays}) AS given({names}) {after}"
 
     def bind(self, row: Iterable[Any]) -> list[Any]:
         """One row's values, in the order of `columns`, as the driver takes them."""
@@ -48,6 +60,7 @@ class ManyRows:
 
     @property
     def _around(self) -> tuple[str, str]:
+        """What stands before the rows, which are `given`, and after them."""
         raise NotImplementedError
 
 
@@ -71,8 +84,8 @@ class Insert(ManyRows):
     def _around(self) -> tuple[str, str]:
         taken = ", ".join(self._unless_taken)
         return (
-            f"INSERT INTO {self.table.name} ({', '.join(self.columns)}) SELECT * FROM (VALUES",
-            ") AS given WHERE given.column1 IS NOT NULL"
+            f"INSERT INTO {self.table.name} ({', '.join(self.columns)}) SELECT * FROM",
+            "WHERE given.column1 IS NOT NULL"
             + (f" ON CONFLICT ({taken}) DO NOTHING" if taken else ""),
         )
 
@@ -115,7 +128,6 @@ class Update(ManyRows):
             assignments.append(self._sets)
         told = [f"{self.table.name}.{name}" for name in self._returning]
         return (
-            f"UPDATE {self.table.name} SET {', '.join(assignments)} FROM (VALUES",
-            f") AS given WHERE {' AND '.join(conditions)}"
-            + (f" RETURNING {', '.join(told)}" if told else ""),
+            f"UPDATE {self.table.name} SET {', '.join(assignments)} FROM",
+            f"WHERE {' AND '.join(conditions)}" + (f" RETURNING {', '.join(told)}" if told else ""),
         )

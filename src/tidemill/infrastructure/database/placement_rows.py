@@ -36,7 +36,7 @@ _to_place = (
 _dispatched_in = (
     struct_columns(task_runs, TaskRun.__struct_fields__)
     .where(text(IS_DISPATCHED), in_array(_runs.lane, "lanes"))
-    .with_for_update()
+    .with_for_update(skip_locked=True)
 )
 _taken = insert(lane_turns).values(lane=bindparam("lane"), turn=bindparam("count"))
 _take_turns = _taken.on_conflict_do_update(

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from json import dumps
 from typing import Any
 
-from sqlalchemy import Dialect, Table, Text, select
+from sqlalchemy import BigInteger, Dialect, Table, Text, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.selectable import Select
 from sqlalchemy.sql.type_api import TypeEngine
-from sqlalchemy.types import Boolean, Float, TypeDecorator
+from sqlalchemy.types import Boolean, Float
 
 from tidemill.infrastructure.database.types import Convert, Converted
 
@@ -94,7 +95,30 @@ def _seconds_on_sqlite(element: SecondsBetween, compiler: SQLCompiler, **kw: Any
 @compiles(SecondsBetween, "postgresql")
 def _seconds_on_postgresql(element: SecondsBetween, compiler: SQLCompiler, **kw: Any) -> str:
     since, until = compiler.process(element.since, **kw), compiler.process(element.until, **kw)
-    return f"extract(epoch FROM {until} - {since})"
+    return f"CAST(extract(epoch FROM {until} - {since}) AS DOUBLE PRECISION)"
+
+
+class Later(ColumnElement[Any]):
+    """The later of two instants: a transaction that began first may well go on second."""
+
+    inherit_cache = False
+
+    def __init__(self, one: ColumnElement[Any], other: ColumnElement[Any]) -> None:
+        self.one = one
+        self.other = other
+        self.type = one.type
+
+
+@compiles(Later, "sqlite")
+def _later_on_sqlite(element: Later, compiler: SQLCompiler, **kw: Any) -> str:
+    one, other = compiler.process(element.one, **kw), compiler.process(element.other, **kw)
+    return f"max({one}, {other})"
+
+
+@compiles(Later, "postgresql")
+def _later_on_postgresql(element: Later, compiler: SQLCompiler, **kw: Any) -> str:
+    one, other = compiler.process(element.one, **kw), compiler.process(element.other, **kw)
+    return f"greatest({one}, {other})"
 
 
 class HasElement(ColumnElement[bool]):
@@ -121,19 +145,49 @@ def _has_element_on_postgresql(element: HasElement, compiler: SQLCompiler, **kw:
     return f"jsonb_exists({array}, {value})"
 
 
-class Array(TypeDecorator[Any]):
+class CurrentTransaction(ColumnElement[int]):
+    """The number of the transaction that is under way; 0 where they have none."""
+
+    inherit_cache = False
+    type = BigInteger()
+
+
+@compiles(CurrentTransaction, "sqlite")
+def _current_on_sqlite(element: CurrentTransaction, compiler: SQLCompiler, **kw: Any) -> str:
+    return "0"
+
+
+@compiles(CurrentTransaction, "postgresql")
+def _current_on_postgresql(element: CurrentTransaction, compiler: SQLCompiler, **kw: Any) -> str:
+    return "(pg_current_xact_id()::text::bigint)"
+
+
+class Array(Converted):
     """The array parameter of an InArray: native, or JSON text where there are no arrays."""
 
     impl = Text
-    cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        return list(value) if dialect.name == "postgresql" else dumps(list(value))
+    def __init__(self, of: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.of = of
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            of = self.of.impl_instance if isinstance(self.of, Converted) else self.of
+            return dialect.type_descriptor(ARRAY(of))
+        return dialect.type_descriptor(Text())
+
+    def to_driver(self, dialect: Dialect) -> Convert | None:
+        return list if dialect.name == "postgresql" else _to_json_array
+
+
+def _to_json_array(values: Iterable[Any]) -> str:
+    return dumps(list(values))
 
 
 def in_array(column: ColumnElement[Any], name: str) -> InArray:
     """`column` is one of the values of the array parameter `name`."""
-    return InArray(column, BindParameter(name, type_=Array()))
+    return InArray(column, BindParameter(name, type_=Array(column.type)))
 
 
 def struct_columns(table: Table, fields: Sequence[str]) -> Select[Any]:
@@ -172,4 +226,6 @@ def to_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
 def _from_driver(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
     if isinstance(type_, Converted):
         return type_.from_driver(dialect)
+    if dialect.name == "postgresql":
+        return None  # its driver knows the types
     return type_.dialect_impl(dialect).result_processor(dialect, None)

@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    BigInteger,
     Table,
     and_,
     bindparam,
     case,
+    cast,
     func,
     literal,
     or_,
@@ -37,7 +39,7 @@ from tidemill.foundation.listing import (
     TaskFilter,
     WorkerFilter,
 )
-from tidemill.foundation.store import LogLines, StoredEvent, TaskVersion
+from tidemill.foundation.store import EventPosition, LogLines, StoredEvent, TaskVersion
 from tidemill.infrastructure.database.prepared import HasElement, SecondsBetween, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.run_rows import run_from
@@ -72,7 +74,7 @@ _fired = and_(
 )
 _stands_for = case((_runs.range_from.is_not(None), _runs.missed_count + 1), else_=1)
 _ledger_counts = (
-    select(_runs.status, _runs.reason, func.sum(_stands_for))
+    select(_runs.status, _runs.reason, cast(func.sum(_stands_for), BigInteger))
     .where(_fired)
     .group_by(_runs.status, _runs.reason)
 )
@@ -234,12 +236,14 @@ class QueryRows(Rows):
             LogLines(*row) for row in self.fetch(_logs, run_id=run_id, after=after, limit=limit)
         ]
 
-    def events_after(self, event_id: int, namespace: str | None, limit: int) -> list[StoredEvent]:
-        rows = self.fetch(_all_events, after=event_id, namespace=namespace, limit=limit)
-        return [StoredEvent(row[-1], RunEvent(*row[:-1])) for row in rows]
+    def events_after(
+        self, position: EventPosition, namespace: str | None, limit: int
+    ) -> list[StoredEvent]:
+        rows = self.fetch(_all_events, after=position.id, namespace=namespace, limit=limit)
+        return [StoredEvent(EventPosition(0, row[-1]), RunEvent(*row[:-1])) for row in rows]
 
-    def last_event_id(self) -> int:
-        return self.fetch(_last_event)[0][0] or 0
+    def last_event(self) -> EventPosition:
+        return EventPosition(0, self.fetch(_last_event)[0][0] or 0)
 
     def ledger_counts(self, task_id: int, since: datetime, until: datetime) -> list[LedgerCount]:
         rows = self.fetch(_ledger_counts, task_id=task_id, since=since, until=until)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, func, not_, or_, select, text
+from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
@@ -30,7 +31,7 @@ from tidemill.domain.task_run import (
 )
 from tidemill.errors import ConcurrentChange
 from tidemill.foundation.store import LogLines
-from tidemill.infrastructure.database.prepared import in_array, struct_columns
+from tidemill.infrastructure.database.prepared import Later, in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
     HAS_DEADLINE,
@@ -59,11 +60,13 @@ _runs = task_runs.c
 
 _run = struct_columns(task_runs, _FIELDS)
 _locked = _run.with_for_update()
+_free = _run.with_for_update(skip_locked=True)  # what nobody else sees to already
 _head = struct_columns(task_runs, _HEAD).with_for_update()
 _by_id = _run.where(_runs.id == bindparam("run_id"))
 _by_id_in_namespace = _by_id.where(_runs.namespace == bindparam("namespace"))
-_by_ids = _locked.where(in_array(_runs.id, "ids"))
-_heads_by_ids = _head.where(in_array(_runs.id, "ids"))
+# In one order, so that no two transactions wait for one another.
+_by_ids = _locked.where(in_array(_runs.id, "ids")).order_by(_runs.id)
+_heads_by_ids = _head.where(in_array(_runs.id, "ids")).order_by(_runs.id)
 _by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
 _GUARD = ("id", "status", "fence", "event_seq")  # what a change must find as it was
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
@@ -86,7 +89,7 @@ _claim = (
         event_seq=_runs.event_seq + 1,
         worker_id=bindparam("holder"),
         lease_expires_at=bindparam("lease_until", type_=_runs.lease_expires_at.type),
-        started_at=bindparam("now", type_=_runs.started_at.type),
+        started_at=Later(bindparam("now", type_=_runs.started_at.type), _runs.dispatched_at),
         reason=None,
         error_message=None,
         exit_code=None,
@@ -97,19 +100,25 @@ _SUCCEEDS = (
     "status = 'succeeded', event_seq = event_seq + 1, reason = NULL, error_message = NULL,"
     " lease_expires_at = NULL"
 )
-_is_wish_for_later = and_(
-    _runs.status == RunStatus.PENDING,
-    _runs.hold.is_not(None),
-    _runs.hold == Hold.TIME,
-    _runs.trigger != Trigger.SCHEDULE,
-)
+
+
+def _meets_firings(runs: Any) -> tuple[ColumnElement[bool], ...]:
+    """Neither backfills nor what was asked for at an hour still to come."""
+    is_wish_for_later = and_(
+        runs.status == RunStatus.PENDING,
+        runs.hold.is_not(None),
+        runs.hold == Hold.TIME,
+        runs.trigger != Trigger.SCHEDULE,
+    )
+    return runs.trigger != Trigger.BACKFILL, not_(is_wish_for_later)
+
+
 _unfinished = (
     select(_runs.id, _runs.task_id, _runs.status, _runs.hold)
     .where(
         text(IS_UNFINISHED),
         in_array(_runs.task_id, "ids"),
-        _runs.trigger != Trigger.BACKFILL,
-        not_(_is_wish_for_later),
+        *_meets_firings(_runs),
     )
     .order_by(_runs.id)
 )
@@ -117,7 +126,7 @@ _of_tasks = _locked.where(
     text(IS_UNFINISHED), in_array(_runs.task_id, "ids"), in_array(_runs.status, "statuses")
 )
 _due_holds = (
-    _locked.where(text(IS_HELD_FOR_TIME), _runs.not_before <= bindparam("now"))
+    _free.where(text(IS_HELD_FOR_TIME), _runs.not_before <= bindparam("now"))
     .order_by(_runs.not_before)
     .limit(bindparam("limit"))
 )
@@ -137,7 +146,7 @@ _ready = (
     .where(text(IS_READY), _runs.lane == bindparam("lane"))
     .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
     .limit(bindparam("limit"))
-    .with_for_update()
+    .with_for_update(skip_locked=True)
 )
 _dispatch = (
     task_runs.update()
@@ -164,6 +173,24 @@ _key_runners = _key_holders.where(_runs.status != RunStatus.DISPATCHED)
 _held_for_tasks = _locked.where(text(IS_HELD_FOR_TASK), in_array(_runs.task_id, "ids")).order_by(
     _runs.scheduled_for, _runs.id
 )
+_others = task_runs.alias("others")
+_waited_in_vain = (
+    select(_runs.task_id)
+    .where(
+        text(IS_HELD_FOR_TASK),
+        not_(
+            select(_others.c.id)
+            .where(
+                _others.c.completed_at.is_(None),
+                _others.c.task_id == _runs.task_id,
+                text("coalesce(others.hold, '') NOT IN ('overlap', 'catch_up')"),
+                *_meets_firings(_others.c),
+            )
+            .exists()
+        ),
+    )
+    .distinct()
+)
 _held_for_key = (
     _locked.where(text(IS_HELD_FOR_LIMIT), _runs.concurrency_key == bindparam("key"))
     .order_by(_runs.rank)
@@ -185,19 +212,19 @@ _previous_success = select(
     .scalar_subquery(),
 ).where(in_array(tasks.c.id, "ids"))
 _expired = (
-    _locked.where(text(IS_LEASED), _runs.lease_expires_at <= bindparam("now"))
+    _free.where(text(IS_LEASED), _runs.lease_expires_at <= bindparam("now"))
     .order_by(_runs.lease_expires_at)
     .limit(bindparam("limit"))
 )
 # By the index of what is leased: that of the workers holds all that they ever ran.
 _held_by = _locked.where(text(IS_LEASED), in_array(func.coalesce(_runs.worker_id, ""), "workers"))
-_overdue = _locked.where(
+_overdue = _free.where(
     text(HAS_DEADLINE), text(IS_NOT_LEASED), _runs.deadline_at <= bindparam("now")
 ).limit(bindparam("limit"))
-_overdue_in_queue = _locked.where(
+_overdue_in_queue = _free.where(
     text(HAS_QUEUE_DEADLINE), text(IS_NOT_LEASED), _runs.queue_deadline_at <= bindparam("now")
 ).limit(bindparam("limit"))
-_stuck = _locked.where(text(IS_DISPATCHED), _runs.dispatched_at <= bindparam("before")).limit(
+_stuck = _free.where(text(IS_DISPATCHED), _runs.dispatched_at <= bindparam("before")).limit(
     bindparam("limit")
 )
 _held_statuses = select(_runs.id, _runs.fence, _runs.status).where(
@@ -349,6 +376,9 @@ class RunRows(Rows):
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         return _all(self.fetch(_held_for_tasks, ids=task_ids))
+
+    def tasks_waited_for_in_vain(self) -> list[int]:
+        return [row[0] for row in self.fetch(_waited_in_vain)]
 
     def held_for_keys(self, room: Mapping[str, int]) -> list[TaskRun]:
         found: list[TaskRun] = []

@@ -85,15 +85,20 @@ def upgrade(connection: Connection) -> None:
 
 def downgrade_sqlite(path: Path, revision: str) -> None:
     """Take the schema back to a revision, `base` being nothing at all; raises InvalidInput."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    with engine.connect() as connection:
+        downgrade(connection, revision)
+
+
+def downgrade(connection: Connection, revision: str) -> None:
+    """Undo the migrations after a revision; raises InvalidInput."""
     from alembic import command
     from alembic.util import CommandError
 
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
-    with engine.connect() as connection:
-        try:
-            command.downgrade(_config(connection), revision)
-        except CommandError as error:
-            raise InvalidInput(f"no revision {revision!r}: {error}") from error
+    try:
+        command.downgrade(_config(connection), revision)
+    except CommandError as error:
+        raise InvalidInput(f"no revision {revision!r}: {error}") from error
 
 
 def write_sql(to: TextIO) -> None:

@@ -25,6 +25,7 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.store import Reads, Transaction
 from tidemill.foundation.wakeups import Wakeups
+from tidemill.infrastructure.database.committed import Committed, tell
 from tidemill.infrastructure.database.many_rows import ManyRows
 from tidemill.infrastructure.database.rows import StatementCache
 from tidemill.infrastructure.database.schema import prepare_sqlite
@@ -201,15 +202,6 @@ class SqliteEngine:
             if driver.in_transaction:
                 driver.execute("ROLLBACK")
             raise
-
-
-class Committed:
-    """What a body returned, and whom to tell."""
-
-    def __init__(self, result: Any, transaction: SqliteTransaction) -> None:
-        self.result = result
-        self.topics = transaction.topics
-        self.events = transaction.events
 
 
 class SqliteStore:
@@ -389,15 +381,6 @@ class InlineSqliteStore:
 
     async def close(self) -> None:
         self._connection.driver.close()
-
-
-def tell(committed: Committed, wakeups: Wakeups, sinks: Sequence[EventSink]) -> None:
-    """Tell the listeners what was committed."""
-    if committed.events:
-        for sink in sinks:
-            sink.publish(committed.events)
-    if committed.topics:
-        wakeups.announce(committed.topics)
 
 
 def read_snapshot(

@@ -26,7 +26,8 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition, TaskStatus
 from tidemill.domain.task_run import AttemptOutcome, Hold, Trigger
 from tidemill.domain.worker import WorkerStatus
-from tidemill.infrastructure.database.types import Enumerated, Instant, Json
+from tidemill.infrastructure.database.prepared import CurrentTransaction
+from tidemill.infrastructure.database.types import Enumerated, FreeText, Instant, Json
 
 metadata = MetaData(
     naming_convention={
@@ -58,7 +59,7 @@ tasks = Table(
     Column("executor", Text, nullable=False),
     Column("schedule", Text),
     Column("priority", Text, nullable=False),
-    Column("tags", Json(list[str]), nullable=False),
+    Column("tags", Json(list[str], is_searched=True), nullable=False),
     Column("version", Integer, nullable=False),
     Column("status", Enumerated(TaskStatus), nullable=False),
     Column("definition", Json(TaskDefinition), nullable=False),
@@ -173,7 +174,7 @@ task_runs = Table(
     Column("range_from", Instant),
     Column("retry_of", _Id),
     Column("result", Json()),
-    Column("error_message", Text),
+    Column("error_message", FreeText()),
     Column("exit_code", Integer),
     Column("progress", Json(dict[str, Any])),
     Column("checkpoint", Json()),
@@ -240,7 +241,7 @@ run_attempts = Table(
     Column("completed_at", Instant),
     Column("outcome", Enumerated(AttemptOutcome)),
     Column("exit_code", Integer),
-    Column("error_message", Text),
+    Column("error_message", FreeText()),
     sqlite_with_rowid=False,
 )
 
@@ -254,7 +255,9 @@ run_events = Table(
     Column("at", Instant, nullable=False),
     Column("data", Json(dict[str, Any]), nullable=False),
     Column("namespace", Text, nullable=False),
+    Column("transaction_id", BigInteger, nullable=False, server_default=CurrentTransaction()),
     UniqueConstraint("run_id", "seq", name="uq_run_events_run_id_seq"),
+    Index("ix_run_events_transaction_id", "transaction_id", "id").ddl_if(dialect="postgresql"),
     sqlite_autoincrement=True,
 )
 
@@ -267,7 +270,7 @@ run_logs = Table(
     Column("attempt", Integer, nullable=False),
     Column("stream", Text, nullable=False),
     Column("at", Instant, nullable=False),
-    Column("text", Text, nullable=False),
+    Column("text", FreeText(), nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -279,7 +282,7 @@ workers = Table(
     Column("hostname", Text, nullable=False),
     Column("ip_address", Text),
     Column("port", Integer),
-    Column("task_types", Json(list[str]), nullable=False),
+    Column("task_types", Json(list[str], is_searched=True), nullable=False),
     Column("queues", Json(list[str]), nullable=False),
     Column("labels", Json(dict[str, str]), nullable=False),
     Column("max_concurrent_tasks", Integer, nullable=False),

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import BigInteger, DateTime, Dialect, Text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,19 +90,40 @@ class Enumerated(Converted):
         return self._members.__getitem__
 
 
-class Json(Converted):
-    """A JSON document, read back as `shape`: `jsonb`, or text where there is no such type."""
+class FreeText(Converted):
+    """Text from outside: PostgreSQL keeps no NUL, which output and errors may well hold."""
 
     impl = Text
 
-    def __init__(self, shape: Any = Any) -> None:
+    def to_driver(self, dialect: Dialect) -> Convert | None:
+        return _without_nul if dialect.name == "postgresql" else None
+
+    def from_driver(self, dialect: Dialect) -> Convert | None:
+        return None
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+class Json(Converted):
+    """A JSON document, read back as `shape`; text where there is no such type.
+
+    `json` keeps it to the letter, the order of keys and escaped NUL included; `jsonb`, where
+    `is_searched`, can be looked into.
+    """
+
+    impl = Text
+
+    def __init__(self, shape: Any = Any, *, is_searched: bool = False) -> None:
         super().__init__()
         self.shape = shape
+        self.is_searched = is_searched
         self._decoder = msgspec.json.Decoder(shape)
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "postgresql":
-            return dialect.type_descriptor(JSONB())
+            return dialect.type_descriptor(JSONB() if self.is_searched else JSON())
         return dialect.type_descriptor(Text())
 
     def to_driver(self, dialect: Dialect) -> Convert | None:

@@ -35,8 +35,11 @@ _answers = struct_columns(idempotency_keys, StoredAnswer.__struct_fields__).wher
     in_array(idempotency_keys.c.key, "keys"),
     idempotency_keys.c.created_at > bindparam("after"),
 )
-_delete_answers = idempotency_keys.delete().where(
-    idempotency_keys.c.scope == bindparam("scope"), in_array(idempotency_keys.c.key, "keys")
+# Whoever has just stored one under the same key was first.
+_delete_old_answers = idempotency_keys.delete().where(
+    idempotency_keys.c.scope == bindparam("scope"),
+    in_array(idempotency_keys.c.key, "keys"),
+    idempotency_keys.c.created_at <= bindparam("until"),
 )
 _prune_answers = idempotency_keys.delete().where(
     idempotency_keys.c.created_at < bindparam("before")
@@ -72,7 +75,8 @@ class WorkerRows(Rows):
         return {answer.key: answer for answer in found}
 
     def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
-        self.execute(_delete_answers, scope=scope, keys=[answer.key for answer in answers])
+        keys = [answer.key for answer in answers]
+        self.execute(_delete_old_answers, scope=scope, keys=keys, until=self.now - ANSWERS_ARE_KEPT)
         self.insert_rows(
             idempotency_keys,
             StoredAnswer.__struct_fields__,

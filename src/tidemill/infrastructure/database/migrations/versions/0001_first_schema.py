@@ -2,14 +2,15 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 revision = "0001"
 down_revision = None
 
 instant = sa.BigInteger().with_variant(sa.DateTime(timezone=True), "postgresql")
 number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-json = sa.Text().with_variant(JSONB(), "postgresql")
+json = sa.Text().with_variant(JSON(), "postgresql")
+searched_json = sa.Text().with_variant(JSONB(), "postgresql")
 
 
 def upgrade() -> None:
@@ -75,7 +76,7 @@ def upgrade() -> None:
         sa.Column("executor", sa.Text(), nullable=False),
         sa.Column("schedule", sa.Text(), nullable=True),
         sa.Column("priority", sa.Text(), nullable=False),
-        sa.Column("tags", json, nullable=False),
+        sa.Column("tags", searched_json, nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("definition", json, nullable=False),
@@ -131,7 +132,7 @@ def upgrade() -> None:
         sa.Column("hostname", sa.Text(), nullable=False),
         sa.Column("ip_address", sa.Text(), nullable=True),
         sa.Column("port", sa.Integer(), nullable=True),
-        sa.Column("task_types", json, nullable=False),
+        sa.Column("task_types", searched_json, nullable=False),
         sa.Column("queues", json, nullable=False),
         sa.Column("labels", json, nullable=False),
         sa.Column("max_concurrent_tasks", sa.Integer(), nullable=False),

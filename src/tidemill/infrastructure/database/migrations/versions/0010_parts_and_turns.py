@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
-down_revision = "0003"
+down_revision = "0005"
 
 number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

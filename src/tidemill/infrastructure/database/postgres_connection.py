@@ -1,0 +1,67 @@
+"""PostgreSQL's driver under code that does not wait for it.
+
+A transaction is a plain function, the same for every engine. On PostgreSQL it runs in a greenlet:
+where it asks the database something, the greenlet stands still and the event loop goes on.
+"""
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet
+
+from tidemill.infrastructure.database.many_rows import ManyRows
+
+T = TypeVar("T")
+
+
+async def run_in_greenlet(body: Callable[[], T]) -> T:
+    """What `body` returns or raises; where it waits, the event loop does not."""
+    running = greenlet(body)
+    step = running.switch()
+    while not running.dead:
+        try:
+            value = await step
+        except BaseException:
+            step = running.throw(*sys.exc_info())
+        else:
+            step = running.switch(value)
+    result: T = step
+    return result
+
+
+def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    loop = getcurrent().parent
+    assert loop is not None
+    return loop.switch(awaitable)
+
+
+class PostgresConnection:
+    """The driver, as `rows.Connection` wants it; called from within `run_in_greenlet`."""
+
+    def __init__(self, driver: Any) -> None:  # a connection, or the pool's stand-in for one
+        self.driver = driver
+
+    def fetch(self, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = _wait_for(self.driver.fetch(sql, *values))
+        return rows
+
+    def execute(self, sql: str, values: Sequence[Any]) -> int:
+        return _count_in(_wait_for(self.driver.execute(sql, *values)))
+
+    def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
+        return self.execute(statement.sql_of_arrays, _columns(rows)) if rows else 0
+
+    def fetch_many(
+        self, statement: ManyRows, rows: Sequence[Sequence[Any]]
+    ) -> Sequence[Sequence[Any]]:
+        return self.fetch(statement.sql_of_arrays, _columns(rows)) if rows else ()
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
+
+
+def _count_in(status: str) -> int:
+    """How many rows a command's tag names: `UPDATE 3`, `INSERT 0 3`."""
+    return int(status.rpartition(" ")[2])

@@ -1,0 +1,176 @@
+"""The queue in the database itself: the simplest cluster has nothing else to run.
+
+A message that is handed out is put aside for a while; what its worker neither acknowledges nor
+refuses by then goes to another. Acknowledgements are gathered: a message that comes once more is
+only a hint to runs that somebody has.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from tidemill.domain.task import parse_lane
+from tidemill.domain.worker import Worker
+from tidemill.errors import Unavailable
+from tidemill.foundation.queue import RunMessage
+from tidemill.foundation.wakeups import Topic, Wakeups
+from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
+
+_log = logging.getLogger("tidemill.queue")
+
+_LOOK_SECONDS = 1.0  # where no wake-up came
+_PAUSE_SECONDS = 0.5  # between tries while the database does not answer
+_PER_LANE = 4  # messages that are taken of a lane at once
+
+_publish = (
+    "INSERT INTO queue_messages (lane, run_ids) SELECT message->>'lane',"
+    " ARRAY(SELECT jsonb_array_elements_text(message->'run_ids')::bigint)"
+    " FROM jsonb_array_elements($1::jsonb) AS message"
+)
+_lanes = "SELECT DISTINCT lane FROM queue_messages"
+_take = (
+    "UPDATE queue_messages SET taken_by = $2, taken_until = now() + make_interval(secs => $3)"
+    " WHERE id IN (SELECT found.id FROM unnest($1::text[]) AS wanted(lane), LATERAL"
+    " (SELECT id FROM queue_messages AS message WHERE message.lane = wanted.lane"
+    " AND (taken_until IS NULL OR taken_until < now())"
+    " ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED) AS found)"
+    " RETURNING id, lane, run_ids"
+)
+_acknowledge = "DELETE FROM queue_messages WHERE id = ANY($1::bigint[]) AND taken_by = $2"
+_give_back = (
+    "UPDATE queue_messages SET taken_by = NULL, taken_until = NULL"
+    " WHERE id = ANY($1::bigint[]) AND taken_by = $2"
+)
+
+
+class PostgresQueue:
+    """Messages are rows; a wake-up says that there are some."""
+
+    def __init__(
+        self, pool: "asyncpg.Pool[Any]", wakeups: Wakeups, *, aside_seconds: float = 30.0
+    ) -> None:
+        self._pool = pool
+        self._wakeups = wakeups
+        self._aside_seconds = aside_seconds
+
+    async def publish(self, messages: Sequence[RunMessage]) -> None:
+        if not messages:
+            return
+        await self.run(_publish, msgspec.json.encode(messages).decode())
+        self._wakeups.announce([Topic.MESSAGES])
+
+    async def subscribe(self, worker: Worker) -> "PostgresSubscription":
+        return PostgresSubscription(self, worker, self._wakeups)
+
+    async def close(self) -> None:
+        """The pool is its owner's."""
+
+    async def take(self, worker: Worker) -> "list[tuple[int, RunMessage]]":
+        """A few messages of each lane that `worker` serves, put aside for it."""
+        lanes = [row[0] for row in await self.run(_lanes)]
+        served = [lane for lane in lanes if worker.serves(parse_lane(lane))]
+        if not served:
+            return []
+        rows = await self.run(_take, served, worker.id, self._aside_seconds, _PER_LANE)
+        return [(row[0], RunMessage(row[1], tuple(row[2]))) for row in sorted(rows)]
+
+    async def acknowledge(self, ids: Sequence[int], worker: Worker) -> None:
+        """These are done with."""
+        await self.run(_acknowledge, ids, worker.id)
+
+    async def give_back(self, ids: Sequence[int], worker: Worker) -> None:
+        """These are for others."""
+        await self.run(_give_back, ids, worker.id)
+        self._wakeups.announce([Topic.MESSAGES])
+
+    async def run(self, sql: str, *values: Any) -> Sequence[Any]:
+        """Run one statement; raises Unavailable."""
+        try:
+            rows: Sequence[Any] = await self._pool.fetch(sql, *values)
+        except NOT_ANSWERED as error:
+            raise unavailable(error) from error
+        return rows
+
+
+class PostgresSubscription:
+    """What one worker receives."""
+
+    def __init__(self, queue: PostgresQueue, worker: Worker, wakeups: Wakeups) -> None:
+        self._queue = queue
+        self._worker = worker
+        self._wakeup = wakeups.listen(Topic.MESSAGES)
+        self._waiting: deque[PostgresDelivery] = deque()
+        self._unsettled: dict[int, PostgresDelivery] = {}
+        self._done: list[int] = []
+        self._settling: asyncio.Task[None] | None = None
+
+    async def receive(self) -> "PostgresDelivery":
+        while not self._waiting:
+            for id, message in await self._queue.take(self._worker):
+                delivery = PostgresDelivery(id, message, self._acknowledge, self._refuse)
+                self._unsettled[id] = delivery
+                self._waiting.append(delivery)
+            if not self._waiting:
+                await self._wakeup.wait(_LOOK_SECONDS)
+        return self._waiting.popleft()
+
+    def received(self) -> "PostgresDelivery | None":
+        return self._waiting.popleft() if self._waiting else None
+
+    async def close(self) -> None:
+        self._wakeup.close()
+        self._waiting.clear()
+        if self._settling is not None:
+            await self._settling
+        left, self._unsettled = list(self._unsettled), {}
+        if left:
+            try:
+                await self._queue.give_back(left, self._worker)
+            except Unavailable as error:
+                _log.warning("messages come back to the queue by themselves: %s", error)
+
+    def _acknowledge(self, id: int) -> None:
+        if self._unsettled.pop(id, None) is not None:
+            self._done.append(id)
+            if self._settling is None or self._settling.done():
+                self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        while self._done:
+            ids, self._done = self._done, []
+            try:
+                await self._queue.acknowledge(ids, self._worker)
+            except Unavailable as error:
+                # They come back once more, and are found done with.
+                _log.warning("messages are not acknowledged: %s", error)
+
+    async def _refuse(self, id: int) -> None:
+        if self._unsettled.pop(id, None) is not None:
+            await self._queue.give_back([id], self._worker)
+
+
+class PostgresDelivery:
+    """A message as one worker received it."""
+
+    def __init__(
+        self,
+        id: int,
+        message: RunMessage,
+        acknowledge: Callable[[int], None],
+        refuse: Callable[[int], Any],
+    ) -> None:
+        self.id = id
+        self.message = message
+        self._acknowledge = acknowledge
+        self._refuse = refuse
+
+    async def acknowledge(self) -> None:
+        self._acknowledge(self.id)
+
+    async def refuse(self) -> None:
+        await self._refuse(self.id)

@@ -1,0 +1,337 @@
+"""What transactions do to one another on PostgreSQL, and what a broken one leaves."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tidemill.application.claim_runs import claim_runs
+from tidemill.application.define_task import create_task, replace_task
+from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
+from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.manage_workers import register_worker
+from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.domain.task import Concurrency, Dependency, Task, TaskDefinition, parse_lane
+from tidemill.domain.task_run import TaskRun
+from tidemill.errors import Conflict, InvalidInput, Unavailable
+from tidemill.foundation.listing import PageRequest, RunFilter
+from tidemill.foundation.store import EventPosition, Transaction
+from tidemill.infrastructure.database.postgres import PostgresStore
+from tidemill.infrastructure.database.postgres_pool import open_pool
+from tidemill.infrastructure.database.postgres_schema import upgrade_postgres
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.testing.builders import definition, worker
+from tidemill.testing.clock import FakeClock
+from tidemill.testing.faults import Fault, FaultyLink
+from tidemill.testing.pytest_plugin import Services
+from tidemill.testing.services import Postgres
+
+SIDE_BY_SIDE = 8
+LEASE = timedelta(seconds=30)
+STRATEGIES = built_in_strategies()
+FIRE = partial(fire_due_tasks, limit=7, strategies=STRATEGIES)
+DISPATCH = partial(dispatch_ready_runs, limit=10, strategies=STRATEGIES)
+
+
+@pytest.fixture
+async def store(migrated_postgres_url: str) -> AsyncIterator[PostgresStore]:
+    async with open_pool(migrated_postgres_url, SIDE_BY_SIDE) as pool:
+        store = PostgresStore(pool, MemoryWakeups())
+        yield store
+        await store.close()
+
+
+async def create(store: PostgresStore, name: str, **fields: Any) -> Task:
+    wanted = definition(name, **fields)
+    return await store.transact(lambda t: create_task(t, wanted, lambda _: ()))
+
+
+async def runs_of(store: PostgresStore) -> Sequence[TaskRun]:
+    page = PageRequest(limit=1_000, sort="id")
+    return (await store.read(lambda r: r.list_runs(RunFilter(), page))).items
+
+
+async def test_a_name_is_given_once_though_many_ask_for_it(store: PostgresStore) -> None:
+    asked = await asyncio.gather(
+        *(create(store, "the-name") for _ in range(SIDE_BY_SIDE)), return_exceptions=True
+    )
+    assert sum(isinstance(each, Task) for each in asked) == 1
+    assert sum(isinstance(each, Conflict) for each in asked) == SIDE_BY_SIDE - 1
+
+
+async def test_a_key_makes_one_run_though_many_bring_it(store: PostgresStore) -> None:
+    await create(store, "a")
+    wish = TriggerRequest(task="name:a", idempotency_key="once")
+    made = await asyncio.gather(
+        *(store.transact(lambda t: trigger_runs(t, [wish])) for _ in range(SIDE_BY_SIDE))
+    )
+    assert len({run.id for [run] in made}) == 1
+    assert len(await runs_of(store)) == 1
+
+
+async def test_each_firing_is_made_once_though_all_dispatchers_fire(
+    migrated_postgres_url: str,
+) -> None:
+    clock = FakeClock()
+    async with open_pool(migrated_postgres_url, SIDE_BY_SIDE) as pool:
+        store = PostgresStore(pool, MemoryWakeups(), now=clock.now)
+        for number in range(60):
+            await create(store, f"task-{number}", schedule="@every 1m", overlap="allow")
+        clock.advance(timedelta(minutes=1))
+
+        async def dispatcher() -> int:
+            fired = 0
+            while round_ := (await store.transact(FIRE)).tasks:
+                fired += round_
+            return fired
+
+        fired = await asyncio.gather(*(dispatcher() for _ in range(SIDE_BY_SIDE)))
+        assert sum(fired) == 60
+        assert len({run.task_id for run in await runs_of(store)}) == 60
+        await store.close()
+
+
+async def test_dispatchers_that_work_at_once_take_turns_and_split_nothing_twice(
+    store: PostgresStore,
+) -> None:
+    for number in range(4):
+        joins = worker(f"worker-{number}", max_concurrent_tasks=100)
+        await store.transact(partial(register_worker, worker=joins))
+    await create(store, "turns", strategy="round_robin")
+    await create(store, "all", strategy="broadcast")
+    await create(store, "split", strategy={"name": "shard", "count": 5})
+    wishes = [
+        TriggerRequest(task=f"name:{n}") for n in ("turns", "all", "split") for _ in range(40)
+    ]
+
+    async def dispatcher() -> None:
+        while (await store.transact(DISPATCH)).has_more:
+            pass
+
+    for wish in wishes:
+        await store.transact(lambda t, wish=wish: trigger_runs(t, [wish]))  # type: ignore[misc]
+        await asyncio.gather(*(dispatcher() for _ in range(3)))
+    await dispatcher()
+
+    runs = await runs_of(store)
+    assert Counter(run.task_name for run in runs) == {"turns": 40, "all": 160, "split": 200}
+    assert {run.status for run in runs} == {RunStatus.DISPATCHED}
+    named = [parse_lane(run.lane).worker_id for run in runs if run.task_name == "turns"]
+    assert named == [f"worker-{number % 4}" for number in range(40)]
+
+
+async def test_a_limit_holds_though_all_claim_at_once(store: PostgresStore) -> None:
+    for number in range(4):
+        limit = Concurrency("shared", 3)
+        await create(store, f"task-{number}", concurrency=limit)
+    for number in range(SIDE_BY_SIDE):
+        joins = worker(f"worker-{number}", max_concurrent_tasks=10)
+        await store.transact(partial(register_worker, worker=joins))
+    wishes = [TriggerRequest(task=f"name:task-{n % 4}") for n in range(40)]
+    await store.transact(lambda t: trigger_runs(t, wishes))
+    await asyncio.gather(*(store.transact(DISPATCH) for _ in range(SIDE_BY_SIDE)))
+    dispatched = [run for run in await runs_of(store) if run.status is RunStatus.DISPATCHED]
+    assert len(dispatched) == 3
+
+    # As if the messages of a time with more room were still on their way.
+    ids = [run.id for run in await runs_of(store)]
+    await store.transact(_dispatch_whatever_the_limit_says)
+    claims = await asyncio.gather(
+        *(
+            store.transact(
+                partial(claim_runs, worker_id=f"worker-{n}", run_ids=ids[n::8], lease=LEASE)
+            )
+            for n in range(SIDE_BY_SIDE)
+        )
+    )
+    assert sum(map(len, claims)) == 3
+
+
+def _dispatch_whatever_the_limit_says(transaction: Transaction) -> None:
+    connection = transaction.connection  # type: ignore[attr-defined]
+    connection.execute("UPDATE task_runs SET status = 'dispatched', hold = NULL", ())
+
+
+async def test_no_cycle_is_stored_though_its_halves_come_at_once(store: PostgresStore) -> None:
+    for attempt in range(5):
+        names = [f"a-{attempt}", f"b-{attempt}"]
+        tasks = [await create(store, name) for name in names]
+        wanted = [
+            definition(names[n], dependencies=[Dependency(f"name:{names[1 - n]}")]) for n in (0, 1)
+        ]
+        edits = await asyncio.gather(
+            *(edit(store, task, each) for task, each in zip(tasks, wanted, strict=True)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(each, InvalidInput) for each in edits) == 1
+
+
+async def edit(store: PostgresStore, task: Task, wanted: TaskDefinition) -> Task:
+    return await store.transact(lambda t: replace_task(t, task.id, wanted, lambda _: ()))
+
+
+async def test_a_reader_of_events_misses_none_that_is_committed_late(
+    store: PostgresStore, migrated_postgres_url: str
+) -> None:
+    await create(store, "a")
+    await create(store, "b")
+    gate = await asyncpg.connect(migrated_postgres_url)
+    await gate.execute("SELECT pg_advisory_lock(1)")
+    has_appended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(transaction: Transaction) -> int:
+        [run] = trigger_runs(transaction, [TriggerRequest(task="name:a")])
+        loop.call_soon(has_appended.set)
+        transaction.connection.fetch("SELECT pg_advisory_xact_lock(1)", ())  # type: ignore[attr-defined]
+        return run.id
+
+    begun = asyncio.create_task(store.transact(slow))
+    await has_appended.wait()
+    [quick] = await store.transact(lambda t: trigger_runs(t, [TriggerRequest(task="name:b")]))
+
+    nowhere = EventPosition()
+    assert await store.read(lambda r: r.events_after(nowhere, None, 10)) == []
+    assert await store.read(lambda r: r.last_event()) == nowhere
+    await gate.close()
+    first = await begun
+    told = await store.read(lambda r: r.events_after(nowhere, None, 10))
+    assert [each.event.run_id for each in told] == [first, quick.id]
+    assert await store.read(lambda r: r.last_event()) == told[-1].position
+    assert await store.read(lambda r: r.events_after(told[0].position, None, 10)) == told[1:]
+    assert EventPosition.parse(str(told[0].position)) == told[0].position
+
+
+async def test_a_lost_race_is_run_again(store: PostgresStore, migrated_postgres_url: str) -> None:
+    await create(store, "a")
+    await create(store, "b")
+    gate = await asyncpg.connect(migrated_postgres_url)
+    await gate.execute("SELECT pg_advisory_lock(1)")
+    held: list[str] = []
+    both = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def take(names: Sequence[str], transaction: Transaction) -> None:
+        for name in names:
+            transaction.tasks_named("default", [name])
+            held.append(name)
+            if len(held) == 2:
+                loop.call_soon(both.set)
+            transaction.connection.fetch("SELECT pg_advisory_xact_lock_shared(1)", ())  # type: ignore[attr-defined]
+
+    transactions = asyncio.gather(
+        store.transact(partial(take, ["a", "b"])), store.transact(partial(take, ["b", "a"]))
+    )
+    await both.wait()
+    await gate.close()  # now each goes on to what the other holds
+    await transactions
+    assert len(held) > 4  # one of them began again
+
+
+async def test_what_only_looks_is_asked_of_the_replica(
+    store: PostgresStore, shared_postgres: Postgres, postgres_template: str
+) -> None:
+    with shared_postgres.fresh(template=postgres_template) as replica:
+        async with open_pool(replica, 1) as reading:
+            behind = PostgresStore(store._pool, MemoryWakeups(), reading=reading)
+            await create(behind, "a")
+            assert await behind.read(lambda r: r.task_named("default", "a")) is None
+            assert await store.read(lambda r: r.task_named("default", "a")) is not None
+
+
+async def test_what_a_body_raises_leaves_nothing(store: PostgresStore) -> None:
+    def fail(transaction: Transaction) -> None:
+        create_task(transaction, definition("half"), lambda _: ())
+        raise Conflict("no")
+
+    with pytest.raises(Conflict):
+        await store.transact(fail)
+    assert await store.read(lambda r: r.task_named("default", "half")) is None
+
+
+async def test_whoever_stops_waiting_stops_nothing(store: PostgresStore) -> None:
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def body(transaction: Transaction) -> None:
+        loop.call_soon(begun.set)
+        create_task(transaction, definition("asked-for"), lambda _: ())
+
+    asked = asyncio.create_task(store.transact(body))
+    await begun.wait()
+    asked.cancel()
+    await store.close()  # waits for what is under way
+    with pytest.raises(Unavailable):
+        await store.transact(body)
+
+
+@pytest.mark.slow
+async def test_a_frozen_process_holds_no_row_for_long(
+    store: PostgresStore, migrated_postgres_url: str
+) -> None:
+    task = await create(store, "a")
+    async with open_pool(migrated_postgres_url, 1) as pool:
+        frozen = await pool.acquire()
+        await frozen.execute("BEGIN")
+        await frozen.execute("SELECT 1 FROM tasks FOR UPDATE")
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        frozen.add_termination_listener(lambda _: gone.set_result(None))
+
+        with pytest.raises(Unavailable, match="others hold"):
+            await edit(store, task, definition("b"))
+        await gone
+        assert (await edit(store, task, definition("b"))).version == 2
+        pool.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.DROP_REPLIES])
+async def test_a_network_that_swallows_is_told_of_and_left_behind(
+    services: Services, postgres_template: str, shared_postgres: Postgres, fault: Fault
+) -> None:
+    with (
+        shared_postgres.fresh(template=postgres_template) as url,
+        FaultyLink("127.0.0.1", shared_postgres.port) as link,
+    ):
+        async with open_pool(link.through(url), 2) as pool:
+            store = PostgresStore(pool, MemoryWakeups())
+            await create(store, "before")
+            link.fault = fault
+            with pytest.raises(Unavailable):
+                await create(store, "during")
+            await asyncio.to_thread(link.wait_for, fault)
+            link.fault = None
+
+            await create(store, "after")
+            during = await store.read(lambda r: r.task_named("default", "during"))
+            # Wholly there or wholly absent.
+            assert during is None or during.version == 1
+            await store.close()
+
+
+@pytest.mark.slow
+async def test_work_goes_on_by_itself_after_the_database_was_killed(
+    services: Services,
+) -> None:
+    server = services.get(Postgres)
+    await upgrade_postgres(server.url)
+    async with open_pool(server.url, 2) as pool:
+        store = PostgresStore(pool, MemoryWakeups())
+        await create(store, "before")
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(Unavailable):
+            await create(store, "during")
+        await asyncio.to_thread(server.start)
+
+        await create(store, "after")
+        for name, is_there in (("before", True), ("during", False), ("after", True)):
+            found = await store.read(lambda r, name=name: r.task_named("default", name))  # type: ignore[misc]
+            assert (found is not None) is is_there
+        await store.close()
