@@ -61,7 +61,8 @@ TASK_FIELDS = {
     "concurrency.limit": "at most so many of them at once",
     "queue": "only workers that serve it take its runs",
     "worker_selector": "labels that a worker must have",
-    "strategy": "how a worker is chosen; `queue`: any free one",
+    "strategy": "how a worker is chosen: a name, or `name` and settings "
+    "([strategies](../explanation/strategies.md)); `null`: `dispatcher.strategy`",
     "dependencies": "upstream tasks, each `task` and `condition`; kept, and not acted on so far",
     "trigger_rule": "how many of them must be so; kept, and not acted on so far",
     "tags": "for filters",
@@ -110,6 +111,7 @@ REASONS = {
     "signal": "the command was ended by a signal",
     "task_deleted": "its task was deleted before it started",
     "unclaimed": "no worker took it in time; it goes back to the queue",
+    "worker_gone": "the worker that it was meant for takes no more; it goes to another",
     "worker_lost": "its worker is gone, and its lease with it",
 }
 EXIT_CODES = {

@@ -19,7 +19,8 @@ from tidemill.api.context import ApiContext
 from tidemill.application.recover_lost_runs import recover_after_restart
 from tidemill.config.settings import Settings
 from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
-from tidemill.errors import InvalidSettings, Problem
+from tidemill.domain.strategies.registry import StrategyRegistry, built_in_strategies
+from tidemill.errors import InvalidInput, InvalidSettings, Problem
 from tidemill.foundation.clock import Clock, SystemClock
 from tidemill.foundation.executor import Executor
 from tidemill.foundation.queue import MessageQueue
@@ -87,6 +88,7 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
         listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
         containment = _containment(stack, settings)
         registry = build_registry(settings, containment)
+        strategies = build_strategies(settings)
         executors = registry.executors(settings.worker.allowed_executors)
         if settings.database.is_postgres:
             await upgrade_postgres(settings.database.url)
@@ -94,8 +96,8 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
         else:
             ground = await stack.enter_async_context(_sqlite_ground(settings))
         await _run_workers(stack, settings, ground, containment, executors, workers)
-        await _run_dispatcher(stack, settings, ground)
-        await _run_api(stack, settings, ground, registry, listener)
+        await _run_dispatcher(stack, settings, ground, strategies)
+        await _run_api(stack, settings, ground, registry, strategies, listener)
         yield Running(ground.store, registry, _url_of(listener))
 
 
@@ -104,10 +106,11 @@ async def run_api(settings: Settings) -> AsyncIterator[Running]:
     """The API alone, on a database that it shares. Raises as `run_all_in_one` does."""
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
+        strategies = build_strategies(settings)
         ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_API))
         nothing_is_run = Containment(Path(settings.data_dir), owner="")
         registry = build_registry(settings, nothing_is_run)
-        await _run_api(stack, settings, ground, registry, listener)
+        await _run_api(stack, settings, ground, registry, strategies, listener)
         yield Running(ground.store, registry, _url_of(listener))
 
 
@@ -115,8 +118,9 @@ async def run_api(settings: Settings) -> AsyncIterator[Running]:
 async def run_dispatcher(settings: Settings) -> AsyncIterator[None]:
     """A dispatcher alone, on a database that it shares. Raises as `run_all_in_one` does."""
     async with contextlib.AsyncExitStack() as stack:
+        strategies = build_strategies(settings)
         ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_DISPATCHER))
-        await _run_dispatcher(stack, settings, ground)
+        await _run_dispatcher(stack, settings, ground, strategies)
         yield
 
 
@@ -213,10 +217,15 @@ async def _run_workers(
 
 
 async def _run_dispatcher(
-    stack: contextlib.AsyncExitStack, settings: Settings, ground: Ground
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    ground: Ground,
+    strategies: StrategyRegistry,
 ) -> None:
     options = _dispatcher_options(settings)
-    dispatcher = Dispatcher(ground.store, ground.queue, ground.wakeups, ground.clock, options)
+    dispatcher = Dispatcher(
+        ground.store, ground.queue, ground.wakeups, ground.clock, strategies, options
+    )
     await dispatcher.start()
     stack.push_async_callback(dispatcher.stop)
 
@@ -226,13 +235,15 @@ async def _run_api(
     settings: Settings,
     ground: Ground,
     registry: ExecutorRegistry,
+    strategies: StrategyRegistry,
     listener: socket.socket,
 ) -> None:
     context = ApiContext(
         store=ground.store,
         wakeups=ground.wakeups,
         clock=ground.clock,
-        check_task=registry.check,
+        check_task=lambda task: [*registry.check(task), *strategies.check(task)],
+        strategies=strategies,
         render_metrics=ground.metrics.render,
         version=__version__,
         max_body_bytes=settings.api.max_body_bytes,
@@ -265,6 +276,21 @@ def build_registry(settings: Settings, containment: Containment) -> ExecutorRegi
         lambda: PythonExecutor(containment, worker.python_paths, worker.max_concurrent_tasks),
     )
     return registry
+
+
+def build_strategies(settings: Settings) -> StrategyRegistry:
+    """Every strategy that this version knows, and the default; raises InvalidSettings."""
+    strategies = built_in_strategies()
+    try:
+        strategies.set_default(settings.dispatcher.strategy)
+    except InvalidInput as error:
+        raise InvalidSettings(
+            [
+                Problem(f"dispatcher.strategy{place.replace('/', '.')}", message)
+                for place, message in error.problems
+            ]
+        ) from error
+    return strategies
 
 
 def _worker_options(settings: Settings, number: int, workers: int) -> WorkerOptions:

@@ -36,6 +36,10 @@ class RunFacts(Protocol):
     @property
     def parameters(self) -> dict[str, Any]: ...
     @property
+    def shard_index(self) -> int: ...
+    @property
+    def shard_total(self) -> int: ...
+    @property
     def traceparent(self) -> str | None: ...
 
 
@@ -52,6 +56,8 @@ def as_environment(run: RunFacts) -> dict[str, str]:
         "TIDEMILL_PREVIOUS_SUCCESS_AT": _rfc3339(run.previous_success_at),
         "TIDEMILL_MISSED_COUNT": str(run.missed_count),
         "TIDEMILL_FLOW_RUN_ID": run.flow_run_id or "",
+        "TIDEMILL_SHARD_INDEX": str(run.shard_index),
+        "TIDEMILL_SHARD_TOTAL": str(run.shard_total),
         "TIDEMILL_PARAMETERS": _as_json(run.parameters) if run.parameters else "{}",
     }
     if run.traceparent:

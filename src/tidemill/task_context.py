@@ -53,6 +53,8 @@ class RunContext:
         self.previous_success_at = _instant(facts["previous_success_at"])  # of this task
         self.missed_count: int = facts["missed_count"]  # firings that this run stands for
         self.flow_run_id: str | None = facts["flow_run_id"]
+        self.shard_index: int = facts["shard_index"]  # which part of the work is its own, from 0
+        self.shard_total: int = facts["shard_total"]  # of how many; 1 where it is not split
         self.traceparent: str | None = facts["traceparent"]
         self.parameters: dict[str, Any] = facts["parameters"]
         self.last_checkpoint: Any = facts["checkpoint"]  # of an earlier attempt of this run

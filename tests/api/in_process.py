@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from tidemill.api.app import create_routes
 from tidemill.api.context import ApiContext
 from tidemill.api.middleware import Gate
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.foundation.registry import ExecutorRegistry
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
@@ -27,12 +28,14 @@ class InProcess:
         self.wakeups = MemoryWakeups()
         registry = ExecutorRegistry()
         registry.register("shell", ScriptedExecutor)
+        strategies = built_in_strategies()
         self.store = self.store_of(empty_schema())
         self.context = ApiContext(
             store=self.store,
             wakeups=self.wakeups,
             clock=self.clock,
-            check_task=registry.check,
+            check_task=lambda task: [*registry.check(task), *strategies.check(task)],
+            strategies=strategies,
             render_metrics=self.metrics.render,
             version="0",
             max_body_bytes=MAX_BODY,

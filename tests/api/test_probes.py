@@ -13,6 +13,7 @@ from tidemill.application.manage_workers import register_worker
 from tidemill.application.record_outcomes import AttemptReport, record_outcomes
 from tidemill.client.client import Client
 from tidemill.domain.outcome import success
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.testing import builders
 from tidemill.testing.server import Server
 
@@ -68,7 +69,7 @@ async def test_metrics_tell_how_late_runs_start_and_how_they_end(process: InProc
         await api.post("/tasks", json=TASK)
         await api.post("/runs", json={"items": [{"task": 1}] * 3})
         process.clock.advance(timedelta(seconds=0.2))
-        process.store.transact_now(lambda t: dispatch_ready_runs(t, 10))
+        process.store.transact_now(lambda t: dispatch_ready_runs(t, 10, built_in_strategies()))
         [claimed, _] = process.store.transact_now(
             lambda t: claim_runs(t, "w", [1, 2], timedelta(seconds=10))
         )

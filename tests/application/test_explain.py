@@ -24,12 +24,13 @@ GATES = [
 
 def explained(scheduler: InlineScheduler, run: TaskRun) -> Explanation:
     now = scheduler.run(run)
-    return scheduler.look(lambda reads: explain(reads, now))
+    return scheduler.look(lambda reads: explain(reads, now, scheduler.strategies))
 
 
 def firing(scheduler: InlineScheduler, task: Task, seconds: float) -> Explanation:
     now = scheduler.task(task)
-    return scheduler.look(lambda r: explain_firing(r, now, START + timedelta(seconds=seconds)))
+    at = START + timedelta(seconds=seconds)
+    return scheduler.look(lambda r: explain_firing(r, now, at, scheduler.strategies))
 
 
 def detail_of(explanation: Explanation) -> str:
@@ -95,7 +96,7 @@ def it_was_cancelled(scheduler: InlineScheduler) -> TaskRun:
 @pytest.mark.parametrize(
     ("make", "gate", "said"),
     [
-        (nobody_serves, "worker", "no active worker serves default/shell"),
+        (nobody_serves, "worker", "no active worker serves default/shell: none is active"),
         (the_queue_is_full, "worker", "8 runs wait for their slots already"),
         (others_are_more_urgent, "priority", "8 ready runs stand before it"),
         (its_time_has_not_come, "not_before", "not before 2026-01-01T01:00:00.000000Z"),

@@ -6,6 +6,7 @@ import pytest
 
 from tidemill.application.define_task import create_task
 from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
@@ -43,7 +44,7 @@ def test_a_dispatcher_whose_wall_clock_is_wrong_fires_on_time_and_does_not_spin(
     store.transact_now(lambda t: create_task(t, task, lambda _: ()))
     wrong = WrongClock(clock, timedelta(hours=hours))
     options = DispatcherOptions(scan_interval_seconds=60)
-    dispatcher = Dispatcher(store, MemoryQueue(), wakeups, wrong, options)
+    dispatcher = Dispatcher(store, MemoryQueue(), wakeups, wrong, built_in_strategies(), options)
 
     async def half_a_minute() -> int:
         await dispatcher.start()

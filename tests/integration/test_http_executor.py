@@ -183,6 +183,8 @@ async def test_a_request_carries_what_is_known_of_its_run(http: HttpExecutor, si
         parameters={"day": "Müll"},
         scheduled_for=datetime(2026, 3, 1, 2, 3, 4, 567_890, tzinfo=UTC),
         missed_count=3,
+        shard_index=2,
+        shard_total=8,
         flow_run_id="flow-1",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
@@ -200,6 +202,8 @@ async def test_a_request_carries_what_is_known_of_its_run(http: HttpExecutor, si
         "tidemill-previous-success-at": "",
         "tidemill-missed-count": "3",
         "tidemill-flow-run-id": "flow-1",
+        "tidemill-shard-index": "2",
+        "tidemill-shard-total": "8",
         "tidemill-parameters": '{"day":"M\\u00fcll"}',
     }
     assert request.header("traceparent") == [

@@ -1,6 +1,7 @@
 """What transactions do to one another on PostgreSQL, and what a broken one leaves."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -16,7 +17,8 @@ from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import register_worker
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Concurrency, Dependency, Task, TaskDefinition
+from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.domain.task import Concurrency, Dependency, Task, TaskDefinition, parse_lane
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
 from tidemill.foundation.listing import PageRequest, RunFilter
@@ -33,6 +35,9 @@ from tidemill.testing.services import Postgres
 
 SIDE_BY_SIDE = 8
 LEASE = timedelta(seconds=30)
+STRATEGIES = built_in_strategies()
+FIRE = partial(fire_due_tasks, limit=7, strategies=STRATEGIES)
+DISPATCH = partial(dispatch_ready_runs, limit=10, strategies=STRATEGIES)
 
 
 @pytest.fixture
@@ -83,7 +88,7 @@ async def test_each_firing_is_made_once_though_all_dispatchers_fire(
 
         async def dispatcher() -> int:
             fired = 0
-            while round_ := (await store.transact(partial(fire_due_tasks, limit=7))).tasks:
+            while round_ := (await store.transact(FIRE)).tasks:
                 fired += round_
             return fired
 
@@ -91,6 +96,35 @@ async def test_each_firing_is_made_once_though_all_dispatchers_fire(
         assert sum(fired) == 60
         assert len({run.task_id for run in await runs_of(store)}) == 60
         await store.close()
+
+
+async def test_dispatchers_that_work_at_once_take_turns_and_split_nothing_twice(
+    store: PostgresStore,
+) -> None:
+    for number in range(4):
+        joins = worker(f"worker-{number}", max_concurrent_tasks=100)
+        await store.transact(partial(register_worker, worker=joins))
+    await create(store, "turns", strategy="round_robin")
+    await create(store, "all", strategy="broadcast")
+    await create(store, "split", strategy={"name": "shard", "count": 5})
+    wishes = [
+        TriggerRequest(task=f"name:{n}") for n in ("turns", "all", "split") for _ in range(40)
+    ]
+
+    async def dispatcher() -> None:
+        while (await store.transact(DISPATCH)).has_more:
+            pass
+
+    for wish in wishes:
+        await store.transact(lambda t, wish=wish: trigger_runs(t, [wish]))  # type: ignore[misc]
+        await asyncio.gather(*(dispatcher() for _ in range(3)))
+    await dispatcher()
+
+    runs = await runs_of(store)
+    assert Counter(run.task_name for run in runs) == {"turns": 40, "all": 160, "split": 200}
+    assert {run.status for run in runs} == {RunStatus.DISPATCHED}
+    named = [parse_lane(run.lane).worker_id for run in runs if run.task_name == "turns"]
+    assert named == [f"worker-{number % 4}" for number in range(40)]
 
 
 async def test_a_limit_holds_though_all_claim_at_once(store: PostgresStore) -> None:
@@ -102,9 +136,7 @@ async def test_a_limit_holds_though_all_claim_at_once(store: PostgresStore) -> N
         await store.transact(partial(register_worker, worker=joins))
     wishes = [TriggerRequest(task=f"name:task-{n % 4}") for n in range(40)]
     await store.transact(lambda t: trigger_runs(t, wishes))
-    await asyncio.gather(
-        *(store.transact(partial(dispatch_ready_runs, limit=10)) for _ in range(SIDE_BY_SIDE))
-    )
+    await asyncio.gather(*(store.transact(DISPATCH) for _ in range(SIDE_BY_SIDE)))
     dispatched = [run for run in await runs_of(store) if run.status is RunStatus.DISPATCHED]
     assert len(dispatched) == 3
 

@@ -179,6 +179,8 @@ async def test_a_function_that_asks_for_its_run_is_told_all(python: PythonExecut
         scheduled_for=datetime(2026, 3, 1, 2, 3, 4, 567_890, tzinfo=UTC),
         previous_success_at=datetime(2026, 3, 1, tzinfo=UTC),
         missed_count=3,
+        shard_index=2,
+        shard_total=8,
         flow_run_id="flow",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
@@ -188,7 +190,7 @@ async def test_a_function_that_asks_for_its_run_is_told_all(python: PythonExecut
     assert told["parameters"] == {"day": "Müll"}
     assert told["scheduled_for"] == "2026-03-01T02:03:04.567890+00:00"
     assert told["previous_success_at"] == "2026-03-01T00:00:00+00:00"
-    assert told["told"] == [3, "flow", told["environment"]["TRACEPARENT"]]
+    assert told["told"] == [3, "flow", 2, 8, told["environment"]["TRACEPARENT"]]
     assert told["environment"]["TIDEMILL_RUN_ID"] == "41"
     assert told["environment"]["TIDEMILL_SCHEDULED_FOR"] == "2026-03-01T02:03:04.567Z"
     assert told["environment"].keys() - told["seen"].keys() == {"TRACEPARENT"}

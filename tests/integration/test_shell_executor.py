@@ -154,6 +154,8 @@ async def test_a_command_is_told_all_about_its_run(
         scheduled_for=datetime(2026, 3, 1, 2, 3, 4, 567_890, tzinfo=UTC),
         previous_success_at=datetime(2026, 2, 28, tzinfo=UTC),
         missed_count=3,
+        shard_index=2,
+        shard_total=8,
         flow_run_id="flow-1",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
@@ -172,6 +174,8 @@ async def test_a_command_is_told_all_about_its_run(
         "TIDEMILL_PREVIOUS_SUCCESS_AT": "2026-02-28T00:00:00.000Z",
         "TIDEMILL_MISSED_COUNT": "3",
         "TIDEMILL_FLOW_RUN_ID": "flow-1",
+        "TIDEMILL_SHARD_INDEX": "2",
+        "TIDEMILL_SHARD_TOTAL": "8",
         "TIDEMILL_PARAMETERS": '{"day":"montag","n":[1,null]}',
     }
     assert outcome.result["TRACEPARENT"] == (

@@ -62,6 +62,15 @@ def test_a_start_is_refused_when_the_port_is_taken(tmp_path: Path) -> None:
             {"TIDEMILL_WORKER__ALLOWED_EXECUTORS": '["shel"]'},
             "worker.allowed_executors: no executor 'shel'; there are: http, python, shell",
         ),
+        (
+            {"TIDEMILL_DISPATCHER__STRATEGY": "fastest"},
+            "dispatcher.strategy: no strategy 'fastest'; there are: affinity, broadcast, "
+            "composite, least_loaded, queue, round_robin, shard",
+        ),
+        (
+            {"TIDEMILL_DISPATCHER__STRATEGY": '{"name": "shard", "count": 0}'},
+            "dispatcher.strategy.count: shard: expected `int` >= 1",
+        ),
     ],
 )
 def test_a_start_is_refused_when_a_setting_is_wrong(

@@ -30,7 +30,13 @@ from tidemill.foundation.listing import (
     TaskFilter,
     WorkerFilter,
 )
-from tidemill.infrastructure.database import query_rows, run_rows, task_rows, worker_rows
+from tidemill.infrastructure.database import (
+    placement_rows,
+    query_rows,
+    run_rows,
+    task_rows,
+    worker_rows,
+)
 from tidemill.infrastructure.database.prepared import Prepared
 from tidemill.infrastructure.database.rows import StatementCache
 from tidemill.infrastructure.database.schema import empty_schema, prepare_sqlite
@@ -38,9 +44,9 @@ from tidemill.infrastructure.database.sqlite import SqliteConnection, SqliteTran
 from tidemill.infrastructure.database.types import microseconds_of
 from tidemill.testing.builders import task
 
-MODULES = (run_rows, task_rows, worker_rows, query_rows)
+MODULES = (run_rows, placement_rows, task_rows, worker_rows, query_rows)
 # What others are made of; never run as they stand.
-BASES = {"_run", "_head", "_locked", "_free", "_task", "_worker", "_event"}
+BASES = {"_taken", "_run", "_head", "_locked", "_free", "_task", "_worker", "_event"}
 # Partial indexes that hold what is going on now and nothing of the past: walking through one
 # costs what there is to do.
 OF_THE_PRESENT = (
@@ -61,6 +67,7 @@ RUN_FILTERS: dict[str, dict[str, Any]] = {
     "worker": {"worker_id": "worker-5"},
     "trigger": {"trigger": Trigger.SCHEDULE},
     "flow run": {"flow_run_id": "none"},
+    "part": {"part_of": 5},
     "task and status": {"task_id": 5, "status": (RunStatus.SUCCEEDED,)},
     "namespace and status": {"namespace": "default", "status": (RunStatus.FAILED,)},
     "hour": {"scheduled_after": NOW - timedelta(hours=1), "scheduled_before": NOW},
@@ -168,8 +175,8 @@ def test_every_kept_statement_is_looked_at() -> None:
 # A page of these is sorted out of all that the filter leaves.
 SORTED = (
     "runs by worker, -s", "runs by worker, s", "runs by flow run", "runs by hour, ",
-    "runs by unfinished", "runs by statuses", "runs by task and hour", "tasks by type, ",
-    "tasks by name, ", "tasks by status",
+    "runs by unfinished", "runs by statuses", "runs by task and hour", "runs by part, -s",
+    "runs by part, s", "tasks by type, ", "tasks by name, ", "tasks by status",
 )  # fmt: skip
 
 
@@ -268,6 +275,7 @@ VALUES: dict[str, Any] = {
     "keys": ["key", "other"], "names": ["task-5"], "workers": ["worker-5"],
     "statuses": ["pending", "running"], "run_id": 5, "task_id": 5, "worker_id": "worker-5",
     "namespace": "default", "name": "task-5", "lane": "default/shell", "key": "key",
+    "lanes": ["default/shell"],
     "scope": "trigger", "limit": 500, "now": NOW, "before": NOW - timedelta(days=20_000),
     "since": NOW - timedelta(seconds=30), "until": NOW, "after": 5, "version": 1,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tidemill.application.queries.levels import Levels
+from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import TaskDefinition
 from tidemill.errors import Problem
 from tidemill.foundation.clock import Clock
@@ -24,6 +25,7 @@ class ApiContext:
         wakeups: Wakeups,
         clock: Clock,
         check_task: Callable[[TaskDefinition], Sequence[Problem]],
+        strategies: StrategyRegistry,
         render_metrics: Callable[[Levels | None], bytes],
         version: str,
         max_body_bytes: int,
@@ -33,6 +35,7 @@ class ApiContext:
         self.wakeups = wakeups
         self.clock = clock
         self.check_task = check_task
+        self.strategies = strategies
         self.render_metrics = render_metrics
         self.version = version
         self.max_body_bytes = max_body_bytes

@@ -28,7 +28,8 @@ Name = Annotated[
     str,
     StringConstraints(pattern=r"^[^/\x00-\x1f\x7f]+$", min_length=1, max_length=200),
 ]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+_WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Word = Annotated[str, StringConstraints(pattern=_WORD, max_length=100)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 86_400)]
 Positive = Annotated[float, Field(gt=0, le=10 * 366 * 86_400)]
@@ -139,6 +140,25 @@ class DependencyBody(Body):
     condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
 
 
+class StrategyBody(BaseModel):
+    """A strategy by its name, and beside it whatever settings it takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Word
+
+
+def _names_a_strategy(value: Any) -> Any:
+    # Said once and for all: of a union, each branch would say why it is not the one.
+    name = value.get("name") if isinstance(value, dict) else value
+    if value is not None and not (isinstance(name, str) and re.fullmatch(_WORD, name)):
+        raise ValueError("give a strategy's name, or an object with its `name` and its settings")
+    return value
+
+
+StrategyChoice = Annotated[Word | StrategyBody | None, BeforeValidator(_names_a_strategy)]
+
+
 class TaskBody(Body):
     """A task's definition. Only name, executor and command are required."""
 
@@ -166,7 +186,7 @@ class TaskBody(Body):
     concurrency: ConcurrencyBody = ConcurrencyBody()
     queue: Word = "default"
     worker_selector: Annotated[dict[Label, Label], Field(max_length=20)] = {}
-    strategy: Literal["queue"] | None = None
+    strategy: StrategyChoice = None
     dependencies: Annotated[list[DependencyBody], Field(max_length=1_000)] = []
     trigger_rule: Literal["all", "any", "none_failed"] = "all"
     tags: Annotated[list[Label], Field(max_length=50)] = []
@@ -248,6 +268,7 @@ class RunFilterBody(Body):
     scheduled_after: Instant | None = None
     scheduled_before: Instant | None = None
     flow_run_id: Label | None = None
+    part_of: Annotated[int, Field(ge=1, lt=2**62)] | None = None
     namespace: Word | None = None
 
 
@@ -332,7 +353,7 @@ class TaskOut(BaseModel):
     concurrency: dict[str, Any]
     queue: str
     worker_selector: dict[str, str]
-    strategy: str | None
+    strategy: str | dict[str, Any] | None
     dependencies: list[dict[str, Any]]
     trigger_rule: str
     tags: list[str]
@@ -371,6 +392,9 @@ class RunOut(BaseModel):
     coalesced_into: int | None
     range_from: AwareDatetime | None
     retry_of: int | None
+    part_of: int | None
+    shard_index: int | None
+    shard_total: int | None
     progress: dict[str, Any] | None
     created_at: AwareDatetime
     dispatched_at: AwareDatetime | None

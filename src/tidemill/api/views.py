@@ -22,7 +22,8 @@ _LEVELS = {priority.level: priority.value for priority in Priority}
 _RUN_PLAIN = (
     "id", "task_id", "task_name", "task_version", "namespace", "reason", "parameters", "attempt",
     "max_attempts", "fence", "worker_id", "flow_run_id", "result", "error_message", "exit_code",
-    "missed_count", "coalesced_into", "retry_of", "progress",
+    "missed_count", "coalesced_into", "retry_of", "part_of", "shard_index",
+    "shard_total", "progress",
 )  # fmt: skip
 _RUN_INSTANTS = (
     "scheduled_for", "not_before", "range_from", "created_at", "dispatched_at", "started_at",

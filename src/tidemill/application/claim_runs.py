@@ -10,11 +10,19 @@ from tidemill.domain.deadline import overdue_reason
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import GateFinding, concurrency_gate
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import TaskDefinition
-from tidemill.domain.task_run import Hold, LeasedRun, RunChange, TaskRun, move
+from tidemill.domain.task import (
+    QUEUE,
+    TaskDefinition,
+    lane_to_wait_in,
+    lanes_it_came_from,
+    parse_lane,
+)
+from tidemill.domain.task_run import Hold, LeasedRun, RunChange, Shard, TaskRun, move
 from tidemill.domain.worker import WorkerStatus
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
+
+_WHOLE = Shard()
 
 
 class ClaimedRun(msgspec.Struct, frozen=True):
@@ -23,6 +31,7 @@ class ClaimedRun(msgspec.Struct, frozen=True):
     run: LeasedRun
     definition: TaskDefinition
     previous_success_at: datetime | None
+    shard: Shard = _WHOLE
 
 
 def claim_runs(
@@ -41,9 +50,15 @@ def claim_runs(
     claimed = transaction.claim(wanted, worker_id, transaction.now + lease)
     if claimed or refused:
         transaction.announce(Topic.EVENTS)
-    if transaction.has_ready_runs({run.lane for run in [*claimed, *refused]}):
+    if transaction.has_ready_runs(_lanes_with_room(claimed, refused)):
         transaction.announce(Topic.READY)  # they wait for the room that was made
     return _in_order(run_ids, _with_context(transaction, claimed))
+
+
+def _lanes_with_room(claimed: Sequence[LeasedRun], refused: Sequence[TaskRun]) -> set[str]:
+    """The lanes that these runs leave room in: what one worker took, others may wait to be."""
+    lanes = {run.lane for run in [*claimed, *refused]}
+    return lanes.union(*map(lanes_it_came_from, lanes))
 
 
 def _refuse(transaction: Transaction, bound: Sequence[TaskRun]) -> list[TaskRun]:
@@ -81,6 +96,7 @@ def _withdrawal(run: TaskRun, now: datetime, finding: GateFinding) -> RunChange:
         {"reason": "limit", "detail": finding.detail},
         hold=Hold.LIMIT,
         dispatched_at=None,
+        lane=lane_to_wait_in(run.lane),
     )
 
 
@@ -93,10 +109,22 @@ def _with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[Clai
     taken = _with_log_seq(transaction, taken)
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in taken})
     successes = transaction.previous_successes({run.task_id for run in taken})
+    shards = _shards_of(transaction, taken)
     return [
-        ClaimedRun(run, definitions[run.task_id, run.task_version], successes.get(run.task_id))
+        ClaimedRun(
+            run,
+            definitions[run.task_id, run.task_version],
+            successes.get(run.task_id),
+            shards.get(run.id, _WHOLE),
+        )
         for run in taken
     ]
+
+
+def _shards_of(transaction: Transaction, taken: Sequence[LeasedRun]) -> dict[int, Shard]:
+    """Only what a strategy was asked for may have been split."""
+    asked = [run.id for run in taken if parse_lane(run.lane).strategy not in (None, QUEUE)]
+    return transaction.shards(asked) if asked else {}
 
 
 def _with_log_seq(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:

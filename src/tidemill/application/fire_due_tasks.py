@@ -11,6 +11,7 @@ from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
 from tidemill.domain.new_run import fired_run, rows_of_skips, skipped_run
 from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
 from tidemill.domain.schedule import Schedule
+from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import Priority, Task
 from tidemill.domain.task_run import Hold, TaskRun, rank_of
 from tidemill.foundation.queue import RunMessage
@@ -29,7 +30,7 @@ class Fired(msgspec.Struct, frozen=True):
     next_due_at: datetime | None
 
 
-def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
+def fire_due_tasks(transaction: Transaction, limit: int, strategies: StrategyRegistry) -> Fired:
     """Fire up to `limit` due tasks, the longest overdue first, and dispatch what is ready.
 
     The caller publishes it once this is committed.
@@ -41,7 +42,7 @@ def fire_due_tasks(transaction: Transaction, limit: int) -> Fired:
     _fire_plainly(transaction, plain)
     others = transaction.tasks([task.id for task in due if not task.is_plain])
     fired, created = _fire(transaction, [others[task.id] for task in due if task.id in others])
-    dispatched = dispatch_ready_runs(transaction, limit)
+    dispatched = dispatch_ready_runs(transaction, limit, strategies)
     transaction.announce(Topic.EVENTS)
     if dispatched.has_more or any(run.hold is Hold.TIME for run in created):
         transaction.announce(Topic.READY)

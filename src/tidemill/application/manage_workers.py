@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill.application.recover_lost_runs import recover_stranded_runs
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import Conflict, NotFound
 from tidemill.foundation.store import Transaction
@@ -22,21 +23,22 @@ def register_worker(transaction: Transaction, worker: Worker) -> Worker:
 
 
 def drain_worker(transaction: Transaction, worker_id: str) -> Worker:
-    """It is given nothing more; what it runs goes on."""
-    return _to(transaction, worker_id, WorkerStatus.DRAINING)
+    """It is given nothing more, and what was meant for it goes to others; what it runs goes on."""
+    return _leave(transaction, worker_id, WorkerStatus.DRAINING)
 
 
 def sign_off_worker(transaction: Transaction, worker_id: str) -> Worker:
     """It is gone and holds nothing; raises Conflict while it holds runs."""
     if transaction.runs_held_by([worker_id]):
         raise Conflict(f"worker {worker_id} still holds runs; drain it first")
-    return _to(transaction, worker_id, WorkerStatus.OFFLINE)
+    return _leave(transaction, worker_id, WorkerStatus.OFFLINE)
 
 
-def _to(transaction: Transaction, worker_id: str, status: WorkerStatus) -> Worker:
+def _leave(transaction: Transaction, worker_id: str, status: WorkerStatus) -> Worker:
     worker = _known(transaction, worker_id)
     changed = msgspec.structs.replace(worker, status=status, last_heartbeat=transaction.now)
     transaction.save_worker(changed)
+    recover_stranded_runs(transaction)
     transaction.announce(Topic.LEASES, Topic.READY)
     return changed
 
@@ -57,6 +59,7 @@ def change_worker(transaction: Transaction, worker_id: str, changes: dict[str, A
     """Change what it offers: labels, max_concurrent_tasks, metadata."""
     changed = msgspec.structs.replace(_known(transaction, worker_id), **changes)
     transaction.save_worker(changed)
+    recover_stranded_runs(transaction)
     transaction.announce(Topic.READY)
     return changed
 

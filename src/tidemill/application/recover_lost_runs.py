@@ -14,9 +14,11 @@ from tidemill.application.follow_up import (
 from tidemill.application.time_out_runs import time_out_runs
 from tidemill.domain.deadline import overdue_reason, queue_deadline
 from tidemill.domain.events import EventType
+from tidemill.domain.gates import serving_workers
 from tidemill.domain.lease import is_poison
 from tidemill.domain.retry import may_go_on
 from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import lane_to_wait_in, parse_lane
 from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
@@ -56,14 +58,15 @@ def recover_lost_runs(
     expired = transaction.expired_leases(limit)
     lose_runs(transaction, expired)
     stuck = transaction.stuck_dispatches(now - claim_within, limit)
-    _dispatch_again(transaction, stuck)
+    _dispatch_again(transaction, stuck, reason="unclaimed")
     silent = transaction.silent_workers(now - silent_after)
     for worker in silent:
         transaction.save_worker(msgspec.structs.replace(worker, status=WorkerStatus.LOST))
+    stranded = recover_stranded_runs(transaction)
     # Whoever made room may not have seen yet those who were just told to wait for it.
     let_waiting_for_keys_go(transaction, transaction.held_keys())
     let_next_of_task_go(transaction, transaction.tasks_waited_for_in_vain())
-    recovered = Recovered(len(expired), len(overdue), len(stuck), len(silent))
+    recovered = Recovered(len(expired), len(overdue), len(stuck) + stranded, len(silent))
     if recovered.found_anything:
         transaction.announce(Topic.READY, Topic.EVENTS)
     return recovered
@@ -80,13 +83,28 @@ def recover_from_dead_workers(transaction: Transaction, worker_ids: Sequence[str
     return len(runs)
 
 
+def recover_stranded_runs(transaction: Transaction) -> int:
+    """Withdraw what was dispatched to one worker that takes no more; how many runs that were.
+
+    Those that wait for it without being dispatched are found where they would be.
+    """
+    named = [lane for lane in transaction.dispatched_lanes() if parse_lane(lane).worker_id]
+    if not named:
+        return 0
+    workers = transaction.workers_alive()
+    stranded = [lane for lane in named if not serving_workers(lane, workers)]
+    runs = transaction.dispatched_runs(stranded) if stranded else []
+    _dispatch_again(transaction, runs, reason="worker_gone")
+    return len(runs)
+
+
 def recover_after_restart(transaction: Transaction) -> int:
     """Take back everything, where it is known that no other process works on this database."""
     taken = recover_from_dead_workers(
         transaction, [worker.id for worker in transaction.workers_alive()]
     )
     stuck = transaction.stuck_dispatches(transaction.now, _EVERYTHING)
-    _dispatch_again(transaction, stuck)
+    _dispatch_again(transaction, stuck, reason="unclaimed")
     transaction.announce(Topic.READY)
     return taken + len(stuck)
 
@@ -161,7 +179,7 @@ def _told_of_loss(run: TaskRun) -> dict[str, Any]:
     return {"attempt": run.attempt, "fence": run.fence, "worker_id": run.worker_id}
 
 
-def _dispatch_again(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
+def _dispatch_again(transaction: Transaction, runs: Sequence[TaskRun], *, reason: str) -> None:
     transaction.change_runs(
         [
             move(
@@ -169,8 +187,9 @@ def _dispatch_again(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
                 RunStatus.PENDING,
                 transaction.now,
                 EventType.DISPATCH_WITHDRAWN,
-                {"reason": "unclaimed"},
+                {"reason": reason},
                 dispatched_at=None,
+                lane=lane_to_wait_in(run.lane),
             )
             for run in runs
         ]

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
+import msgspec
+
 from tidemill.domain.new_run import new_run
 from tidemill.domain.run_status import FINAL
-from tidemill.domain.task import Priority, Task
+from tidemill.domain.task import Priority, Task, lane_bound_as
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
@@ -16,7 +18,8 @@ def retry_runs(
 ) -> dict[int, TaskRun]:
     """Run id → its new run, for those that are final and whose task was not deleted.
 
-    The new run has the old one's fire time, parameters and priority, and the version in force.
+    The new run has the old one's fire time, parameters and priority, and the version in force. Of
+    a run that was split, it is the same part.
     """
     tasks = transaction.tasks({run.task_id for run in runs})
     retried = [run for run in runs if run.status in FINAL and run.task_id in tasks]
@@ -28,7 +31,7 @@ def retry_runs(
 
 
 def _again(transaction: Transaction, task: Task, run: TaskRun, traceparent: str | None) -> TaskRun:
-    return new_run(
+    again = new_run(
         task,
         Trigger.RETRY,
         f"retry:{run.id}:{uuid4().hex}",
@@ -41,4 +44,13 @@ def _again(transaction: Transaction, task: Task, run: TaskRun, traceparent: str 
         missed_count=run.missed_count,
         retry_of=run.id,
         traceparent=traceparent,
+    )
+    if run.part_of is None:
+        return again
+    return msgspec.structs.replace(
+        again,
+        lane=lane_bound_as(run.lane, again.lane),
+        part_of=run.part_of,
+        shard_index=run.shard_index,
+        shard_total=run.shard_total,
     )

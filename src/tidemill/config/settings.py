@@ -133,7 +133,7 @@ class DispatcherSettings(Section):
     scan_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     scan_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
     scan_concurrency: Annotated[int, _only(1, "one look at a time is quick enough")] = 1
-    strategy: Annotated[str, _only("queue", "any free worker takes a run")] = "queue"
+    strategy: str | dict[str, Any] = "queue"  # of tasks that name none
     horizon_seconds: Annotated[float, Field(gt=0, le=3_600)] = 5.0
     recovery_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     claim_within_seconds: Seconds = 30.0

@@ -15,6 +15,7 @@ from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.service import Loop
@@ -50,11 +51,13 @@ class Dispatcher:
         queue: MessageQueue,
         wakeups: Wakeups,
         clock: Clock,
+        strategies: StrategyRegistry,
         options: DispatcherOptions,
     ) -> None:
         self._store = store
         self._queue = queue
         self._clock = clock
+        self._strategies = strategies
         self._options = options
         self.firing = Loop("firing", self._fire, wakeups.listen(Topic.SCHEDULES))
         self.preparation = Loop("preparation", self._prepare, wakeups.listen())
@@ -73,7 +76,9 @@ class Dispatcher:
 
     async def _fire(self) -> float:
         limit = self._options.scan_batch
-        fired, then = await self._decide(partial(fire_due_tasks, limit=limit))
+        fired, then = await self._decide(
+            partial(fire_due_tasks, limit=limit, strategies=self._strategies)
+        )
         await self._queue.publish(fired.messages)
         if fired.tasks == limit:
             return 0
@@ -89,7 +94,9 @@ class Dispatcher:
 
     async def _dispatch(self) -> float:
         limit = self._options.scan_batch
-        dispatched, then = await self._decide(partial(dispatch_ready_runs, limit=limit))
+        dispatched, then = await self._decide(
+            partial(dispatch_ready_runs, limit=limit, strategies=self._strategies)
+        )
         await self._queue.publish(dispatched.messages)
         return 0 if dispatched.has_more else self._until(dispatched.next_ready_at, then)
 

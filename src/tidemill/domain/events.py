@@ -14,6 +14,7 @@ class EventType(StrEnum):
     RUN_SKIPPED = "RunSkipped"  # it was never to start; `reason` says why
     RUN_HELD = "RunHeld"  # a gate keeps it back; `gate` and `detail` say which and why
     RUN_RELEASED = "RunReleased"  # what held it back is gone
+    RUN_PLACED = "RunPlaced"  # it waits for `worker_id`; for anybody again where that is null
     RUN_DISPATCHED = "RunDispatched"  # handed to the queue
     DISPATCH_WITHDRAWN = "DispatchWithdrawn"  # back to pending; `reason` says why
     RUN_STARTED = "RunStarted"  # claimed: attempt, fence, worker

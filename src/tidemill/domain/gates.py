@@ -4,13 +4,13 @@ The loops ask single gates on their way; `explain` asks all of them of one run. 
 functions, so that what is explained is what is decided.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
 from tidemill.domain.run_status import FINAL, RunStatus
-from tidemill.domain.task import TaskStatus, parse_lane
+from tidemill.domain.task import Lane, TaskStatus, parse_lane
 from tidemill.domain.task_run import HOLDS_FOR_TASK, ReadyRun, RunHead, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 
@@ -36,6 +36,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     key_holders: int  # other runs that count against its concurrency key
     workers: Sequence[Worker]
     dispatched: int = 0  # runs of the lane that wait in the queue already
+    room: int | None = None  # how many runs its strategy has use for; None: none is asked
     upstream: Sequence[tuple[str, RunStatus]] = ()  # runs of the same flow run
     ahead: int = 0  # ready runs of the lane that start earlier
 
@@ -65,8 +66,8 @@ def explain_run(facts: RunFacts) -> Explanation:
         GateFinding("rate", True, "no rate limit applies"),
         GateFinding("quota", True, "no quota applies"),
         not_before_gate(run, facts.now),
-        worker_gate(run.lane, facts.workers, waiting),
-        priority_gate(facts.ahead, queue_room(run.lane, facts.workers, waiting)),
+        worker_gate(run.lane, facts.workers, waiting, facts.room),
+        priority_gate(facts.ahead, _room_of(run.lane, facts.workers, waiting, facts.room)),
     ]
     blocking = next((finding.gate for finding in gates if not finding.passes), None)
     return Explanation(
@@ -136,25 +137,57 @@ def not_before_gate(run: TaskRun, now: datetime) -> GateFinding:
     return GateFinding("not_before", True, f"its time came at {run.not_before:%FT%T.%fZ}")
 
 
-def worker_gate(lane: str, workers: Sequence[Worker], dispatched: int = 0) -> GateFinding:
+def worker_gate(
+    lane: str, workers: Sequence[Worker], dispatched: int = 0, room: int | None = None
+) -> GateFinding:
     """Whether any active worker serves the run's lane and has use for one run more."""
     serving = serving_workers(lane, workers)
     if not serving:
-        return GateFinding("worker", False, f"no active worker serves {lane}")
-    if queue_room(lane, workers, dispatched) <= 0:
-        return GateFinding("worker", False, f"{dispatched} runs wait for their slots already")
+        why = _why_nobody_serves(parse_lane(lane), workers)
+        return GateFinding("worker", False, f"no active worker serves {lane}: {why}")
+    if _room_of(lane, workers, dispatched, room) <= 0:
+        waiting = f"{dispatched} runs" if room is None else "enough runs"
+        return GateFinding("worker", False, f"{waiting} wait for their slots already")
     return GateFinding("worker", True, f"{len(serving)} active workers serve {lane}")
 
 
+def _why_nobody_serves(lane: Lane, workers: Sequence[Worker]) -> str:
+    """The first demand of a lane that no active worker meets beside those before it."""
+    left = [worker for worker in workers if worker.status is WorkerStatus.ACTIVE]
+    if not left:
+        return "none is active"
+    labels = ", ".join(f"{key}={value}" for key, value in sorted(lane.selector.items()))
+    demands: list[tuple[str, Callable[[Worker], bool]]] = [
+        (f"serves the queue {lane.queue!r}", lambda each: lane.queue in each.queues),
+        (f"runs {lane.task_type!r} tasks", lambda each: lane.task_type in each.task_types),
+        (f"has the labels {labels}", lambda each: each.labels.items() >= lane.selector.items()),
+        (f"is {lane.worker_id!r}", lambda each: lane.worker_id in (None, each.id)),
+    ]
+    for demand, is_met_by in demands:
+        left = [worker for worker in left if is_met_by(worker)]
+        if not left:
+            return f"none {demand}"
+    raise AssertionError("some worker serves the lane")
+
+
+def _room_of(lane: str, workers: Sequence[Worker], dispatched: int, room: int | None) -> int:
+    return queue_room(lane, workers, dispatched) if room is None else room
+
+
 def queue_room(lane: str, workers: Iterable[Worker], dispatched: int) -> int:
-    """How many more runs of `lane` its workers have use for, beyond those in the queue.
+    """How many more runs of `lane` its workers have use for, beyond those in the queue."""
+    slots = sum(worker.max_concurrent_tasks for worker in serving_workers(lane, workers))
+    return queue_refill(slots, dispatched)
+
+
+def queue_refill(slots: int, waiting: int) -> int:
+    """How many more runs may wait in the queue for so many slots.
 
     None while more than half of what they may have there is left: refilled in one go, many runs
     share a message and a claim.
     """
-    slots = sum(worker.max_concurrent_tasks for worker in serving_workers(lane, workers))
     most = slots * PREFETCH
-    return most - dispatched if dispatched <= most // 2 else 0
+    return most - waiting if waiting <= most // 2 else 0
 
 
 def serving_workers(lane: str, workers: Iterable[Worker]) -> list[Worker]:

@@ -3,7 +3,9 @@
 import json
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -80,6 +82,10 @@ class Dependency(msgspec.Struct, frozen=True):
     condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
 
 
+# A strategy by its name alone, or `{"name": …}` with its settings.
+StrategyChoice = str | dict[str, Any]
+
+
 class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that a version of a task says."""
 
@@ -106,7 +112,7 @@ class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     concurrency: Concurrency = Concurrency()
     queue: str = "default"
     worker_selector: dict[str, str] = {}
-    strategy: str | None = None
+    strategy: StrategyChoice | None = None  # None: the dispatcher's own
     dependencies: list[Dependency] = []
     trigger_rule: str = "all"
     tags: list[str] = []
@@ -171,27 +177,99 @@ def schedule_of(definition: TaskDefinition, anchor_at: datetime) -> Schedule | N
     )
 
 
-def lane_of(definition: TaskDefinition) -> str:
-    """Runs of one lane can be taken by the same workers: same queue, kind and selector."""
-    lane = f"{definition.queue}/{definition.task_type}"
-    if not definition.worker_selector:
-        return lane
-    selector = json.dumps(definition.worker_selector, sort_keys=True, separators=(",", ":"))
-    return f"{lane}/{selector}"
+QUEUE = "queue"  # the strategy that chooses nobody: any free worker takes the run
+
+_REMEMBERED = 4_096  # lanes
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """What `lane_of` says, read back."""
+    """Which workers can take a run; as text, `queue/task_type[~strategy][@worker][/selector]`.
+
+    A lane with a worker is that worker's alone. Beside a strategy the worker was chosen at
+    dispatch, and the choice is void once the dispatch is withdrawn; without one the run is bound
+    to it for as long as it is there.
+    """
 
     queue: str
     task_type: str
     selector: dict[str, str]
+    strategy: str | None = None  # asked at dispatch; None: the dispatcher's own
+    worker_id: str | None = None
+
+    def __str__(self) -> str:
+        strategy = "" if self.strategy is None else f"~{self.strategy}"
+        worker = "" if self.worker_id is None else f"@{quote(self.worker_id, safe='')}"
+        lane = f"{self.queue}/{self.task_type}{strategy}{worker}"
+        if not self.selector:
+            return lane
+        return f"{lane}/{json.dumps(self.selector, sort_keys=True, separators=(',', ':'))}"
 
 
+def lane_of(definition: TaskDefinition) -> str:
+    """Runs of one lane can be taken by the same workers, and ask the same kind of strategy."""
+    choice = definition.strategy
+    return str(
+        Lane(
+            definition.queue,
+            definition.task_type,
+            definition.worker_selector,
+            None if choice is None else strategy_name(choice),
+        )
+    )
+
+
+def strategy_name(choice: StrategyChoice) -> str:
+    """The name in a choice."""
+    return choice if isinstance(choice, str) else str(choice["name"])
+
+
+@lru_cache(_REMEMBERED)
 def parse_lane(lane: str) -> Lane:
     """The parts of a lane."""
-    queue, task_type, *selector = lane.split("/", 2)
-    return Lane(queue, task_type, json.loads(selector[0]) if selector else {})
+    queue, kind, *selector = lane.split("/", 2)
+    kind, _, worker_id = kind.partition("@")
+    task_type, _, strategy = kind.partition("~")
+    return Lane(
+        queue,
+        task_type,
+        json.loads(selector[0]) if selector else {},
+        strategy or None,
+        unquote(worker_id) or None,
+    )
+
+
+def lane_to_wait_in(lane: str) -> str:
+    """The lane of a run of `lane` whose dispatch is withdrawn: nobody is chosen for it any more."""
+    parsed = parse_lane(lane)
+    if parsed.worker_id is None or parsed.strategy is None:
+        return lane
+    return str(msgspec.structs.replace(parsed, worker_id=None))
+
+
+def lane_bound_as(bound: str, lane: str) -> str:
+    """`lane`, for that worker alone that runs of the lane `bound` are bound to, if they are."""
+    parsed = parse_lane(bound)
+    if parsed.worker_id is None or parsed.strategy is not None:
+        return lane
+    return str(msgspec.structs.replace(parse_lane(lane), strategy=None, worker_id=parsed.worker_id))
+
+
+def lanes_it_came_from(lane: str) -> set[str]:
+    """The lanes that runs of `lane` may have waited in to be dispatched."""
+    parsed = parse_lane(lane)
+    if parsed.strategy is None:
+        return {lane}
+    asked = msgspec.structs.replace(parsed, worker_id=None)
+    return {lane, str(asked), str(msgspec.structs.replace(asked, strategy=None))}
+
+
+def lane_without_worker(lane: str) -> str:
+    """The lane of a run of `lane`, which names a worker, once that worker is gone.
+
+    What was bound to it asks nobody again: any worker that matches takes it.
+    """
+    parsed = parse_lane(lane)
+    return str(msgspec.structs.replace(parsed, worker_id=None, strategy=parsed.strategy or QUEUE))
 
 
 def concurrency_key_of(task_id: int, concurrency: Concurrency) -> str | None:

@@ -108,6 +108,9 @@ class TaskRun(LeasedRun, frozen=True, kw_only=True):
     coalesced_into: int | None = None
     range_from: datetime | None = None  # a skipped row for all fire times from here on
     retry_of: int | None = None
+    part_of: int | None = None  # the first of the runs that it was split into; that one's own too
+    shard_index: int | None = None  # which part of the work is its own, from 0
+    shard_total: int | None = None  # of how many
     result: Any = None
     error_message: str | None = None
     exit_code: int | None = None
@@ -115,6 +118,13 @@ class TaskRun(LeasedRun, frozen=True, kw_only=True):
     created_at: datetime
     dispatched_at: datetime | None = None
     completed_at: datetime | None = None
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """Which part of the work is a run's own: number `index`, from 0, of `total`."""
+
+    index: int = 0
+    total: int = 1
 
 
 class RunAttempt(msgspec.Struct, frozen=True):

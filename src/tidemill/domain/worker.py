@@ -43,5 +43,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
         return (
             lane.queue in self.queues
             and lane.task_type in self.task_types
+            and lane.worker_id in (None, self.id)
             and all(self.labels.get(key) == value for key, value in lane.selector.items())
         )

@@ -28,6 +28,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     flow_run_id: str | None = None
     traceparent: str | None = None
     checkpoint: Any = None  # what an earlier attempt of this run saved last
+    shard_index: int = 0  # which part of the work is this run's own
+    shard_total: int = 1  # of how many
 
 
 class OutputChunk(msgspec.Struct, frozen=True):

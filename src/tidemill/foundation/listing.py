@@ -44,6 +44,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     scheduled_after: datetime | None = None  # inclusive
     scheduled_before: datetime | None = None  # exclusive
     flow_run_id: str | None = None
+    part_of: int | None = None
 
 
 class WorkerFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from tidemill.domain.task_run import (
     RunAttempt,
     RunChange,
     RunHead,
+    Shard,
     Success,
     TaskRun,
 )
@@ -212,6 +213,15 @@ class Reads(Protocol):
     def ready_before(self, run: TaskRun, limit: int) -> int:
         """How many ready runs of its lane start before this one, counted up to `limit`."""
 
+    def running_counts(self) -> dict[str, int]:
+        """How many runs each worker that has any holds a lease on."""
+
+    def dispatched_lanes(self) -> dict[str, int]:
+        """Lanes that have dispatched runs, each with how many."""
+
+    def shards(self, run_ids: Collection[int]) -> dict[int, Shard]:
+        """Which part of the work is whose, of those of these runs that are shards."""
+
     def status_counts(self) -> dict[RunStatus, int]:
         """How many runs are in each unfinished status."""
 
@@ -331,9 +341,6 @@ class Transaction(Reads, Protocol):
     def next_hold_ends_at(self) -> datetime | None:
         """The earliest not_before of the runs held for TIME."""
 
-    def dispatched_counts(self, lanes: Collection[str]) -> dict[str, int]:
-        """How many runs are dispatched in each of these lanes that has any."""
-
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         """Whether any of these lanes has a ready run."""
 
@@ -342,6 +349,15 @@ class Transaction(Reads, Protocol):
 
     def dispatch(self, run_ids: Collection[int]) -> None:
         """Mark these runs, which are ready and locked, as dispatched and tell RunDispatched."""
+
+    def runs_to_place(self, lane: str, limit: int) -> list[TaskRun]:
+        """As `ready_runs`, the whole rows; those that others hold are left out."""
+
+    def dispatched_runs(self, lanes: Collection[str]) -> list[TaskRun]:
+        """The dispatched runs of these lanes, locked; those that others hold are left out."""
+
+    def take_turns(self, lane: str, count: int) -> int:
+        """Take so many of a lane's turns, for ever; the number of the first, from 0."""
 
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""

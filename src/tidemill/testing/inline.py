@@ -28,6 +28,7 @@ from tidemill.application.renew_leases import Renewal, renew_leases
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.events import RunEvent
 from tidemill.domain.outcome import Outcome, success
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.domain.task_run import LeasedRun, RunAttempt, TaskRun
 from tidemill.foundation.listing import PageRequest, RunFilter
@@ -67,6 +68,7 @@ class InlineScheduler:
         store: InlineStore | None = None,
     ) -> None:
         self.prepares = prepares
+        self.strategies = built_in_strategies()
         self.clock = clock or FakeClock()
         self.store = store or InlineSqliteStore(self.clock, MemoryWakeups(), schema=empty_schema())
 
@@ -97,7 +99,7 @@ class InlineScheduler:
         self, name: str = "a-task", *, status: TaskStatus = TaskStatus.ACTIVE, **fields: Any
     ) -> Task:
         """Define a task; what is not said is what the builders say."""
-        return self.do(create_task, definition(name, **fields), lambda wanted: (), status)
+        return self.do(create_task, definition(name, **fields), self.strategies.check, status)
 
     def task(self, task: Task) -> Task:
         """The task as it stands now; KeyError where it was deleted."""
@@ -107,7 +109,7 @@ class InlineScheduler:
 
     def fire(self, limit: int = BATCH) -> Fired:
         """Fire what is due."""
-        return self.do(fire_due_tasks, limit)
+        return self.do(fire_due_tasks, limit, self.strategies)
 
     def trigger(self, task: Task, **wish: Any) -> TaskRun:
         """Ask for one run."""
@@ -115,7 +117,7 @@ class InlineScheduler:
 
     def dispatch(self, limit: int = BATCH) -> Dispatched:
         """Hand ready runs over."""
-        return self.do(dispatch_ready_runs, limit)
+        return self.do(dispatch_ready_runs, limit, self.strategies)
 
     def register(self, worker_id: str = "worker-1", **fields: Any) -> str:
         """Let a worker in; its id."""

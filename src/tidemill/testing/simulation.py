@@ -11,7 +11,7 @@ messages are theirs).
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
@@ -31,10 +31,22 @@ from tidemill.application.renew_leases import renew_leases
 from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.events import EventType, RunEvent
+from tidemill.domain.gates import serving_workers
 from tidemill.domain.lease import MAX_LOSSES, stop_before
+from tidemill.domain.new_run import SCHEDULE_KEY
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, LEASED, RunStatus, may_follow
-from tidemill.domain.task import Concurrency, Misfire, Retry, Task, TaskDefinition, schedule_of
+from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.domain.task import (
+    Concurrency,
+    Misfire,
+    Retry,
+    StrategyChoice,
+    Task,
+    TaskDefinition,
+    parse_lane,
+    schedule_of,
+)
 from tidemill.domain.task_run import LeasedRun, TaskRun, Trigger
 from tidemill.errors import InvalidInput, KeyReused, NotFound
 from tidemill.foundation.listing import PageRequest, RunFilter
@@ -51,6 +63,13 @@ HEARTBEAT = timedelta(seconds=2)
 CLAIM_WITHIN = timedelta(seconds=8)
 BATCH = 50
 
+_STRATEGIES: tuple[StrategyChoice, ...] = (
+    "queue", "queue", "queue", "round_robin", "least_loaded", "affinity", "broadcast",
+    {"name": "affinity", "key": "shared"},
+    {"name": "shard", "count": 3},
+    {"name": "composite", "strategies": ["least_loaded", "round_robin"]},
+    {"name": "composite", "strategies": [{"name": "shard", "count": 2}, "affinity"]},
+)  # fmt: skip
 _SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", "@at", None)
 
 
@@ -74,6 +93,8 @@ class Simulation:
         self._end = self.clock.now() + timedelta(minutes=minutes)
         self.workers = [_Worker(self, number) for number in range(3)]
         self._tasks: dict[int, list[tuple[datetime, Task | None]]] = {}
+        self.strategies = built_in_strategies()
+        self.strategies.set_default(self.random.choice(_STRATEGIES))
         self._run_of_key: dict[tuple[int, str], int] = {}
         self.is_calm = False  # after the end nothing goes wrong any more
 
@@ -129,7 +150,9 @@ class Simulation:
         self.later(pause, partial(self._loop, step))
 
     def _fire(self) -> None:
-        fired = self.store.transact_now(partial(fire_due_tasks, limit=BATCH))
+        fired = self.store.transact_now(
+            partial(fire_due_tasks, limit=BATCH, strategies=self.strategies)
+        )
         for message in fired.messages:
             self._send(message)
 
@@ -138,23 +161,38 @@ class Simulation:
         self.store.transact_now(partial(prepare_firings, horizon=horizon, limit=BATCH))
 
     def _dispatch(self) -> None:
-        dispatched = self.store.transact_now(partial(dispatch_ready_runs, limit=BATCH))
+        dispatched = self.store.transact_now(
+            partial(dispatch_ready_runs, limit=BATCH, strategies=self.strategies)
+        )
         for message in dispatched.messages:
             self._send(message)
+        if not dispatched.has_more:
+            self._check_nobody_waits_for_the_gone(self.store.read_now(lambda r: r.ready_lanes()))
 
     def _send(self, message: RunMessage) -> None:
-        if self.is_unlucky(0.05):
+        serving = [each for each in self.workers if each.serves(message)]
+        if not serving or self.is_unlucky(0.05):
             return  # lost
         copies = 2 if self.is_unlucky(0.05) else 1
         for _ in range(copies):
             delay = self._between(0, 6) if self.is_unlucky(0.1) else self._between(0, 0.1)
-            chosen = self.random.choice(self.workers)
+            chosen = self.random.choice(serving)
             self.later(delay, partial(chosen.receive, message))
 
     def _recover(self) -> None:
         self.store.transact_now(
             partial(recover_lost_runs, limit=BATCH, claim_within=CLAIM_WITHIN, silent_after=LEASE)
         )
+        self._check_nobody_waits_for_the_gone(self.store.read_now(lambda r: r.dispatched_lanes()))
+
+    def _check_nobody_waits_for_the_gone(self, lanes: Collection[str]) -> None:
+        """None of these lanes is that of a worker that takes no more, or was silent for a lease."""
+        named = [lane for lane in lanes if parse_lane(lane).worker_id is not None]
+        if not named:
+            return
+        workers = self.store.read_now(lambda reads: reads.workers_alive())
+        for lane in named:
+            self._demand(bool(serving_workers(lane, workers)), 24, f"runs wait in {lane}")
 
     # people
 
@@ -186,6 +224,7 @@ class Simulation:
             queue_timeout_seconds=choose((None, None, 20)),
             deadline_seconds=choose((None, None, 60)),
             concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
+            strategy=choose((None, *_STRATEGIES)),
         )
 
     def _schedule(self) -> str | None:
@@ -297,6 +336,7 @@ class Simulation:
         for run in runs:
             self._check_attempts(run)
             self._demand(self.checks.is_at(run), 13, f"the log of run {run.id} tells another end")
+        self._check_parts(runs)
         for task_id, story in self._tasks.items():
             self._check_firings(task_id, story, [run for run in runs if run.task_id == task_id])
 
@@ -328,11 +368,28 @@ class Simulation:
         known = [instant for instant in instants if instant is not None]
         self._demand(known == sorted(known), 19, f"instants of run {run.id}: {known}")
 
+    def _check_parts(self, runs: Sequence[TaskRun]) -> None:
+        """What is split is split once, and whole."""
+        parts: dict[int, list[TaskRun]] = {}
+        for run in runs:
+            if run.part_of is not None and run.trigger is not Trigger.RETRY:
+                parts.setdefault(run.part_of, []).append(run)
+        for first, together in parts.items():
+            told = sorted((run.shard_index, run.shard_total) for run in together if run.shard_total)
+            total = told[0][1] if told else 0
+            self._demand(
+                told == [(index, total) for index in range(total or 0)],
+                1,
+                f"run {first} was split into the shards {told}",
+            )
+            owners = {(run.task_id, run.scheduled_for) for run in together}
+            self._demand(len(owners) == 1, 1, f"the parts of run {first} belong to {owners}")
+
     def _check_firings(
         self, task_id: int, story: Sequence[tuple[datetime, Task | None]], runs: list[TaskRun]
     ) -> None:
         """Every fire time of every version in force has exactly one row, and no other has one."""
-        fired = [run for run in runs if run.trigger is Trigger.SCHEDULE]
+        fired = [run for run in runs if run.trigger_key == SCHEDULE_KEY]
         times = [run.scheduled_for for run in fired]
         self._demand(len(times) == len(set(times)), 1, f"task {task_id} fired twice for one time")
         for (since, task), (until, _) in pairwise(story):
@@ -390,8 +447,12 @@ class _Worker:
         self._sim.store.transact_now(partial(register_worker, worker=new))
         self._sim.later(HEARTBEAT, partial(self._beat, self._incarnation))
 
+    def serves(self, message: RunMessage) -> bool:
+        """Whether the queue would hand it this message."""
+        return bool(self._id) and worker(self._id).serves(parse_lane(message.lane))
+
     def receive(self, message: RunMessage) -> None:
-        if not self._id or self._is_frozen():
+        if not self.serves(message) or self._is_frozen():
             return  # it died with the message in its hands
         asked_at = self._sim.clock.monotonic()
         claimed = self._sim.store.transact_now(

@@ -126,4 +126,6 @@ def execution_of(claimed: ClaimedRun) -> Execution:
         flow_run_id=run.flow_run_id,
         traceparent=run.traceparent,
         checkpoint=run.checkpoint,
+        shard_index=claimed.shard.index,
+        shard_total=claimed.shard.total,
     )

@@ -167,6 +167,7 @@ async def list_runs(
     scheduled_after: Instant | None = None,
     scheduled_before: Instant | None = None,
     flow_run_id: Text = None,
+    part_of: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
 ) -> Response:
     """The runs that match every filter, the newest first."""
     wanted = RunFilter(
@@ -178,6 +179,7 @@ async def list_runs(
         scheduled_after=scheduled_after,
         scheduled_before=scheduled_before,
         flow_run_id=flow_run_id,
+        part_of=part_of,
     )
     page = page_request(limit, cursor, sort, RUN_SORTS)
     return page_answer(await context.store.read(lambda r: r.list_runs(wanted, page)), run_view)
@@ -231,6 +233,7 @@ def _matching(
         scheduled_after=said.scheduled_after,
         scheduled_before=said.scheduled_before,
         flow_run_id=said.flow_run_id,
+        part_of=said.part_of,
     )
     page = transaction.list_runs(wanted, PageRequest("-id", _MOST_IN_BULK))
     return [run.id for run in page.items], page.next is not None
@@ -385,5 +388,7 @@ def _seq_page(found: list[dict[str, Any]], limit: int) -> Response:
 )
 async def explain(context: Context, visible: Visible, id: RunId) -> Response:
     """Why it has started, or has not: every gate and what it found."""
-    found = await context.store.read(lambda r: explain_run(r, _found(r, id, visible)))
+    found = await context.store.read(
+        lambda r: explain_run(r, _found(r, id, visible), context.strategies)
+    )
     return json_answer(explanation_view(found))

@@ -537,6 +537,6 @@ async def explain(
     def look(reads: Reads) -> Any:
         task = _found(reads, id, where)
         when = at or task.next_run_at or reads.now
-        return explanation_view(explain_firing(reads, task, when))
+        return explanation_view(explain_firing(reads, task, when, context.strategies))
 
     return json_answer(await context.store.read(look))

@@ -1,45 +1,73 @@
 """Why a run has started or has not, and whether a firing would."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from tidemill.application.place_runs import load_of, room_among
 from tidemill.domain.gates import (
     Explanation,
     GateFinding,
     RunFacts,
     concurrency_gate,
     explain_run,
+    queue_room,
+    serving_workers,
     worker_gate,
 )
 from tidemill.domain.new_run import fired_run
 from tidemill.domain.overlap import decide_overlap
 from tidemill.domain.run_status import LEASED, NOT_STARTED, RunStatus
-from tidemill.domain.task import Task, TaskStatus
+from tidemill.domain.strategies.registry import StrategyRegistry
+from tidemill.domain.task import Task, TaskStatus, parse_lane
 from tidemill.domain.task_run import TaskRun
+from tidemill.domain.worker import Worker
 from tidemill.foundation.store import Reads
 
 _MOST_AHEAD = 1_000
 _TICK = timedelta(microseconds=1)
 
 
-def explain(reads: Reads, run: TaskRun) -> Explanation:
+def explain(reads: Reads, run: TaskRun, strategies: StrategyRegistry) -> Explanation:
     """Every gate's finding for a run as it stands."""
     task = reads.task(run.task_id)
+    workers = reads.workers_alive()
+    dispatched = reads.ready_lanes().get(run.lane, 0)
+    is_pending = run.status is RunStatus.PENDING
     return explain_run(
         RunFacts(
             run=run,
             now=reads.now,
             task_status=task.status if task else None,
             key_holders=_other_holders(reads, run),
-            workers=reads.workers_alive(),
-            dispatched=reads.ready_lanes().get(run.lane, 0),
+            workers=workers,
+            dispatched=dispatched,
+            room=_room_of(reads, run.lane, workers, dispatched, strategies) if is_pending else None,
             ahead=reads.ready_before(run, _MOST_AHEAD) if run.status in NOT_STARTED else 0,
         )
     )
 
 
-def explain_firing(reads: Reads, task: Task, at: datetime) -> Explanation:
+def _room_of(
+    reads: Reads,
+    lane: str,
+    workers: Sequence[Worker],
+    dispatched: int,
+    strategies: StrategyRegistry,
+) -> int | None:
+    """How many more runs a strategy may place; None where none is asked."""
+    if not strategies.is_asked_for(parse_lane(lane)):
+        return None
+    serving = {worker.id for worker in serving_workers(lane, workers)}
+    candidates = [each for each in load_of(reads, workers) if each.id in serving]
+    return min(room_among(candidates), queue_room(lane, workers, dispatched))
+
+
+def explain_firing(
+    reads: Reads, task: Task, at: datetime, strategies: StrategyRegistry
+) -> Explanation:
     """Every gate's finding for a firing of `task` at `at`, as far as it is known now."""
     run = fired_run(task, at, at)
+    workers = reads.workers_alive()
     decision = decide_overlap(task.definition.overlap, reads.unfinished_runs([task.id]))
     is_active = task.status is TaskStatus.ACTIVE
     gates = [
@@ -53,7 +81,7 @@ def explain_firing(reads: Reads, task: Task, at: datetime) -> Explanation:
         GateFinding("rate", True, "no rate limit applies"),
         GateFinding("quota", True, "no quota applies"),
         GateFinding("not_before", True, f"its time is {run.not_before:%FT%T.%fZ}"),
-        worker_gate(run.lane, reads.workers_alive()),
+        worker_gate(run.lane, workers, room=_room_of(reads, run.lane, workers, 0, strategies)),
         GateFinding("priority", True, "its place is known once it is ready"),
     ]
     blocking = next((finding.gate for finding in gates if not finding.passes), None)

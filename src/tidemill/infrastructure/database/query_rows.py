@@ -23,9 +23,10 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
 from tidemill.domain.events import RunEvent
+from tidemill.domain.new_run import SCHEDULE_KEY
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import Task
-from tidemill.domain.task_run import RunAttempt, TaskRun, Trigger
+from tidemill.domain.task_run import RunAttempt, TaskRun
 from tidemill.domain.worker import Worker
 from tidemill.foundation.listing import (
     LaneDepth,
@@ -67,7 +68,7 @@ _RATE_WINDOW = timedelta(minutes=1)
 _runs = task_runs.c
 _fired = and_(
     _runs.task_id == bindparam("task_id"),
-    _runs.trigger == Trigger.SCHEDULE,
+    _runs.trigger_key == SCHEDULE_KEY,  # the parts of a run have keys of their own
     _runs.scheduled_for >= bindparam("since", type_=_runs.scheduled_for.type),
     _runs.scheduled_for < bindparam("until", type_=_runs.scheduled_for.type),
 )
@@ -165,7 +166,7 @@ class QueryRows(Rows):
 
     def list_runs(self, wanted: RunFilter, page: PageRequest) -> Page[TaskRun]:
         conditions: list[ColumnElement[bool]] = []
-        for name in ("namespace", "task_id", "worker_id", "trigger", "flow_run_id"):
+        for name in ("namespace", "task_id", "worker_id", "trigger", "flow_run_id", "part_of"):
             value = getattr(wanted, name)
             if value is not None:
                 conditions.append(_runs[name] == value)

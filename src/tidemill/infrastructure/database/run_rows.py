@@ -164,11 +164,6 @@ _any_ready = (
     .order_by(_runs.lane, _runs.rank)
     .limit(1)
 )
-_dispatched_counts = (
-    select(_runs.lane, func.count())
-    .where(text(IS_DISPATCHED), in_array(_runs.lane, "lanes"))
-    .group_by(_runs.lane)
-)
 _key_holders = (
     select(_runs.concurrency_key, func.count())
     .where(text(HOLDS_KEY), in_array(_runs.concurrency_key, "keys"))
@@ -358,9 +353,6 @@ class RunRows(Rows):
 
     def ready_lanes(self) -> dict[str, int]:
         return dict(self.fetch(_lanes))
-
-    def dispatched_counts(self, lanes: Collection[str]) -> dict[str, int]:
-        return dict(self.fetch(_dispatched_counts, lanes=lanes)) if lanes else {}
 
     def has_ready_runs(self, lanes: Collection[str]) -> bool:
         return bool(self.fetch(_any_ready, lanes=lanes))

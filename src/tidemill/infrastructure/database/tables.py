@@ -185,6 +185,9 @@ task_runs = Table(
     Column("dispatched_at", Instant),
     Column("started_at", Instant),
     Column("completed_at", Instant),
+    Column("part_of", _Id),
+    Column("shard_index", Integer),
+    Column("shard_total", Integer),
     # In this order it also serves lists and the ledger of one task.
     UniqueConstraint("task_id", "scheduled_for", "trigger_key", name="uq_task_runs_firing"),
     # Two, each partial: a whole index on the status draws SQLite's planner away from the others.
@@ -194,6 +197,7 @@ task_runs = Table(
     Index("ix_task_runs_scheduled_for", "scheduled_for"),
     _partial("ix_task_runs_worker_id", "worker_id", "id", where="worker_id IS NOT NULL"),
     _partial("ix_task_runs_flow_run_id", "flow_run_id", where="flow_run_id IS NOT NULL"),
+    _partial("ix_task_runs_part_of", "part_of", "id", where="part_of IS NOT NULL"),
     _partial("ix_task_runs_unfinished", "task_id", "id", where=IS_UNFINISHED),
     _partial("ix_task_runs_ready", "lane", "rank", "scheduled_for", "id", where=IS_READY),
     _partial("ix_task_runs_timed", "not_before", where=IS_HELD_FOR_TIME),
@@ -215,6 +219,15 @@ task_runs = Table(
     _partial("ix_task_runs_success", "task_id", "completed_at", where=HAS_SUCCEEDED),
     _partial("ix_task_runs_completed", "completed_at", where=HAS_ENDED),
     sqlite_autoincrement=True,
+)
+
+# How often somebody was chosen in turn in a lane: all dispatchers count on.
+lane_turns = Table(
+    "lane_turns",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    Column("turn", _Id, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 run_attempts = Table(

@@ -47,6 +47,11 @@ class MemoryQueue:
         """It receives no more."""
         self._subscriptions.discard(subscription)
 
+    def drop_lanes_of(self, worker: Worker) -> None:
+        """What was meant for this worker alone is nobody's; the sweep finds it again."""
+        for lane in [lane for lane in self._waiting if parse_lane(lane).worker_id == worker.id]:
+            del self._waiting[lane]
+
     def _wake(self) -> None:
         for subscription in self._subscriptions:
             subscription.arrived.set()
@@ -79,6 +84,7 @@ class MemorySubscription:
         self._queue.forget(self)
         for delivery in list(self._unsettled):
             await delivery.refuse()
+        self._queue.drop_lanes_of(self._worker)
 
     def settle(self, delivery: "MemoryDelivery", *, give_back: bool) -> None:
         """A delivery was answered; a second answer changes nothing."""

@@ -89,6 +89,20 @@ class QueueSuite:
         assert (await elsewhere.receive()).message.run_ids == (2,)
         assert (await here.receive()).message.run_ids == (1,)
 
+    async def test_a_lane_that_names_a_worker_is_that_workers_alone(
+        self, queue: MessageQueue
+    ) -> None:
+        others = await queue.subscribe(worker("worker-1"))
+        its = await queue.subscribe(worker("worker/2 @ home"))
+        named = "default/shell~affinity@worker%2F2%20%40%20home"
+        await queue.publish([RunMessage(named, (1,)), RunMessage(SHELL, (2,))])
+        await queue.publish([RunMessage(named, (3,))])
+
+        assert (await others.receive()).message.run_ids == (2,)
+        received = [(await its.receive()).message.run_ids for _ in range(2)]
+        assert sorted(received) == [(1,), (3,)]
+        assert others.received() is None
+
     async def test_closing_twice_is_allowed(self, queue: MessageQueue) -> None:
         await queue.close()
         await queue.close()

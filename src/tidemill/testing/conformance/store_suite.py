@@ -19,6 +19,7 @@ from tidemill.domain.task_run import (
     RunAttempt,
     RunChange,
     RunHead,
+    Shard,
     Success,
     TaskRun,
     Trigger,
@@ -339,6 +340,71 @@ class StoreSuite:
         assert lanes == {"default/shell": 0, "other/shell": 0}
         ready = await store.transact(lambda t: t.ready_runs("default/shell", 10))
         assert [run.id for run in ready] == [first.id, usual.id]
+
+    async def test_runs_to_place_come_whole_and_in_the_same_order(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        plain = await add_task(store, name="plain")
+        urgent = await add_task(store, name="urgent", priority=Priority.HIGH)
+        [usual, _] = await add_runs(store, plain, [clock.now(), clock.now() + MINUTE])
+        [first] = await add_runs(store, urgent, [clock.now()])
+
+        found = await store.transact(lambda t: t.runs_to_place("default/shell", 10))
+        assert found == [first, usual]
+        assert await store.transact(lambda t: t.runs_to_place("default/shell", 1)) == [first]
+        assert await store.transact(lambda t: t.runs_to_place("default", 10)) == []
+
+    async def test_what_workers_have_to_do_is_counted(self, store: Store, clock: FakeClock) -> None:
+        owner = await add_task(store)
+        other = await add_task(store, name="other", queue="other")
+        times = [clock.now() - MINUTE * n for n in range(5)]
+        runs = await add_runs(store, owner, times)
+        [elsewhere] = await add_runs(store, other, times[:1])
+        until = clock.now() + MINUTE
+
+        def body(transaction: Transaction) -> None:
+            for run in runs[:3]:
+                start(transaction, run, until)
+            succeed(transaction, runs[0])
+            transaction.dispatch([runs[3].id, elsewhere.id])
+
+        await store.transact(body)
+        assert await store.read(lambda r: r.running_counts()) == {"worker-1": 2}
+        lanes = await store.read(lambda r: r.dispatched_lanes())
+        assert lanes == {"default/shell": 1, "other/shell": 1}
+        waiting = await store.transact(lambda t: t.dispatched_runs(["default/shell", "none"]))
+        assert [run.id for run in waiting] == [runs[3].id]
+        assert waiting[0].status is RunStatus.DISPATCHED
+
+    async def test_turns_of_a_lane_are_taken_once(self, store: Store) -> None:
+        asked = [("a", 1), ("a", 3), ("b", 2), ("a", 1)]
+        taken = [
+            await store.transact(lambda t, lane=lane, count=count: t.take_turns(lane, count))  # type: ignore[misc]
+            for lane, count in asked
+        ]
+
+        assert taken == [0, 1, 0, 4]
+        both = await asyncio.gather(*(store.transact(lambda t: t.take_turns("a", 2)) for _ in "12"))
+        assert sorted(both) == [5, 7]
+
+    async def test_the_parts_of_a_run_are_found_by_their_first(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        [first, _] = await add_runs(store, owner, [clock.now(), clock.now() - MINUTE])
+        part = msgspec.structs.replace(
+            first, trigger_key="part:1", part_of=first.id, shard_index=1, shard_total=2
+        )
+        [stored] = await store.transact(lambda t: t.insert_runs([part]))
+        again = await store.transact(lambda t: t.insert_runs([part]))
+
+        assert again == []
+        page = await store.read(
+            lambda r: r.list_runs(RunFilter(part_of=first.id), PageRequest("id", 10))
+        )
+        assert page.items == [stored]
+        shards = await store.read(lambda r: r.shards([first.id, stored.id]))
+        assert shards == {stored.id: Shard(1, 2)}
 
     async def test_ready_runs_are_dispatched_and_told_of(
         self, store: Store, clock: FakeClock
