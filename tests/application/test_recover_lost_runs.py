@@ -169,6 +169,28 @@ def test_a_worker_that_says_nothing_is_lost(scheduler: InlineScheduler) -> None:
     assert scheduler.recover().workers_lost == 0
 
 
+def test_a_lost_message_is_noticed_once_its_workers_have_room(scheduler: InlineScheduler) -> None:
+    scheduler.register(max_concurrent_tasks=2)
+    task = scheduler.create(overlap="allow")
+    running = scheduler.start(scheduler.trigger(task))
+    waiting = [scheduler.trigger(task) for _ in range(2)]
+    scheduler.dispatch()
+    scheduler.pass_time(2)
+    assert scheduler.recover().redispatched == 0  # it may be on its way
+    scheduler.pass_time(1)
+
+    assert scheduler.recover().redispatched == 1  # there is room for one
+    assert scheduler.run(waiting[0]).status is RunStatus.PENDING
+    assert scheduler.run(waiting[1]).status is RunStatus.DISPATCHED
+    scheduler.dispatch()
+    claimed = scheduler.claim(waiting[0].id)
+    assert len(claimed) == 1
+    scheduler.pass_time(4)
+    assert scheduler.recover().redispatched == 0  # all are busy: it waits for them
+    scheduler.record(running)
+    assert scheduler.recover().redispatched == 1
+
+
 def test_room_that_nobody_told_of_is_found_by_the_sweep(scheduler: InlineScheduler) -> None:
     scheduler.register()
     narrow = scheduler.create("narrow", concurrency=Concurrency("key", 1))

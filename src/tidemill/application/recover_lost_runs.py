@@ -1,6 +1,6 @@
 """Owners vanish, messages get lost, deadlines pass: a sweep over the database puts it right."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,6 +32,7 @@ from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 _EVERYTHING = 1_000_000
+_OVERLOOKED_AFTER = timedelta(seconds=3)
 _LOST = "the worker that ran it stopped answering"
 
 
@@ -57,12 +58,13 @@ def recover_lost_runs(
     time_out_runs(transaction, overdue)
     expired = transaction.expired_leases(limit)
     lose_runs(transaction, expired)
-    stuck = transaction.stuck_dispatches(now - claim_within, limit)
-    _dispatch_again(transaction, stuck, reason="unclaimed")
     silent = transaction.silent_workers(now - silent_after)
     for worker in silent:
         transaction.save_worker(msgspec.structs.replace(worker, status=WorkerStatus.LOST))
     stranded = recover_stranded_runs(transaction)
+    stuck = transaction.stuck_dispatches(now - claim_within, limit)
+    stuck += _overlooked(transaction, {run.id for run in stuck})
+    _dispatch_again(transaction, stuck, reason="unclaimed")
     # Whoever made room may not have seen yet those who were just told to wait for it.
     let_waiting_for_keys_go(transaction, transaction.held_keys())
     let_next_of_task_go(transaction, transaction.tasks_waited_for_in_vain())
@@ -70,6 +72,27 @@ def recover_lost_runs(
     if recovered.found_anything:
         transaction.announce(Topic.READY, Topic.EVENTS)
     return recovered
+
+
+def _overlooked(transaction: Transaction, known: Collection[int]) -> list[TaskRun]:
+    """What was dispatched some seconds ago to workers that have room: its message is lost.
+
+    No more than they have room for, oldest first.
+    """
+    before = transaction.now - _OVERLOOKED_AFTER
+    found: list[TaskRun] = []
+    lanes = transaction.lanes_dispatched_before(before)
+    if not lanes:
+        return found
+    workers = transaction.workers_alive()
+    running = transaction.running_counts()
+    for lane in lanes:
+        serving = serving_workers(lane, workers)
+        room = sum(max(w.max_concurrent_tasks - running.get(w.id, 0), 0) for w in serving)
+        if room:
+            oldest = transaction.dispatched_before(lane, before, room)
+            found += [run for run in oldest if run.id not in known]
+    return found
 
 
 def recover_from_dead_workers(transaction: Transaction, worker_ids: Sequence[str]) -> int:

@@ -356,6 +356,12 @@ class Transaction(Reads, Protocol):
     def dispatched_runs(self, lanes: Collection[str]) -> list[TaskRun]:
         """The dispatched runs of these lanes, locked; those that others hold are left out."""
 
+    def lanes_dispatched_before(self, before: datetime) -> list[str]:
+        """Lanes with a run that was dispatched before this instant and is still not claimed."""
+
+    def dispatched_before(self, lane: str, before: datetime, limit: int) -> list[TaskRun]:
+        """Such runs of a lane, the oldest first, locked; those that others hold are left out."""
+
     def take_turns(self, lane: str, count: int) -> int:
         """Take so many of a lane's turns, for ever; the number of the first, from 0."""
 

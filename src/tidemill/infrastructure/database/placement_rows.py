@@ -1,6 +1,7 @@
 """What the choice of a worker looks at, and the runs that it moves."""
 
 from collections.abc import Collection
+from datetime import datetime
 
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import insert  # SQLite writes the same
@@ -38,6 +39,22 @@ _dispatched_in = (
     .where(text(IS_DISPATCHED), in_array(_runs.lane, "lanes"))
     .with_for_update(skip_locked=True)
 )
+_lanes_dispatched_before = (
+    select(_runs.lane)
+    .where(text(IS_DISPATCHED), _runs.dispatched_at <= bindparam("before"))
+    .distinct()
+)
+_dispatched_before = (
+    struct_columns(task_runs, TaskRun.__struct_fields__)
+    .where(
+        text(IS_DISPATCHED),
+        _runs.lane == bindparam("lane"),
+        _runs.dispatched_at <= bindparam("before"),
+    )
+    .order_by(_runs.dispatched_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
 _taken = insert(lane_turns).values(lane=bindparam("lane"), turn=bindparam("count"))
 _take_turns = _taken.on_conflict_do_update(
     index_elements=[lane_turns.c.lane], set_={"turn": lane_turns.c.turn + _taken.excluded.turn}
@@ -62,6 +79,13 @@ class PlacementRows(Rows):
 
     def dispatched_runs(self, lanes: Collection[str]) -> list[TaskRun]:
         return [run_from(row) for row in self.fetch(_dispatched_in, lanes=lanes)]
+
+    def lanes_dispatched_before(self, before: datetime) -> list[str]:
+        return [row[0] for row in self.fetch(_lanes_dispatched_before, before=before)]
+
+    def dispatched_before(self, lane: str, before: datetime, limit: int) -> list[TaskRun]:
+        rows = self.fetch(_dispatched_before, lane=lane, before=before, limit=limit)
+        return [run_from(row) for row in rows]
 
     def take_turns(self, lane: str, count: int) -> int:
         [[taken]] = self.fetch(_take_turns, lane=lane, count=count)

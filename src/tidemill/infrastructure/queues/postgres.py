@@ -25,6 +25,7 @@ _log = logging.getLogger("tidemill.queue")
 
 _LOOK_SECONDS = 1.0  # where no wake-up came
 _PAUSE_SECONDS = 0.5  # between tries while the database does not answer
+_FORGET_SECONDS = 600.0  # after so long a message is forgotten, whoever it was for
 _PER_LANE = 4  # messages that are taken of a lane at once
 
 _publish = (
@@ -32,6 +33,8 @@ _publish = (
     " ARRAY(SELECT jsonb_array_elements_text(message->'run_ids')::bigint)"
     " FROM jsonb_array_elements($1::jsonb) AS message"
 )
+# Their workers are gone, and their runs were dispatched again long ago.
+_forget = "DELETE FROM queue_messages WHERE published_at < now() - make_interval(secs => $1)"
 _lanes = "SELECT DISTINCT lane FROM queue_messages"
 _take = (
     "UPDATE queue_messages SET taken_by = $2, taken_until = now() + make_interval(secs => $3)"
@@ -52,15 +55,19 @@ class PostgresQueue:
     """Messages are rows; a wake-up says that there are some."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[Any]", wakeups: Wakeups, *, aside_seconds: float = 30.0
+        self, pool: "asyncpg.Pool[Any]", wakeups: Wakeups, *, aside_seconds: float = 5.0
     ) -> None:
         self._pool = pool
         self._wakeups = wakeups
         self._aside_seconds = aside_seconds
+        self._forgets_at = 0.0  # by the time of the loop
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         if not messages:
             return
+        if asyncio.get_running_loop().time() >= self._forgets_at:
+            self._forgets_at = asyncio.get_running_loop().time() + _FORGET_SECONDS
+            await self.run(_forget, _FORGET_SECONDS)
         await self.run(_publish, msgspec.json.encode(messages).decode())
         self._wakeups.announce([Topic.MESSAGES])
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010"
+revision = "0006"
 down_revision = "0005"
 
 number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
