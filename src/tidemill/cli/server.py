@@ -62,7 +62,7 @@ def serve(role: Literal["api", "dispatcher", "worker"]) -> int:
 def db_upgrade(*, data_dir: _DATA_DIR = None) -> int:
     """Bring the schema up to date; `up` does so by itself."""
     from tidemill.infrastructure.database.schema import HEAD, prepare_sqlite
-    from tidemill.infrastructure.database.sqlite import lock_file
+    from tidemill.infrastructure.lock_file import lock_file
 
     path = _database(data_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def db_downgrade(revision: str, /, *, data_dir: _DATA_DIR = None) -> int:
     What the older schema has no place for is lost; stop the server and copy the file before.
     """
     from tidemill.infrastructure.database.schema import downgrade_sqlite, sqlite_revision
-    from tidemill.infrastructure.database.sqlite import lock_file
+    from tidemill.infrastructure.lock_file import lock_file
 
     path = _database(data_dir)
     if sqlite_revision(path) is None:
