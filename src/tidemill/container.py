@@ -20,17 +20,17 @@ from tidemill.config.settings import Settings
 from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
 from tidemill.errors import InvalidSettings, Problem
 from tidemill.foundation.clock import Clock, SystemClock
+from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.registry import ExecutorRegistry
 from tidemill.foundation.store import Store
 from tidemill.infrastructure.database.sqlite import SqliteStore
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.infrastructure.store_control_plane import StoreControlPlane
 from tidemill.observability.metrics import Metrics
 from tidemill.worker.executors.containment import Containment
-from tidemill.worker.executors.http import HttpExecutor
-from tidemill.worker.executors.python import PythonExecutor
-from tidemill.worker.executors.shell import ShellExecutor
-from tidemill.worker.worker import WorkerOptions, WorkerService
+from tidemill.worker.worker import WorkerService
+from tidemill.worker_settings import build_registry, worker_name, worker_options
 
 _log = logging.getLogger("tidemill")
 
@@ -73,36 +73,25 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
             await executor.start()
             stack.push_async_callback(executor.close)
         for number in range(workers):
-            worker = WorkerService(
-                store, queue, wakeups, clock, executors, _worker_options(settings, number, workers)
-            )
+            name = f"{worker_name(settings)}-{number + 1}" if workers > 1 else None
+            options = worker_options(settings, name)
+            control_plane = StoreControlPlane(store, queue, clock, options.lease)
+            worker = WorkerService(control_plane, wakeups, clock, executors, options)
             await worker.start()
             stack.push_async_callback(worker.stop)
         dispatcher = Dispatcher(store, queue, wakeups, clock, _dispatcher_options(settings))
         await dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
-        api = _api_context(settings, store, wakeups, clock, registry, metrics)
+        api = _api_context(settings, store, wakeups, queue, clock, registry, metrics)
         await stack.enter_async_context(_serve(api, listener, settings.api.cors_origins))
         yield AllInOne(store, registry, _url_of(listener))
-
-
-def build_registry(settings: Settings, containment: Containment) -> ExecutorRegistry:
-    """Every kind of task that this version runs."""
-    worker = settings.worker
-    registry = ExecutorRegistry()
-    registry.register("shell", lambda: ShellExecutor(containment))
-    registry.register("http", lambda: HttpExecutor(worker.allowed_networks))
-    registry.register(
-        "python",
-        lambda: PythonExecutor(containment, worker.python_paths, worker.max_concurrent_tasks),
-    )
-    return registry
 
 
 def _api_context(
     settings: Settings,
     store: Store,
     wakeups: MemoryWakeups,
+    queue: MessageQueue,
     clock: Clock,
     registry: ExecutorRegistry,
     metrics: Metrics,
@@ -110,29 +99,13 @@ def _api_context(
     return ApiContext(
         store=store,
         wakeups=wakeups,
+        queue=queue,
         clock=clock,
         check_task=registry.check,
         render_metrics=metrics.render,
         version=__version__,
         max_body_bytes=settings.api.max_body_bytes,
         allowed_hosts=frozenset({"localhost", "127.0.0.1", "::1", settings.api.host}),
-    )
-
-
-def _worker_options(settings: Settings, number: int, workers: int) -> WorkerOptions:
-    worker = settings.worker
-    name = worker.name or socket.gethostname()
-    return WorkerOptions(
-        name=name if workers == 1 else f"{name}-{number + 1}",
-        hostname=socket.gethostname(),
-        version=__version__,
-        queues=worker.queues,
-        labels=worker.labels,
-        max_concurrent_tasks=worker.max_concurrent_tasks,
-        heartbeat_seconds=worker.heartbeat_seconds,
-        lease_seconds=worker.lease_seconds,
-        drain_seconds=worker.drain_seconds,
-        kill_grace_seconds=worker.kill_grace_seconds,
     )
 
 

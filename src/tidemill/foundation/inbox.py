@@ -1,4 +1,4 @@
-"""What the queue delivered and the worker has not yet claimed."""
+"""What the queue delivered and its worker has not yet claimed."""
 
 from collections import deque
 
