@@ -255,6 +255,7 @@ def _groups(reports: "list[Report]") -> "Iterator[list[Report]]":
 
 
 def _without_result(outcome: Outcome, refusal: Exception) -> Outcome:
-    """What is left to say of an attempt whose outcome is larger than the server takes."""
+    """What is left to say of an attempt when the server does not take what came of it."""
+    reason = "result_too_large" if isinstance(refusal, LimitExceeded) else "result_refused"
     said = f"the server did not take what came of it: {refusal}"
-    return failure("result_too_large", said, exit_code=outcome.exit_code)
+    return failure(reason, said, exit_code=outcome.exit_code)
