@@ -42,6 +42,7 @@ class Network(httpx2.AsyncBaseTransport):
     def __init__(self, place: "Place") -> None:
         self._place = place
         self.lost: list[str] = []
+        self.statuses: list[int] = []
         self._to_lose: list[tuple[str, str]] = []
 
     def lose(self, what: str, path: str) -> None:
@@ -57,6 +58,7 @@ class Network(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectTimeout("nobody hears")
         transport = httpx2.ASGITransport(app=self._place.application)
         response = await transport.handle_async_request(request)
+        self.statuses.append(response.status_code)
         if is_lost:
             raise httpx2.ReadError("the connection was reset")
         return response
@@ -171,8 +173,11 @@ async def test_a_request_that_was_under_way_for_too_long_claims_nothing(place: P
     [run] = await ready_runs(place.store, place.queue)
 
     assert await place.post(known, "claim", late) == {"items": []}
+    await place.post(known, "claim", {"number": 5, "limit": 0})
+    assert await place.post(known, "claim", {"number": 4, "limit": 8}) == {"items": []}
     assert (await place.row(run.id)).status is RunStatus.DISPATCHED
-    assert (await place.claim()).ids == [run.id]
+    [item] = (await place.post(known, "claim", {"number": 6, "limit": 8}))["items"]
+    assert item["run"]["id"] == run.id
 
 
 async def test_a_claim_given_up_while_the_server_made_it_is_begun_when_claiming_stops(
@@ -187,6 +192,37 @@ async def test_a_claim_given_up_while_the_server_made_it_is_begun_when_claiming_
     await place.way.stop_claiming(begun)
 
     assert begun.ids == [run.id]
+
+
+async def test_a_worker_that_was_drained_by_hand_begins_what_it_claimed(place: Place) -> None:
+    known = await place.register()
+    [run] = await ready_runs(place.store, place.queue)
+    place.network.lose("answer", "/claim")
+    with pytest.raises(Unavailable):
+        await place.claim()
+    await place.http.post(f"/api/v1/workers/{known.id}/drain")
+    begun = Begun()
+    await place.way.stop_claiming(begun)
+
+    assert begun.ids == [run.id]
+    refused = {"number": 9, "limit": 1}
+    answer = await place.http.post(f"/api/v1/workers/{known.id}/claim", json=refused)
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+
+
+async def test_what_a_worker_that_drains_did_not_claim_goes_to_others_at_once(
+    place: Place,
+) -> None:
+    await place.register()
+    runs = await ready_runs(place.store, place.queue, count=3)
+    await place.way.claim(1, Begun())
+    other = await place.queue.subscribe(worker("another"))
+    assert other.received() is None
+    await place.way.drain()
+
+    delivery = other.received()
+    assert delivery is not None
+    assert delivery.message.run_ids == tuple(run.id for run in runs)
 
 
 async def test_a_claim_of_an_incarnation_that_was_lost_is_not_begun(place: Place) -> None:
@@ -246,6 +282,16 @@ async def test_reports_are_cut_to_what_the_server_takes(place: Place) -> None:
     assert first.status is RunStatus.SUCCEEDED
     assert (second.status, second.reason) == (RunStatus.FAILED, "result_too_large")
     assert str(SMALL_BODY) in second.error_message
+
+
+async def test_reports_are_no_larger_than_most_servers_take(place: Place) -> None:
+    await place.register()
+    await ready_runs(place.store, place.queue)
+    [claimed] = (await place.claim()).runs
+    outputs = [output(claimed, 1 + n, "\x1b" * 60_000) for n in range(5)]
+    await place.way.report(outputs, [])
+
+    assert 413 not in place.network.statuses
 
 
 async def test_a_result_that_the_server_cannot_keep_ends_its_run_nevertheless(place: Place) -> None:

@@ -51,7 +51,7 @@ async def claim(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Wait for runs and take them; each carries the fence that everything said of it must carry."""
-    worker = await context.store.read(lambda r: _that_may_claim(r, id))
+    worker = await context.store.read(lambda r: _that_may_ask(r, id, body.limit))
     lease = timedelta(seconds=body.lease_seconds)
 
     async def take(run_ids: list[int]) -> tuple[Response, bool]:
@@ -76,9 +76,10 @@ async def claim(
     )
 
 
-def _that_may_claim(reads: Reads, worker_id: str) -> Worker:
+def _that_may_ask(reads: Reads, worker_id: str, limit: int) -> Worker:
+    """One that drains may still ask what it claimed before."""
     worker = found(reads, worker_id)
-    if worker.status is not WorkerStatus.ACTIVE:
+    if not worker.is_here or (limit and worker.status is not WorkerStatus.ACTIVE):
         raise Conflict(f"worker {worker_id} is {worker.status}; it is given nothing")
     return worker
 
