@@ -16,7 +16,7 @@ class StartFailed(Exception):
 
 
 class Server:
-    """One server on a free port, with its data in `data_dir`.
+    """One server with its data in `data_dir`, on a free port unless `port` names one.
 
     `environment` holds settings (`TIDEMILL_WORKER__PYTHON_PATHS`, …); those of the caller's own
     environment are left out, so that tests do not depend on the machine.
@@ -26,12 +26,13 @@ class Server:
         self,
         data_dir: Path,
         *arguments: str,
+        port: int = 0,
         environment: dict[str, str] | None = None,
         command: tuple[str, ...] = (sys.executable, "-m", "tidemill"),
     ) -> None:
         self.data_dir = data_dir
         self.url = ""
-        self._arguments = arguments
+        self._arguments = ("--port", str(port), *arguments)
         self._command = command
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMILL_")}
         self._environment = inherited | (environment or {})
@@ -54,8 +55,7 @@ class Server:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         self._log = (self.data_dir.parent / f"{self.data_dir.name}.log").open("a")
         self._process = subprocess.Popen(
-            [*self._command, "up", "--data-dir", str(self.data_dir), "--port", "0",
-             *self._arguments],
+            [*self._command, "up", "--data-dir", str(self.data_dir), *self._arguments],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
