@@ -31,7 +31,7 @@ def up(
     port
         0 takes a free one and prints it
     workers
-        how many workers this process is
+        how many workers this process is; 0 where they all are elsewhere
     demo
         define some tasks to look at
     config
@@ -39,8 +39,8 @@ def up(
     """
     from tidemill.cli.up import up as run_up
 
-    if workers < 1:
-        raise InvalidSettings([Problem("--workers", "must be at least 1")])
+    if workers < 0:
+        raise InvalidSettings([Problem("--workers", "must be at least 0")])
     given = {"data_dir": data_dir, "api.host": host, "api.port": port}
     flags = {key: value for key, value in given.items() if value is not None}
     return run_up(flags, config, workers, is_demo=demo)
