@@ -135,7 +135,7 @@ def test_a_run_goes_on_when_renewals_fail_for_less_than_its_lease() -> None:
     async def story(house: House) -> None:
         run_id = await house.start_a_run()
         house.way.is_refused = True
-        await house.clock.sleep(5)
+        await house.clock.sleep(5.5)
         house.way.is_refused = False
         await house.clock.sleep(60)
         await house.sweep()

@@ -77,7 +77,12 @@ class WorkerService:
         """Register and begin to claim."""
         await self._register()
         await self._reporter.start()
-        self.heartbeat = Loop("heartbeat", self._beat, self._wakeups.listen(Topic.LEASES))
+        self.heartbeat = Loop(
+            "heartbeat",
+            self._beat,
+            self._wakeups.listen(Topic.LEASES),
+            longest_pause_seconds=self._options.heartbeat_seconds / 2,  # a lease ends meanwhile
+        )
         await self.heartbeat.start()
         self._start_claiming()
 
