@@ -42,7 +42,6 @@ from tidemill.application.manage_workers import (
     remove_worker,
 )
 from tidemill.application.queries.levels import levels_of
-from tidemill.application.renew_leases import renew_leases
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import NotFound
 from tidemill.foundation.listing import WorkerFilter
@@ -158,11 +157,11 @@ async def heartbeat(
     """A worker says that it is there, and that its runs go on."""
     said = body or HeartbeatBody()
     fences = {each.run_id: each.fence for each in said.runs}
-    lease = timedelta(seconds=said.lease_seconds)
 
     def act(transaction: Transaction) -> Answer:
         worker = note_heartbeat(transaction, id, said.current_task_count)
-        held = renew_leases(transaction, id, fences, lease).statuses
+        until = transaction.now + timedelta(seconds=said.lease_seconds)
+        held = transaction.renew_leases(id, fences, until) if fences else {}
         runs = [{"run_id": run_id, "status": status.value} for run_id, status in held.items()]
         return Answer(200, worker_view(worker) | {"runs": runs})
 
