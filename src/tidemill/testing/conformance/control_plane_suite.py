@@ -7,6 +7,7 @@ that are at its other end.
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -215,6 +216,34 @@ class ControlPlaneSuite:
 
         assert (await other.receive()).message.run_ids == (7,)
         assert begun.ids == []
+
+    async def test_what_is_claimed_is_begun_though_the_claim_is_cancelled(
+        self,
+        control_plane: ControlPlane,
+        store: Store,
+        queue: MessageQueue,
+        known: Worker,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        [run] = await ready_runs(store, queue)
+        is_asked, may_go, transact = asyncio.Event(), asyncio.Event(), store.transact
+
+        async def transact_slowly(body: Any) -> Any:
+            is_asked.set()
+            await may_go.wait()
+            return await transact(body)
+
+        monkeypatch.setattr(store, "transact", transact_slowly)
+        begun = Begun()
+        claiming = asyncio.create_task(control_plane.claim(8, begun))
+        await is_asked.wait()
+        claiming.cancel()
+        may_go.set()
+        await asyncio.wait([claiming])
+        await control_plane.stop_claiming(begun)
+
+        is_claimed = (await self.row(store, run.id)).status is RunStatus.RUNNING
+        assert begun.ids == ([run.id] if is_claimed else [])
 
     async def test_a_heartbeat_extends_what_is_held(
         self,
