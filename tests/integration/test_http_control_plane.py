@@ -357,6 +357,19 @@ def test_a_worker_without_runs_asks_a_few_times_within_a_lease() -> None:
     in_virtual_time(story)
 
 
+def test_a_worker_with_a_long_lease_does_not_wait_as_long() -> None:
+    async def story(place: Place) -> None:
+        place.way = HttpControlPlane(place.http, place.clock, timedelta(days=30))
+        await place.register()
+        assert (await place.claim()).ids == []
+        assert 5 <= place.clock.monotonic() <= 60
+        [run] = await ready_runs(place.store, place.queue)
+        assert (await place.claim()).ids == [run.id]
+        assert (await place.way.renew({run.id: 1})).statuses == {run.id: RunStatus.RUNNING}
+
+    in_virtual_time(story)
+
+
 def test_an_old_wait_ends_when_the_worker_asks_anew() -> None:
     async def story(place: Place) -> None:
         known = await place.register()

@@ -293,7 +293,7 @@ class WorkerChange(Body):
 
 RunId = Annotated[int, Field(ge=1, lt=2**62)]
 Fence = Annotated[int, Field(ge=1, lt=2**62)]
-Lease = Annotated[float, Field(ge=1, le=86_400)]
+Lease = Annotated[float, Field(ge=1, le=10 * 366 * 86_400)]
 LineNumber = Annotated[int, Field(ge=0, lt=2**62)]
 Said = Annotated[str, StringConstraints(max_length=1_000_000)]
 

@@ -18,7 +18,7 @@ import msgspec
 from tidemill.domain.outcome import Outcome, failure
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.worker import Worker, WorkerStatus
-from tidemill.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Unavailable
+from tidemill.errors import Conflict, InvalidInput, LimitExceeded, Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import (
     AttemptReport,
@@ -32,7 +32,7 @@ _log = logging.getLogger("tidemill.worker")
 
 _CLAIMED_AT_ONCE = 100
 _BODY_BYTES = 256 * 1024  # about as much is reported at once
-_REPORT_SECONDS = 10.0  # without a sign of the server
+_LONGEST_SECONDS = 10.0  # to wait for runs, or without a sign of the server
 _KEPT_ALIVE_SECONDS = 4.0  # servers close what is idle for five
 
 T = TypeVar("T")
@@ -70,15 +70,15 @@ def open_http(server: str, key: str | None) -> httpx2.AsyncClient:
 class HttpControlPlane:
     """One worker's: each call is a request, and `http` is closed with it.
 
-    A third of the lease is how long a claim waits for runs, and how long a call that keeps leases
-    alive waits for its answer: what is claimed at the last moment is still safe for as long.
+    A claim waits for runs, and a call that keeps leases alive for its answer, for a third of the
+    lease at most: what is claimed at the last moment is still safe for as long.
     """
 
     def __init__(self, http: httpx2.AsyncClient, clock: Clock, lease: timedelta) -> None:
         self._http = http
         self._clock = clock
         self._lease_seconds = lease.total_seconds()
-        self._patience_seconds = self._lease_seconds / 3
+        self._patience_seconds = min(self._lease_seconds / 3, _LONGEST_SECONDS)
         self._registration = uuid4().hex  # the same until it is answered
         self._path = ""
         self._number = 0
@@ -111,7 +111,7 @@ class HttpControlPlane:
         self._is_answered = False
         try:
             await self._claim(min(at_most, _CLAIMED_AT_ONCE), self._patience_seconds, begin)
-        except (Conflict, NotFound) as refusal:
+        except Conflict as refusal:
             self._is_answered = True
             _log.warning("nothing can be claimed: %s", refusal)  # the next renewal knows more
             await self._clock.sleep(self._patience_seconds)
@@ -124,7 +124,7 @@ class HttpControlPlane:
         """From now on the number of the last claim is used, whether its request arrived or not."""
         try:
             await self._claim(0, 0, begin)
-        except (Conflict, NotFound):
+        except Conflict:
             self._is_answered = True  # it was given up as lost, and what it held with it
 
     async def _claim(self, at_most: int, wait_seconds: float, begin: Begin) -> None:
@@ -150,7 +150,7 @@ class HttpControlPlane:
             heard = await self._post(
                 f"{self._path}/heartbeat", said, _Heard, self._patience_seconds
             )
-        except (Conflict, NotFound):
+        except Conflict:
             return Renewal(is_known=False, statuses={}, may_claim=False)
         statuses = {each.run_id: each.status for each in heard.runs}
         return Renewal(True, statuses, heard.status is WorkerStatus.ACTIVE)
@@ -167,8 +167,8 @@ class HttpControlPlane:
             "endings": [each for each in reports if isinstance(each, AttemptReport)],
         }
         try:
-            await self._post(f"{self._path}/report", said, dict, _REPORT_SECONDS)
-        except NotFound as refusal:
+            await self._post(f"{self._path}/report", said, dict, _LONGEST_SECONDS)
+        except Conflict as refusal:
             _log.warning("what was reported is of no use any more: %s", refusal)
         except (LimitExceeded, InvalidInput) as refusal:
             middle = len(reports) // 2
@@ -211,8 +211,8 @@ class HttpControlPlane:
                 timeout=within_seconds,
             )
         except httpx2.TransportError as error:
-            said = str(error) or type(error).__name__
-            raise Unavailable(f"{self._http.base_url} does not answer: {said}") from error
+            why = str(error) or type(error).__name__
+            raise Unavailable(f"{self._http.base_url} does not answer: {why}") from error
         if response.status_code >= 400:
             raise _error_of(response)
         try:
@@ -227,9 +227,7 @@ def _error_of(response: httpx2.Response) -> Exception:
     except (ValueError, KeyError, TypeError):
         detail = f"{response.status_code} {response.reason_phrase}"
     match response.status_code:
-        case 404:
-            return NotFound("such thing there:", detail)
-        case 409:
+        case 404 | 409:  # the worker is not, or not as it thinks it is
             return Conflict(detail)
         case 413:
             return LimitExceeded(detail)
