@@ -225,6 +225,27 @@ async def test_what_a_worker_that_drains_did_not_claim_goes_to_others_at_once(
     assert delivery.message.run_ids == tuple(run.id for run in runs)
 
 
+async def test_a_claim_that_is_made_while_its_worker_leaves_is_answered(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = await place.register()
+    [run] = await ready_runs(place.store, place.queue)
+    is_asked, may_go, transact = asyncio.Event(), asyncio.Event(), place.store.transact
+
+    async def transact_slowly(body: Any) -> Any:
+        is_asked.set()
+        await may_go.wait()
+        return await transact(body)
+
+    monkeypatch.setattr(place.store, "transact", transact_slowly)
+    claiming = asyncio.create_task(place.claim())
+    await is_asked.wait()
+    await place.context.remote_workers.leave(known.id)
+    may_go.set()
+
+    assert (await claiming).ids == [run.id]
+
+
 async def test_a_claim_of_an_incarnation_that_was_lost_is_not_begun(place: Place) -> None:
     await place.register()
     await ready_runs(place.store, place.queue)

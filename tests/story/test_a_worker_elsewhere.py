@@ -115,6 +115,23 @@ def test_a_worker_elsewhere_that_is_stopped_hands_back_what_runs(
     assert "Traceback" not in first.log
 
 
+def test_a_worker_elsewhere_that_is_drained_by_hand_is_given_nothing_more(
+    client: Client, server: Server, tmp_path: Path
+) -> None:
+    with (
+        RemoteWorker(server.url, tmp_path, "tired", place="two"),
+        RemoteWorker(server.url, tmp_path, "fresh", place="two"),
+    ):
+        names = {each["name"]: each["id"] for each in client.items("/workers", status="active")}
+        client.call("POST", f"/workers/{names['tired']}/drain")
+        runs = [start(client, "two", command="true") for _ in range(3)]
+        ended = [client.wait(run["id"], timeout_seconds=60) for run in runs]
+        tired = client.call("GET", f"/workers/{names['tired']}")
+
+    assert {run["worker_id"] for run in ended} == {names["fresh"]}
+    assert tired["status"] == "draining"
+
+
 def test_a_worker_elsewhere_imports_neither_database_nor_web_framework(
     server: Server, tmp_path: Path
 ) -> None:
