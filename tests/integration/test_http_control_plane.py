@@ -22,7 +22,7 @@ from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.http_control_plane import HttpControlPlane
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
-from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.infrastructure.queues.memory import MemoryQueue, MemorySubscription
 from tidemill.testing.builders import worker
 from tidemill.testing.clock import FakeClock, run_in_virtual_time
 from tidemill.testing.conformance.control_plane_suite import (
@@ -223,6 +223,34 @@ async def test_what_a_worker_that_drains_did_not_claim_goes_to_others_at_once(
     delivery = other.received()
     assert delivery is not None
     assert delivery.message.run_ids == tuple(run.id for run in runs)
+
+
+async def test_two_claims_at_once_share_one_subscription(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = await place.register()
+    may_go, subscribe = asyncio.Event(), place.queue.subscribe
+    subscriptions = []
+
+    async def subscribe_slowly(to: Worker) -> MemorySubscription:
+        await may_go.wait()
+        subscriptions.append(await subscribe(to))
+        return subscriptions[-1]
+
+    monkeypatch.setattr(place.queue, "subscribe", subscribe_slowly)
+    claims = [
+        asyncio.create_task(place.post(known, "claim", {"number": number, "wait_seconds": 60}))
+        for number in (1, 2)
+    ]
+    await asyncio.wait(claims, timeout=0.01)
+    may_go.set()
+    await asyncio.wait(claims, return_when=asyncio.FIRST_COMPLETED)
+    await place.context.remote_workers.leave(known.id)
+    await asyncio.wait(claims)
+    await place.queue.publish([RunMessage("default/shell", (7,))])
+
+    assert len(subscriptions) == 2
+    assert [each.arrived.is_set() for each in subscriptions] == [False, False]  # both are closed
 
 
 async def test_a_claim_that_is_made_while_its_worker_leaves_is_answered(

@@ -40,15 +40,19 @@ class RemoteWorkers:
         It is given none where none came in time, or what `unless` waits for was first. The desk is
         kept for `keep_seconds` after this.
         """
-        desk = self._desks.get(worker.id)
-        if desk is None:
-            desk = _Desk(Inbox(await self._queue.subscribe(worker)))
-            self._desks[worker.id] = desk
+        desk = self._desks.get(worker.id) or await self._open(worker)
         desk.keep()
         try:
             return await desk.claim(claim, at_most, wait_seconds, unless)
         finally:
             desk.leave_after(keep_seconds, lambda: self._leave_soon(worker.id, desk))
+
+    async def _open(self, worker: Worker) -> "_Desk":
+        opened = _Desk(Inbox(await self._queue.subscribe(worker)))
+        desk = self._desks.setdefault(worker.id, opened)
+        if desk is not opened:  # another request was quicker
+            await opened.close()
+        return desk
 
     async def leave(self, worker_id: str) -> None:
         """Give back what is here for a worker that claims no more."""
