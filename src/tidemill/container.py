@@ -30,17 +30,17 @@ from tidemill.foundation.wakeups import Wakeups
 from tidemill.infrastructure.database.postgres import PostgresStore
 from tidemill.infrastructure.database.postgres_pool import open_pool
 from tidemill.infrastructure.database.postgres_schema import check_postgres, upgrade_postgres
-from tidemill.infrastructure.database.sqlite import SqliteStore, lock_file
+from tidemill.infrastructure.database.sqlite import SqliteStore
+from tidemill.infrastructure.lock_file import lock_file
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.postgres_wakeups import PostgresWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.queues.postgres import PostgresQueue
+from tidemill.infrastructure.store_control_plane import StoreControlPlane
 from tidemill.observability.metrics import Metrics
 from tidemill.worker.executors.containment import Containment
-from tidemill.worker.executors.http import HttpExecutor
-from tidemill.worker.executors.python import PythonExecutor
-from tidemill.worker.executors.shell import ShellExecutor
-from tidemill.worker.worker import WorkerOptions, WorkerService
+from tidemill.worker.worker import WorkerService
+from tidemill.worker_settings import build_registry, worker_name, worker_options
 
 _log = logging.getLogger("tidemill")
 
@@ -208,10 +208,10 @@ async def _run_workers(
         await executor.start()
         stack.push_async_callback(executor.close)
     for number in range(workers):
-        options = _worker_options(settings, number, workers)
-        worker = WorkerService(
-            ground.store, ground.queue, ground.wakeups, ground.clock, executors, options
-        )
+        name = f"{worker_name(settings)}-{number + 1}" if workers > 1 else None
+        options = worker_options(settings, name)
+        control_plane = StoreControlPlane(ground.store, ground.queue, ground.clock, options.lease)
+        worker = WorkerService(control_plane, ground.wakeups, ground.clock, executors, options)
         await worker.start()
         stack.push_async_callback(worker.stop)
 
@@ -240,6 +240,7 @@ async def _run_api(
 ) -> None:
     context = ApiContext(
         store=ground.store,
+        queue=ground.queue,
         wakeups=ground.wakeups,
         clock=ground.clock,
         check_task=lambda task: [*registry.check(task), *strategies.check(task)],
@@ -258,24 +259,11 @@ def _containment(stack: contextlib.AsyncExitStack, settings: Settings) -> Contai
     if not settings.database.is_postgres:  # the database's file has a lock already
         database = settings.database_file
         return Containment(database.with_name(f"{database.name}.run"), owner=str(database))
-    name = quote(settings.worker.name or socket.gethostname(), safe="")
+    name = quote(worker_name(settings), safe="")
     directory = Path(settings.data_dir).expanduser().resolve() / f"worker-{name}"
     _make_directory_of(directory)
     stack.enter_context(lock_file(directory.with_suffix(".lock")))
     return Containment(directory, owner=str(directory))
-
-
-def build_registry(settings: Settings, containment: Containment) -> ExecutorRegistry:
-    """Every kind of task that this version runs."""
-    worker = settings.worker
-    registry = ExecutorRegistry()
-    registry.register("shell", lambda: ShellExecutor(containment))
-    registry.register("http", lambda: HttpExecutor(worker.allowed_networks))
-    registry.register(
-        "python",
-        lambda: PythonExecutor(containment, worker.python_paths, worker.max_concurrent_tasks),
-    )
-    return registry
 
 
 def build_strategies(settings: Settings) -> StrategyRegistry:
@@ -291,23 +279,6 @@ def build_strategies(settings: Settings) -> StrategyRegistry:
             ]
         ) from error
     return strategies
-
-
-def _worker_options(settings: Settings, number: int, workers: int) -> WorkerOptions:
-    worker = settings.worker
-    name = worker.name or socket.gethostname()
-    return WorkerOptions(
-        name=name if workers == 1 else f"{name}-{number + 1}",
-        hostname=socket.gethostname(),
-        version=__version__,
-        queues=worker.queues,
-        labels=worker.labels,
-        max_concurrent_tasks=worker.max_concurrent_tasks,
-        heartbeat_seconds=worker.heartbeat_seconds,
-        lease_seconds=worker.lease_seconds,
-        drain_seconds=worker.drain_seconds,
-        kill_grace_seconds=worker.kill_grace_seconds,
-    )
 
 
 def _dispatcher_options(settings: Settings) -> DispatcherOptions:

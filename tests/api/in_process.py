@@ -11,6 +11,7 @@ from tidemill.foundation.registry import ExecutorRegistry
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.observability.metrics import Metrics
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.executors import ScriptedExecutor
@@ -33,6 +34,7 @@ class InProcess:
         self.context = ApiContext(
             store=self.store,
             wakeups=self.wakeups,
+            queue=MemoryQueue(),
             clock=self.clock,
             check_task=lambda task: [*registry.check(task), *strategies.check(task)],
             strategies=strategies,

@@ -5,21 +5,27 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from in_process import InProcess
 
 from tidemill.api.permissions import Requirement, visible_namespace
-from tidemill.api.routes import runs, system, tasks, workers
+from tidemill.api.routes import runs, system, tasks, worker_calls, workers
 
 TASK = {"name": "a-task", "executor": "shell", "command": "true", "schedule": "@hourly"}
 SPAN = {"from": "2025-12-01T00:00:00Z", "to": "2025-12-02T00:00:00Z"}
 
 
 def _routes() -> Iterator[APIRoute]:
-    for router in (tasks.router, runs.router, workers.router, system.router, system.public):
-        for route in router.routes:
-            assert isinstance(route, APIRoute)
-            yield route
+    for module in (tasks, runs, workers, worker_calls, system):
+        yield from _routes_of(module.router)
+    yield from _routes_of(system.public)
+
+
+def _routes_of(router: APIRouter) -> Iterator[APIRoute]:
+    for route in router.routes:
+        assert isinstance(route, APIRoute)
+        yield route
 
 
 def test_a_route_declares_exactly_one_permission_or_is_a_probe(process: InProcess) -> None:

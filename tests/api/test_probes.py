@@ -10,10 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tidemill.application.claim_runs import claim_runs
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.manage_workers import register_worker
-from tidemill.application.record_outcomes import AttemptReport, record_outcomes
+from tidemill.application.record_outcomes import record_outcomes
 from tidemill.client.client import Client
 from tidemill.domain.outcome import success
 from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.foundation.control_plane import AttemptReport
 from tidemill.testing import builders
 from tidemill.testing.server import Server
 

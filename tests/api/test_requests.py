@@ -143,7 +143,10 @@ def _posts(task: int, run: int) -> list[tuple[str, Any, Any]]:
         (f"/runs/{run}/retry", {}, None),
         ("/workers", {"name": "w"}, {"name": "v"}),
         ("/workers/w-1/heartbeat", {}, {"current_task_count": 1}),
+        ("/workers/w-1/claim", {"number": 1}, {"number": 2}),
+        ("/workers/w-1/report", {}, {"outputs": [{"run_id": 99, "fence": 1}]}),
         ("/workers/w-1/drain", {}, None),
+        ("/workers/w-1/sign-off", {}, None),
         ("/schedules/preview", {"schedule": "@daily"}, {"schedule": "@hourly"}),
     ]
 

@@ -6,17 +6,13 @@ import pytest
 
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.define_task import delete_task
-from tidemill.application.record_outcomes import (
-    EXECUTOR_LOST,
-    AttemptReport,
-    Cause,
-    record_outcomes,
-)
+from tidemill.application.record_outcomes import EXECUTOR_LOST, record_outcomes
 from tidemill.domain.events import EventType
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Concurrency, Retry
 from tidemill.domain.task_run import AttemptOutcome, Hold, TaskRun
+from tidemill.foundation.control_plane import AttemptReport, Cause
 from tidemill.testing.inline import InlineScheduler
 
 FAILED = failure("exit_code", "exit code 1", exit_code=1)

@@ -244,3 +244,20 @@ def test_what_dead_workers_held_is_taken_back_at_once(scheduler: InlineScheduler
     assert scheduler.run(held).status is RunStatus.RETRYING
     assert scheduler.do(recover_after_restart) == 1
     assert scheduler.run(waiting).status is RunStatus.PENDING
+
+
+def test_a_restart_takes_nothing_from_a_worker_that_goes_through_the_api(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.register("its-own")
+    scheduler.register("elsewhere", ip_address="10.0.0.7")
+    task = scheduler.create(overlap="allow")
+    held = [
+        scheduler.start(scheduler.trigger(task), worker_id=worker_id)
+        for worker_id in ("its-own", "elsewhere")
+    ]
+
+    assert scheduler.do(recover_after_restart) == 1
+    assert [scheduler.run(run).status for run in held] == [RunStatus.RETRYING, RunStatus.RUNNING]
+    scheduler.pass_time(11)
+    assert scheduler.recover().lost == 1  # it is silent now, and its lease is over

@@ -13,12 +13,13 @@ from tidemill.application.manage_workers import (
 )
 from tidemill.application.prune_history import prune_history
 from tidemill.application.retry_runs import retry_runs
-from tidemill.application.store_output import OutputReport, store_output
+from tidemill.application.store_output import store_output
 from tidemill.domain.outcome import failure
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import Trigger
 from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import Conflict, KeyReused, NotFound
+from tidemill.foundation.control_plane import OutputReport
 from tidemill.foundation.store import LogLines
 from tidemill.testing.inline import InlineScheduler
 

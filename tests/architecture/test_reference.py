@@ -13,7 +13,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
 
 SOURCE = Path(tidemill.__file__).parent
-ROOMS = ("application", "domain", "worker")  # where runs get their reasons
+ROOMS = ("application", "domain", "infrastructure", "worker")  # where runs get their reasons
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)

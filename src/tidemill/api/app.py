@@ -11,7 +11,7 @@ from tidemill.api.context import ApiContext
 from tidemill.api.middleware import Gate
 from tidemill.api.openapi import complete
 from tidemill.api.problems import BadRequest, add_handlers, told
-from tidemill.api.routes import runs, system, tasks, workers
+from tidemill.api.routes import runs, system, tasks, worker_calls, workers
 from tidemill.errors import Problem
 
 BASE = "/api/v1"
@@ -36,7 +36,7 @@ def create_routes(context: ApiContext) -> FastAPI:
         dependencies=[Depends(_known_query)],
     )
     app.state.context = context
-    for router in (tasks.router, runs.router, workers.router, system.router):
+    for router in (tasks.router, runs.router, workers.router, worker_calls.router, system.router):
         app.include_router(router, prefix=BASE)
     app.include_router(system.public)
     add_handlers(app)

@@ -6,11 +6,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from tidemill.api.remote_workers import RemoteWorkers
 from tidemill.application.queries.levels import Levels
 from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import TaskDefinition
 from tidemill.errors import Problem
 from tidemill.foundation.clock import Clock
+from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.store import Store
 from tidemill.foundation.wakeups import Topic, Wakeups
 
@@ -23,6 +25,7 @@ class ApiContext:
         *,
         store: Store,
         wakeups: Wakeups,
+        queue: MessageQueue,
         clock: Clock,
         check_task: Callable[[TaskDefinition], Sequence[Problem]],
         strategies: StrategyRegistry,
@@ -33,6 +36,7 @@ class ApiContext:
     ) -> None:
         self.store = store
         self.wakeups = wakeups
+        self.remote_workers = RemoteWorkers(queue)
         self.clock = clock
         self.check_task = check_task
         self.strategies = strategies

@@ -312,10 +312,88 @@ class WorkerChange(Body):
     metadata: dict[str, Any] | None = None
 
 
+RunId = Annotated[int, Field(ge=1, lt=2**62)]
+Fence = Annotated[int, Field(ge=1, lt=2**62)]
+Lease = Annotated[float, Field(ge=1, le=10 * 366 * 86_400)]
+LineNumber = Annotated[int, Field(ge=0, lt=2**62)]
+Said = Annotated[str, StringConstraints(max_length=1_000_000)]
+
+
+class HeldBody(Body):
+    """A run that the caller claimed, and the fence that it was given for it."""
+
+    run_id: RunId
+    fence: Fence
+
+
 class HeartbeatBody(Body):
-    """How many runs the worker that gives a sign of life holds."""
+    """How many runs the worker that gives a sign of life holds.
+
+    Leases of those in `runs` are renewed for `lease_seconds`, where they are held still.
+    """
 
     current_task_count: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    lease_seconds: Lease = 10.0
+    runs: Annotated[list[HeldBody], Field(max_length=10_000)] = []
+
+
+class ClaimBody(Body):
+    """Up to `limit` runs, as soon as there is one, for as long as `lease_seconds`.
+
+    `number` grows with each claim of this worker. Sent once more, it gives what it gave before,
+    as far as that is held still; a `limit` of 0 asks for that alone.
+    """
+
+    number: Annotated[int, Field(ge=1, lt=2**62)]
+    limit: Annotated[int, Field(ge=0, le=1_000)] = 1
+    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    lease_seconds: Lease = 10.0
+
+
+class LinesBody(Body):
+    """Consecutive lines of one stream, each ended by a newline but perhaps the last."""
+
+    run_id: RunId
+    first_seq: LineNumber
+    last_seq: LineNumber
+    attempt: Annotated[int, Field(ge=1, le=1_000_000)]
+    stream: Literal["stdout", "stderr", "log"]
+    at: Instant
+    text: Said
+
+
+class OutputBody(HeldBody):
+    """What one attempt said since the last report; `checkpoint` is for the one after it."""
+
+    lines: Annotated[list[LinesBody], Field(max_length=1_000)] = []
+    progress: dict[str, Any] | None = None
+    checkpoint: Any = None
+
+
+class OutcomeBody(Body):
+    """What came of an attempt; `reason` is a stable code, and null where it succeeded."""
+
+    succeeded: bool
+    reason: Annotated[str, StringConstraints(max_length=200)] | None = None
+    error_message: Said | None = None
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    result: Any = None
+    exception_type: Annotated[str, StringConstraints(max_length=1_000)] | None = None
+
+
+class EndingBody(HeldBody):
+    """How an attempt ended, and what made it end; `log_seq` is the number of its last line."""
+
+    cause: Literal["itself", "timeout", "deadline", "cancel", "drain"]
+    outcome: OutcomeBody
+    log_seq: LineNumber
+
+
+class ReportBody(Body):
+    """What attempts said, and how some of them ended."""
+
+    outputs: Annotated[list[OutputBody], Field(max_length=10_000)] = []
+    endings: Annotated[list[EndingBody], Field(max_length=10_000)] = []
 
 
 class NoBody(Body):
@@ -452,6 +530,66 @@ class WorkerOut(BaseModel):
     registered_at: AwareDatetime
     version: str
     metadata: dict[str, Any]
+
+
+class HeldOut(BaseModel):
+    """A run that the worker holds; where it is `cancelling`, its end is asked for."""
+
+    run_id: int
+    status: RunStatus
+
+
+class HeartbeatOut(WorkerOut):
+    """The worker as it is known, and which of the runs that it named it holds still."""
+
+    runs: list[HeldOut]
+
+
+class LeasedRunOut(BaseModel):
+    """A run as the worker that holds it needs it; `log_seq` is what its lines count on from."""
+
+    id: int
+    namespace: str
+    task_id: int
+    task_name: str
+    task_type: str
+    task_version: int
+    lane: str
+    status: RunStatus
+    attempt: int
+    fence: int
+    worker_id: str | None
+    scheduled_for: AwareDatetime
+    not_before: AwareDatetime
+    parameters: dict[str, Any]
+    flow_run_id: str | None
+    timeout_seconds: float | None
+    missed_count: int
+    checkpoint: Any
+    traceparent: str | None
+    log_seq: int
+
+
+class ClaimedOut(BaseModel):
+    """A run that is the worker's now, what is to be run, and how long all of it may take."""
+
+    run: LeasedRunOut
+    definition: dict[str, Any]
+    previous_success_at: AwareDatetime | None
+    deadline_seconds: float | None
+
+
+class ClaimsOut(BaseModel):
+    """What was claimed, in the order in which it should start."""
+
+    items: list[ClaimedOut]
+
+
+class ReportedOut(BaseModel):
+    """What became of the reports: those that are stale changed nothing."""
+
+    accepted: int
+    stale: int
 
 
 class GateOut(BaseModel):

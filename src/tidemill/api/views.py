@@ -13,6 +13,7 @@ from tidemill.domain.schedule import Fire
 from tidemill.domain.task import Priority, Task, TaskDefinition
 from tidemill.domain.task_run import RunAttempt, TaskRun
 from tidemill.domain.worker import Worker
+from tidemill.foundation.control_plane import ClaimedRun
 from tidemill.foundation.listing import LaneDepth, RunStats
 from tidemill.foundation.store import LogLines, TaskVersion
 
@@ -28,6 +29,12 @@ _RUN_PLAIN = (
 _RUN_INSTANTS = (
     "scheduled_for", "not_before", "range_from", "created_at", "dispatched_at", "started_at",
     "completed_at",
+)  # fmt: skip
+
+_LEASED_PLAIN = (
+    "id", "namespace", "task_id", "task_name", "task_type", "task_version", "lane", "attempt",
+    "fence", "worker_id", "parameters", "flow_run_id", "timeout_seconds", "missed_count",
+    "checkpoint", "traceparent", "log_seq",
 )  # fmt: skip
 
 
@@ -115,6 +122,21 @@ def log_views(rows: list[LogLines], after: int) -> list[dict[str, Any]]:
                     }
                 )
     return views
+
+
+def claimed_view(claimed: ClaimedRun) -> dict[str, Any]:
+    """A run as the worker that now holds it needs it."""
+    run = claimed.run
+    view: dict[str, Any] = {name: getattr(run, name) for name in _LEASED_PLAIN}
+    view["status"] = run.status.value
+    for name in ("scheduled_for", "not_before"):
+        view[name] = instant(getattr(run, name))
+    return {
+        "run": view,
+        "definition": definition_view(claimed.definition),
+        "previous_success_at": instant(claimed.previous_success_at),
+        "deadline_seconds": claimed.deadline_seconds,
+    }
 
 
 def worker_view(worker: Worker) -> dict[str, Any]:

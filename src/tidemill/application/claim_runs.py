@@ -6,32 +6,23 @@ from datetime import datetime, timedelta
 import msgspec
 
 from tidemill.application.time_out_runs import time_out_runs
-from tidemill.domain.deadline import overdue_reason
+from tidemill.domain.deadline import overdue_reason, seconds_left
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import GateFinding, concurrency_gate
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import (
     QUEUE,
-    TaskDefinition,
     lane_to_wait_in,
     lanes_it_came_from,
     parse_lane,
 )
 from tidemill.domain.task_run import Hold, LeasedRun, RunChange, Shard, TaskRun, move
 from tidemill.domain.worker import WorkerStatus
+from tidemill.foundation.control_plane import ClaimedRun
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 _WHOLE = Shard()
-
-
-class ClaimedRun(msgspec.Struct, frozen=True):
-    """A run as the worker that now holds it needs it."""
-
-    run: LeasedRun
-    definition: TaskDefinition
-    previous_success_at: datetime | None
-    shard: Shard = _WHOLE
 
 
 def claim_runs(
@@ -52,7 +43,7 @@ def claim_runs(
         transaction.announce(Topic.EVENTS)
     if transaction.has_ready_runs(_lanes_with_room(claimed, refused)):
         transaction.announce(Topic.READY)  # they wait for the room that was made
-    return _in_order(run_ids, _with_context(transaction, claimed))
+    return _in_order(run_ids, with_context(transaction, claimed))
 
 
 def _lanes_with_room(claimed: Sequence[LeasedRun], refused: Sequence[TaskRun]) -> set[str]:
@@ -105,7 +96,8 @@ def _in_order(run_ids: Collection[int], claimed: Sequence[ClaimedRun]) -> list[C
     return [by_id[run_id] for run_id in dict.fromkeys(run_ids) if run_id in by_id]
 
 
-def _with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[ClaimedRun]:
+def with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[ClaimedRun]:
+    """Runs that a worker holds, each with all that it needs to know."""
     taken = _with_log_seq(transaction, taken)
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in taken})
     successes = transaction.previous_successes({run.task_id for run in taken})
@@ -115,6 +107,7 @@ def _with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[Clai
             run,
             definitions[run.task_id, run.task_version],
             successes.get(run.task_id),
+            seconds_left(run, transaction.now),
             shards.get(run.id, _WHOLE),
         )
         for run in taken

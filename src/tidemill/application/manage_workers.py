@@ -46,7 +46,7 @@ def _leave(transaction: Transaction, worker_id: str, status: WorkerStatus) -> Wo
 def note_heartbeat(transaction: Transaction, worker_id: str, current_task_count: int) -> Worker:
     """It is there; raises Conflict where it was given up and must register again."""
     worker = _known(transaction, worker_id)
-    if worker.status not in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}:
+    if not worker.is_here:
         raise Conflict(f"worker {worker_id} is {worker.status}; register again")
     changed = msgspec.structs.replace(
         worker, last_heartbeat=transaction.now, current_task_count=current_task_count

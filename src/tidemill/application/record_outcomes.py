@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
@@ -25,22 +24,11 @@ from tidemill.domain.task_run import (
     ended_attempt,
     move,
 )
+from tidemill.foundation.control_plane import AttemptReport
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 EXECUTOR_LOST = "executor_lost"  # the attempt fell with another's process; it costs nothing
-
-Cause = Literal["itself", "timeout", "deadline", "cancel", "drain"]
-
-
-class AttemptReport(msgspec.Struct, frozen=True):
-    """How the attempt that was claimed with `fence` ended, and what made it end."""
-
-    run_id: int
-    fence: int
-    cause: Cause
-    outcome: Outcome
-    log_seq: int  # the last number given to a line of output
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -122,10 +122,13 @@ def recover_stranded_runs(transaction: Transaction) -> int:
 
 
 def recover_after_restart(transaction: Transaction) -> int:
-    """Take back everything, where it is known that no other process works on this database."""
-    taken = recover_from_dead_workers(
-        transaction, [worker.id for worker in transaction.workers_alive()]
-    )
+    """Take back what workers of the process held, where no other works on this database.
+
+    They died with it. Those that go through the API may be well: they are lost when they are
+    silent, as always.
+    """
+    own = [worker.id for worker in transaction.workers_alive() if worker.works_on_database]
+    taken = recover_from_dead_workers(transaction, own)
     stuck = transaction.stuck_dispatches(transaction.now, _EVERYTHING)
     _dispatch_again(transaction, stuck, reason="unclaimed")
     transaction.announce(Topic.READY)

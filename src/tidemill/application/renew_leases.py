@@ -5,16 +5,9 @@ from datetime import timedelta
 
 import msgspec
 
-from tidemill.domain.run_status import RunStatus
 from tidemill.domain.worker import WorkerStatus
+from tidemill.foundation.control_plane import Renewal
 from tidemill.foundation.store import Transaction
-
-
-class Renewal(msgspec.Struct, frozen=True):
-    """What a worker must know after a heartbeat."""
-
-    is_known: bool  # False: it was given up as lost and must come back as a new incarnation
-    statuses: dict[int, RunStatus]  # of the runs it still holds; the others it must stop
 
 
 def renew_leases(
@@ -22,7 +15,7 @@ def renew_leases(
 ) -> Renewal:
     """Extend the leases held with these fences (run id → fence) and note the heartbeat."""
     worker = transaction.worker(worker_id)
-    is_known = worker is not None and worker.status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}
+    is_known = worker is not None and worker.is_here
     if worker is not None and is_known:
         transaction.save_worker(
             msgspec.structs.replace(
@@ -32,4 +25,5 @@ def renew_leases(
     statuses = (
         transaction.renew_leases(worker_id, fences, transaction.now + lease) if fences else {}
     )
-    return Renewal(is_known, statuses)
+    may_claim = worker is not None and worker.status is WorkerStatus.ACTIVE
+    return Renewal(is_known, statuses, may_claim)

@@ -1,23 +1,11 @@
 """What running tasks say is stored while they run."""
 
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
 
 from tidemill.domain.lease import is_held
-from tidemill.foundation.store import LogLines, Transaction
+from tidemill.foundation.control_plane import OutputReport
+from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
-
-
-class OutputReport(msgspec.Struct, frozen=True):
-    """What one attempt said since the last report."""
-
-    run_id: int
-    fence: int
-    lines: list[LogLines] = []
-    progress: dict[str, Any] | None = None
-    checkpoint: Any = None
 
 
 def store_output(transaction: Transaction, reports: Sequence[OutputReport]) -> int:

@@ -34,7 +34,7 @@ def up(
     port
         0 takes a free one and prints it
     workers
-        how many workers this process is
+        how many workers this process is; 0 where they all are elsewhere
     demo
         define some tasks to look at
     config
@@ -42,8 +42,8 @@ def up(
     """
     from tidemill.cli.up import up as run_up
 
-    if workers < 1:
-        raise InvalidSettings([Problem("--workers", "must be at least 1")])
+    if workers < 0:
+        raise InvalidSettings([Problem("--workers", "must be at least 0")])
     given = {"data_dir": data_dir, "api.host": host, "api.port": port}
     flags = {key: value for key, value in given.items() if value is not None}
     return run_up(flags, config, workers, is_demo=demo)
@@ -56,6 +56,7 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     name: str | None = None,
+    server: str | None = None,
     data_dir: _DATA_DIR = None,
     config: Path | None = None,
 ) -> int:
@@ -73,13 +74,23 @@ def serve(
         0 takes a free one and prints it
     name
         what a worker is called; two on one machine need two names
+    server
+        the URL of an API (or TIDEMILL_SERVER): a worker reaches nothing else, and no database
     config
         a TOML file of settings
     """
-    from tidemill.cli.up import serve as run_role
+    from tidemill.cli import up
 
     given = {"data_dir": data_dir, "api.host": host, "api.port": port, "worker.name": name}
-    return run_role(role, {key: value for key, value in given.items() if value is not None}, config)
+    flags = {key: value for key, value in given.items() if value is not None}
+    if role == "worker":
+        server = server or os.environ.get("TIDEMILL_SERVER")
+        if server is not None:
+            return up.serve_remote_worker(flags, config, server)
+        return up.serve_worker(flags, config)
+    if server is not None:
+        raise InvalidSettings([Problem("--server", "is for a worker")])
+    return up.serve_api(flags, config) if role == "api" else up.serve_dispatcher(flags, config)
 
 
 def db_upgrade(*, data_dir: _DATA_DIR = None) -> int:
@@ -87,7 +98,7 @@ def db_upgrade(*, data_dir: _DATA_DIR = None) -> int:
     import asyncio
 
     from tidemill.infrastructure.database.schema import HEAD, prepare_sqlite
-    from tidemill.infrastructure.database.sqlite import lock_file
+    from tidemill.infrastructure.lock_file import lock_file
 
     settings = _settings(data_dir)
     if settings.database.is_postgres:
@@ -126,7 +137,7 @@ def db_downgrade(revision: str, /, *, data_dir: _DATA_DIR = None) -> int:
     import asyncio
 
     from tidemill.infrastructure.database.schema import downgrade_sqlite
-    from tidemill.infrastructure.database.sqlite import lock_file
+    from tidemill.infrastructure.lock_file import lock_file
 
     settings = _settings(data_dir)
     if _revision(settings) is None:

@@ -8,14 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import uvloop
 
-from tidemill.cli.demo import add_demo_tasks
 from tidemill.config.load import load_settings
 from tidemill.config.settings import Settings
-from tidemill.container import run_all_in_one, run_api, run_dispatcher, run_worker
 from tidemill.observability.logging import configure_logging
 
 _OPEN = "this machine only, as nobody has to log in"
@@ -24,6 +22,9 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def up(flags: dict[str, Any], config_file: Path | None, workers: int, *, is_demo: bool) -> int:
     """Run everything until a signal; the exit code."""
+    from tidemill.cli.demo import add_demo_tasks
+    from tidemill.container import run_all_in_one
+
     settings = _begin(flags, config_file)
 
     @asynccontextmanager
@@ -36,22 +37,60 @@ def up(flags: dict[str, Any], config_file: Path | None, workers: int, *, is_demo
     return _until_a_signal(everything())
 
 
-def serve(
-    role: Literal["api", "dispatcher", "worker"], flags: dict[str, Any], config_file: Path | None
-) -> int:
-    """Run one role until a signal; the exit code."""
+def serve_api(flags: dict[str, Any], config_file: Path | None) -> int:
+    """Run an API until a signal; the exit code."""
+    from tidemill.container import run_api
+
     settings = _begin(flags, config_file)
 
     @asynccontextmanager
-    async def alone() -> AsyncIterator[str]:
-        if role == "api":
-            async with run_api(settings) as running:
-                yield f"Tidemill's API is ready at {running.url} ({_OPEN})"
-        else:
-            async with run_dispatcher(settings) if role == "dispatcher" else run_worker(settings):
-                yield f"Tidemill's {role} is ready"
+    async def api() -> AsyncIterator[str]:
+        async with run_api(settings) as running:
+            yield f"Tidemill's API is ready at {running.url} ({_OPEN})"
 
-    return _until_a_signal(alone())
+    return _until_a_signal(api())
+
+
+def serve_dispatcher(flags: dict[str, Any], config_file: Path | None) -> int:
+    """Run a dispatcher until a signal; the exit code."""
+    from tidemill.container import run_dispatcher
+
+    settings = _begin(flags, config_file)
+
+    @asynccontextmanager
+    async def dispatcher() -> AsyncIterator[str]:
+        async with run_dispatcher(settings):
+            yield "Tidemill's dispatcher is ready"
+
+    return _until_a_signal(dispatcher())
+
+
+def serve_worker(flags: dict[str, Any], config_file: Path | None) -> int:
+    """Run a worker that shares the database until a signal; the exit code."""
+    from tidemill.container import run_worker
+
+    settings = _begin(flags, config_file)
+
+    @asynccontextmanager
+    async def worker() -> AsyncIterator[str]:
+        async with run_worker(settings):
+            yield "Tidemill's worker is ready"
+
+    return _until_a_signal(worker())
+
+
+def serve_remote_worker(flags: dict[str, Any], config_file: Path | None, server: str) -> int:
+    """Run a worker that reaches an API alone until a signal; the exit code."""
+    from tidemill.remote_worker import run_remote_worker
+
+    settings = _begin(flags, config_file)
+
+    @asynccontextmanager
+    async def worker() -> AsyncIterator[str]:
+        async with run_remote_worker(settings, server, os.environ.get("TIDEMILL_API_KEY")):
+            yield f"Tidemill's worker is ready, and works for {server}"
+
+    return _until_a_signal(worker())
 
 
 def _begin(flags: dict[str, Any], config_file: Path | None) -> Settings:

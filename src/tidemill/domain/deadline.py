@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from tidemill.domain.run_status import FINAL, LEASED
-from tidemill.domain.task_run import RunHead, TaskRun
+from tidemill.domain.task_run import LeasedRun, RunHead, TaskRun
 
 
 def overdue_reason(run: TaskRun, now: datetime) -> Literal["deadline", "queue_timeout"] | None:
@@ -20,6 +20,13 @@ def overdue_reason(run: TaskRun, now: datetime) -> Literal["deadline", "queue_ti
     if is_waiting and run.queue_deadline_at is not None and run.queue_deadline_at <= now:
         return "queue_timeout"
     return None
+
+
+def seconds_left(run: LeasedRun, now: datetime) -> float | None:
+    """How long this attempt may take before the deadline of all; None where there is none."""
+    if run.deadline_at is None:
+        return None
+    return max((run.deadline_at - now).total_seconds(), 0.0)
 
 
 def queue_deadline(run: RunHead, ready_at: datetime) -> datetime | None:

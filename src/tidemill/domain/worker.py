@@ -38,6 +38,16 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     metadata: dict[str, Any] = {}
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it may still hold runs; one that is not must come back as a new incarnation."""
+        return self.status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}
+
+    @property
+    def works_on_database(self) -> bool:
+        """Whether it reaches the database itself; one that goes through the API has an address."""
+        return self.ip_address is None
+
     def serves(self, lane: Lane) -> bool:
         """Whether runs of `lane` can be taken by this worker."""
         return (

@@ -29,12 +29,20 @@ class Service(Protocol):
 class Loop:
     """Runs a step, waits as long as the step says or until it is woken, and runs it again.
 
-    A step that fails is logged and run again after a pause that grows; the loop never ends by
-    itself. `rounds` counts the steps that succeeded, for whoever waits for one.
+    A step that fails is logged and run again after a pause that grows up to
+    `longest_pause_seconds`; the loop never ends by itself. `rounds` counts the steps that
+    succeeded, for whoever waits for one.
     """
 
-    def __init__(self, name: str, step: Step, wakeup: Wakeup) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Step,
+        wakeup: Wakeup,
+        longest_pause_seconds: float = _LONGEST_PAUSE_SECONDS,
+    ) -> None:
         self.name = name
+        self._longest_pause_seconds = longest_pause_seconds
         self.rounds = 0
         self._step = step
         self._wakeup = wakeup
@@ -73,7 +81,7 @@ class Loop:
                     await self._wakeup.wait(wait_seconds)
                 continue
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, self._longest_pause_seconds)
 
     async def _tell_round(self) -> None:
         self.rounds += 1

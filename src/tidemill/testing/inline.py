@@ -11,26 +11,22 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from tidemill.application.claim_runs import ClaimedRun, claim_runs
+from tidemill.application.claim_runs import claim_runs
 from tidemill.application.define_task import create_task
 from tidemill.application.dispatch_ready_runs import Dispatched, dispatch_ready_runs
 from tidemill.application.fire_due_tasks import Fired, fire_due_tasks
 from tidemill.application.manage_workers import register_worker
 from tidemill.application.prepare_firings import prepare_firings
-from tidemill.application.record_outcomes import (
-    AttemptReport,
-    Cause,
-    Recorded,
-    record_outcomes,
-)
+from tidemill.application.record_outcomes import Recorded, record_outcomes
 from tidemill.application.recover_lost_runs import Recovered, recover_lost_runs
-from tidemill.application.renew_leases import Renewal, renew_leases
+from tidemill.application.renew_leases import renew_leases
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.events import RunEvent
 from tidemill.domain.outcome import Outcome, success
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.domain.task_run import LeasedRun, RunAttempt, TaskRun
+from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun, Renewal
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.store import Reads, Transaction
 from tidemill.infrastructure.database.schema import empty_schema

@@ -114,19 +114,23 @@ class Process:
 
 
 class Server(Process):
-    """A server on a free port: `up`, with its data in `data_dir`, or another that has an API."""
+    """A server with its data in `data_dir`, on a free port unless `port` names one.
+
+    It is `up`, or another role that has an API.
+    """
 
     def __init__(
         self,
         data_dir: Path,
         *arguments: str,
+        port: int = 0,
         serves: tuple[str, ...] = ("up",),
         environment: dict[str, str] | None = None,
         command: tuple[str, ...] = (sys.executable, "-m", "tidemill"),
     ) -> None:
         super().__init__(
             data_dir.parent / f"{data_dir.name}.log",
-            *serves, "--data-dir", str(data_dir), "--port", "0", *arguments,
+            *serves, "--data-dir", str(data_dir), "--port", str(port), *arguments,
             environment=environment,
             command=command,
         )  # fmt: skip

@@ -18,14 +18,14 @@ from itertools import pairwise
 
 from tidemill.application.backfill_task import backfill_task
 from tidemill.application.cancel_runs import cancel_runs
-from tidemill.application.claim_runs import ClaimedRun, claim_runs
+from tidemill.application.claim_runs import claim_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.prepare_firings import prepare_firings
-from tidemill.application.record_outcomes import AttemptReport, Cause, record_outcomes
+from tidemill.application.record_outcomes import record_outcomes
 from tidemill.application.recover_lost_runs import recover_lost_runs
 from tidemill.application.renew_leases import renew_leases
 from tidemill.application.retry_runs import retry_runs
@@ -49,6 +49,7 @@ from tidemill.domain.task import (
 )
 from tidemill.domain.task_run import LeasedRun, TaskRun, Trigger
 from tidemill.errors import InvalidInput, KeyReused, NotFound
+from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import Transaction

@@ -1,13 +1,11 @@
 """One claimed run in a worker: executed, watched, and ended on time."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from tidemill.application.claim_runs import ClaimedRun
-from tidemill.application.record_outcomes import AttemptReport, Cause
-from tidemill.application.store_output import OutputReport
 from tidemill.domain.outcome import Outcome, failure
+from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun, OutputReport
 from tidemill.foundation.executor import Execution, Executor, OutputChunk, StopRequest
 from tidemill.foundation.store import LogLines
 from tidemill.worker.reporter import Reporter
@@ -16,16 +14,13 @@ from tidemill.worker.reporter import Reporter
 class RunningAttempt:
     """An attempt that this worker holds, from the claim to its recorded end."""
 
-    def __init__(
-        self, claimed: ClaimedRun, reporter: Reporter, now: datetime, kill_grace: timedelta
-    ) -> None:
+    def __init__(self, claimed: ClaimedRun, reporter: Reporter, kill_grace: timedelta) -> None:
         self.run = claimed.run
         self.stop = StopRequest(kill_grace)
         self.is_abandoned = False  # the lease is somebody else's: nothing more is to be said
         self.stop_before = float("inf")  # by the monotonic clock, unless the lease is renewed
         self._claimed = claimed
         self._reporter = reporter
-        self._now = now
         self._kill_grace = kill_grace
         self._cause: Cause = "itself"
         self._last_line = claimed.run.log_seq
@@ -71,9 +66,8 @@ class RunningAttempt:
         limits: list[tuple[float, Cause]] = []
         if self.run.timeout_seconds is not None:
             limits.append((self.run.timeout_seconds, "timeout"))
-        if self.run.deadline_at is not None:
-            left = (self.run.deadline_at - self._now).total_seconds()
-            limits.append((max(left, 0), "deadline"))
+        if self._claimed.deadline_seconds is not None:
+            limits.append((self._claimed.deadline_seconds, "deadline"))
         return limits
 
     def output(self, chunk: OutputChunk) -> None:

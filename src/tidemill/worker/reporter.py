@@ -1,30 +1,28 @@
-"""Tells the store how attempts go and how they ended, many in one transaction.
+"""Reports how attempts go and how they ended, many in one call.
 
-What comes while a transaction is under way shares the next one; the first never waits for
-company. Output goes before the outcome that follows it.
+What comes while a call is under way shares the next one; the first never waits for company.
+Output goes before the outcome that follows it.
 """
 
 import asyncio
 import logging
-from functools import partial
 
-from tidemill.application.record_outcomes import AttemptReport, record_outcomes
-from tidemill.application.store_output import OutputReport, store_output
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.store import Store, Transaction
+from tidemill.foundation.control_plane import AttemptReport, ControlPlane, OutputReport
 
 _log = logging.getLogger("tidemill.worker")
 
-_PAUSE_SECONDS = 0.2  # between tries while the database does not answer
+_FIRST_PAUSE_SECONDS = 0.2  # between tries while nobody takes reports; it grows
+_LONGEST_PAUSE_SECONDS = 2.0
 _BATCH = 500
 
 
 class Reporter:
     """One per worker; `flush` returns once all that was said before is stored."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
+        self._control_plane = control_plane
         self._clock = clock
         self._outputs: list[OutputReport] = []
         self._endings: list[tuple[AttemptReport, asyncio.Future[None]]] = []
@@ -36,11 +34,17 @@ class Reporter:
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="reporter")
 
-    async def stop(self) -> None:
-        if self._task is not None:
-            await self.flush()
-            self._task.cancel()
-            await asyncio.wait([self._task])
+    async def stop(self, within_seconds: float) -> None:
+        """Report what is left, unless nobody takes it within so many seconds."""
+        if self._task is None:
+            return
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self.flush()
+        except TimeoutError:
+            _log.warning("nobody takes reports: what ran is taken back when its lease is over")
+        self._task.cancel()
+        await asyncio.wait([self._task])
 
     def say(self, report: OutputReport) -> None:
         """Store this soon."""
@@ -78,22 +82,15 @@ class Reporter:
     async def _store_for_sure(
         self, outputs: list[OutputReport], endings: list[AttemptReport]
     ) -> None:
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                await self._store.transact(partial(_report, outputs=outputs, endings=endings))
+                await self._control_plane.report(outputs, endings)
             except Unavailable as error:
                 _log.warning("reports wait: %s", error)
             except Exception:
                 _log.exception("reports wait: storing them failed")
             else:
                 return
-            await self._clock.sleep(_PAUSE_SECONDS)
-
-
-def _report(
-    transaction: Transaction, outputs: list[OutputReport], endings: list[AttemptReport]
-) -> None:
-    if outputs:
-        store_output(transaction, outputs)
-    if endings:
-        record_outcomes(transaction, endings)
+            await self._clock.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

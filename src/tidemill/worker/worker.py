@@ -4,26 +4,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
-from functools import partial
 from uuid import uuid4
 
 import msgspec
 
-from tidemill.application.claim_runs import ClaimedRun, claim_runs
-from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
-from tidemill.application.renew_leases import Renewal, renew_leases
 from tidemill.domain.lease import stop_before
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import SchedulerError, Unavailable
 from tidemill.foundation.clock import Clock
+from tidemill.foundation.control_plane import ClaimedRun, ControlPlane, Renewal
 from tidemill.foundation.executor import Executor
-from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.service import Loop
-from tidemill.foundation.store import Store
 from tidemill.foundation.wakeups import Topic, Wakeups
 from tidemill.worker.execution import RunningAttempt
-from tidemill.worker.inbox import Inbox
 from tidemill.worker.reporter import Reporter
 from tidemill.worker.slots import Slots
 
@@ -58,49 +52,54 @@ class WorkerService:
 
     def __init__(
         self,
-        store: Store,
-        queue: MessageQueue,
+        control_plane: ControlPlane,
         wakeups: Wakeups,
         clock: Clock,
         executors: "dict[str, Executor]",
         options: WorkerOptions,
     ) -> None:
-        self._store = store
-        self._queue = queue
+        self._control_plane = control_plane
         self._wakeups = wakeups
         self._clock = clock
         self._executors = executors
         self._options = options
         self._slots = Slots(options.max_concurrent_tasks)
-        self._reporter = Reporter(store, clock)
+        self._reporter = Reporter(control_plane, clock)
         self._attempts: dict[int, RunningAttempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._worker: Worker | None = None
-        self._inbox: Inbox | None = None
+        self._is_registered = False
+        self._is_stopping = False
         self._claiming: asyncio.Task[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self.heartbeat: Loop | None = None
 
     async def start(self) -> None:
         """Register and begin to claim."""
-        await self._reporter.start()
         await self._register()
-        self.heartbeat = Loop("heartbeat", self._beat, self._wakeups.listen(Topic.LEASES))
+        await self._reporter.start()
+        self.heartbeat = Loop(
+            "heartbeat",
+            self._beat,
+            self._wakeups.listen(Topic.LEASES),
+            longest_pause_seconds=self._options.heartbeat_seconds / 2,  # a lease ends meanwhile
+        )
         await self.heartbeat.start()
         self._start_claiming()
 
     async def stop(self) -> None:
         """Drain: claim no more, let what runs end within `drain_seconds`, hand back the rest."""
-        if self._worker is None or self.heartbeat is None:
+        if not self._is_registered or self.heartbeat is None:
             return
+        self._is_stopping = True
         await self._stop_claiming()
-        await _try("drain", self._store.transact(partial(drain_worker, worker_id=self._worker.id)))
+        await _try("drain", self._control_plane.drain())
         await self._finish_attempts()
-        await self._reporter.stop()
+        await self._reporter.stop(within_seconds=self._options.lease_seconds)
         await self.heartbeat.stop()
-        await _try(
-            "sign off", self._store.transact(partial(sign_off_worker, worker_id=self._worker.id))
-        )
-        self._worker = None
+        await _try("sign off", self._control_plane.sign_off())
+        await self._control_plane.close()
+        self._forget_attempts()
+        self._is_registered = False
 
     async def _register(self) -> None:
         now = self._clock.now()
@@ -118,8 +117,8 @@ class WorkerService:
             registered_at=now,
             version=options.version,
         )
-        self._worker = await self._store.transact(partial(register_worker, worker=worker))
-        self._inbox = Inbox(await self._queue.subscribe(self._worker))
+        await self._control_plane.register(worker)
+        self._is_registered = True
 
     def _start_claiming(self) -> None:
         self._claiming = asyncio.create_task(self._claim_for_ever(), name="claim")
@@ -128,58 +127,37 @@ class WorkerService:
         if self._claiming is not None:
             self._claiming.cancel()
             await asyncio.wait([self._claiming])
-        if self._inbox is not None:
-            await self._inbox.close()
+            self._claiming = None
+        await _try("settle claims", self._control_plane.stop_claiming(self._begin))
 
     async def _claim_for_ever(self) -> None:
+        first = pause = self._options.heartbeat_seconds / 4
         while True:
             await self._slots.wait_free()
             try:
-                await self._claim()
+                await self._control_plane.claim(self._slots.free, self._begin)
             except Unavailable as error:
                 _log.warning("cannot claim now: %s", error)
-                await self._clock.sleep(self._options.heartbeat_seconds / 4)
             except Exception:
                 _log.exception("claiming failed; trying again")
-                await self._clock.sleep(self._options.heartbeat_seconds / 4)
-
-    async def _claim(self) -> None:
-        assert self._inbox is not None
-        assert self._worker is not None
-        hints = await self._inbox.take(self._slots.free)
-        asked_at = self._clock.monotonic()
-        # Once asked for, a claim may be committed: it is waited for even while this is cancelled.
-        wanted = partial(
-            claim_runs,
-            worker_id=self._worker.id,
-            run_ids=[run_id for run_id, _ in hints],
-            lease=self._options.lease,
-        )
-        claim: asyncio.Future[list[ClaimedRun]] = asyncio.ensure_future(
-            self._store.transact(wanted)
-        )
-        try:
-            claimed = await asyncio.shield(claim)
-        except asyncio.CancelledError:
-            self._begin(await claim, asked_at)
-            raise
-        except BaseException:
-            self._inbox.put_back(hints)
-            raise
-        await self._inbox.settle(hints)
-        self._begin(claimed, asked_at)
+            else:
+                pause = first
+                continue
+            await self._clock.sleep(pause)
+            pause = min(pause * 2, self._options.heartbeat_seconds)
 
     def _begin(self, claimed: Sequence[ClaimedRun], asked_at: float) -> None:
         self._slots.take(len(claimed))
-        now, grace = self._clock.now(), self._options.kill_grace
         give_up_at = stop_before(asked_at, self._options.lease)
         for each in claimed:
-            attempt = RunningAttempt(each, self._reporter, now, grace)
+            attempt = RunningAttempt(each, self._reporter, self._options.kill_grace)
             attempt.stop_before = give_up_at
             self._attempts[each.run.id] = attempt
             task = asyncio.create_task(self._execute(attempt), name=f"run {each.run.id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        if self._watch is None and claimed:
+            self._watch_from_now(give_up_at)
 
     async def _execute(self, attempt: RunningAttempt) -> None:
         try:
@@ -193,24 +171,17 @@ class WorkerService:
                 del self._attempts[attempt.run.id]
 
     async def _beat(self) -> float:
-        assert self._worker is not None
         held = dict(self._attempts)
         asked_at = self._clock.monotonic()
-        try:
-            renewal = await self._store.transact(
-                partial(
-                    renew_leases,
-                    worker_id=self._worker.id,
-                    fences={run_id: attempt.run.fence for run_id, attempt in held.items()},
-                    lease=self._options.lease,
-                )
-            )
-        except Unavailable:
-            self._stop_what_may_start_elsewhere()
-            raise
+        renewal = await self._control_plane.renew(
+            {run_id: attempt.run.fence for run_id, attempt in held.items()}
+        )
         self._heed(renewal, held, asked_at)
-        if not renewal.is_known:
+        if not renewal.is_known and not self._is_stopping:
             await self._come_back()
+        elif not renewal.may_claim and self._claiming is not None:
+            _log.warning("this worker was drained; it claims no more")
+            await self._stop_claiming()
         return self._options.heartbeat_seconds
 
     def _heed(self, renewal: Renewal, held: "dict[int, RunningAttempt]", asked_at: float) -> None:
@@ -224,19 +195,31 @@ class WorkerService:
             elif status is None and self._attempts.get(run_id) is attempt:
                 attempt.abandon()
 
-    def _stop_what_may_start_elsewhere(self) -> None:
-        """Without renewal, end each tree before its lease can run out."""
+    def _watch_from_now(self, until: float) -> None:
+        """Look again at `until`, by the monotonic clock, whatever renewals are doing then."""
+        seconds = max(until - self._clock.monotonic(), 0)
+        self._watch = asyncio.get_running_loop().call_later(seconds, self._stop_unrenewed)
+
+    def _stop_unrenewed(self) -> None:
+        """End each tree that was not renewed, before it may start elsewhere."""
         now = self._clock.monotonic()
-        for attempt in self._attempts.values():
+        held = [each for each in self._attempts.values() if not each.is_abandoned]
+        for attempt in held:
             if now >= attempt.stop_before:
+                _log.warning("run %d is ended: its lease could not be renewed", attempt.run.id)
                 attempt.abandon()
+        renewed = [each.stop_before for each in held if not each.is_abandoned]
+        self._watch = None
+        if renewed:
+            self._watch_from_now(min(renewed))
 
     async def _come_back(self) -> None:
         """Declared lost: a new incarnation registers; what the old one held was taken back."""
         await self._stop_claiming()
         _log.warning("this worker was declared lost; it registers again")
         await self._register()
-        self._start_claiming()
+        if not self._is_stopping:
+            self._start_claiming()
 
     async def _finish_attempts(self) -> None:
         try:
@@ -246,6 +229,13 @@ class WorkerService:
             for attempt in list(self._attempts.values()):
                 attempt.end("drain")
             await self._slots.wait_all_free()
+
+    def _forget_attempts(self) -> None:
+        """What nobody took a report of is not waited for."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
 
 
 async def _try(what: str, action: Awaitable[object]) -> None:

@@ -24,6 +24,7 @@ from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, requires
 from tidemill.api.schemas import (
     HeartbeatBody,
+    HeartbeatOut,
     Listed,
     NoBody,
     QueueOut,
@@ -53,7 +54,12 @@ WorkerId = Annotated[str, Path(max_length=300)]
 _DAY = timedelta(days=1)
 
 
-def _found(reads: Reads, worker_id: str) -> Worker:
+def _address_of(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+def found(reads: Reads, worker_id: str) -> Worker:
+    """The worker of this id; raises NotFound."""
     worker = reads.worker(worker_id)
     if worker is None:
         raise NotFound("worker", worker_id)
@@ -94,7 +100,7 @@ async def register(
             id=f"{body.name}-{uuid4().hex[:12]}",
             last_heartbeat=transaction.now,
             registered_at=transaction.now,
-            **body.model_dump(),
+            **body.model_dump() | {"ip_address": body.ip_address or _address_of(request)},
         )
         stored = register_worker(transaction, worker)
         return Answer(201, worker_view(stored), {"Location": f"/api/v1/workers/{quote(stored.id)}"})
@@ -109,7 +115,7 @@ async def register(
 )
 async def get(context: Context, id: WorkerId) -> Response:
     """One worker."""
-    return json_answer(worker_view(await context.store.read(lambda r: _found(r, id))))
+    return json_answer(worker_view(await context.store.read(lambda r: found(r, id))))
 
 
 @router.put(
@@ -139,7 +145,7 @@ async def remove(context: Context, id: WorkerId) -> Response:
 @router.post(
     "/workers/{id}/heartbeat",
     dependencies=[requires(Permission.WORKER_WRITE)],
-    responses=documented(200, WorkerOut, 404, 409, 413, 415, 422),
+    responses=documented(200, HeartbeatOut, 404, 409, 413, 415, 422),
 )
 async def heartbeat(
     request: Request,
@@ -148,14 +154,18 @@ async def heartbeat(
     body: HeartbeatBody | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """A worker says that it is there."""
-    count = body.current_task_count if body else 0
-    return await carry_out(
-        request,
-        context,
-        idempotency_key,
-        lambda t: Answer(200, worker_view(note_heartbeat(t, id, count))),
-    )
+    """A worker says that it is there, and that its runs go on."""
+    said = body or HeartbeatBody()
+    fences = {each.run_id: each.fence for each in said.runs}
+
+    def act(transaction: Transaction) -> Answer:
+        worker = note_heartbeat(transaction, id, said.current_task_count)
+        until = transaction.now + timedelta(seconds=said.lease_seconds)
+        held = transaction.renew_leases(id, fences, until) if fences else {}
+        runs = [{"run_id": run_id, "status": status.value} for run_id, status in held.items()]
+        return Answer(200, worker_view(worker) | {"runs": runs})
+
+    return await carry_out(request, context, idempotency_key, act)
 
 
 @router.post(
@@ -172,9 +182,11 @@ async def drain(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Give a worker nothing more; what it runs goes on."""
-    return await carry_out(
+    answer = await carry_out(
         request, context, idempotency_key, lambda t: Answer(202, worker_view(drain_worker(t, id)))
     )
+    await context.remote_workers.leave(id)
+    return answer
 
 
 @router.get(
@@ -187,7 +199,7 @@ async def stats(context: Context, id: WorkerId) -> Response:
 
     def look(reads: Reads) -> Any:
         since = reads.now - _DAY
-        return stats_view(reads.run_stats(since, worker_id=_found(reads, id).id), since)
+        return stats_view(reads.run_stats(since, worker_id=found(reads, id).id), since)
 
     return json_answer(await context.store.read(look))
 

@@ -6,7 +6,6 @@ nothing else with it.
 """
 
 import asyncio
-import fcntl
 import logging
 import queue
 import sqlite3
@@ -30,6 +29,7 @@ from tidemill.infrastructure.database.many_rows import ManyRows
 from tidemill.infrastructure.database.rows import StatementCache
 from tidemill.infrastructure.database.schema import prepare_sqlite
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
+from tidemill.infrastructure.lock_file import lock_file
 
 T = TypeVar("T")
 
@@ -418,18 +418,6 @@ def _connect(path: Path, *pragmas: str) -> SqliteConnection:
     except sqlite3.Error as error:
         raise unavailable(error) from error
     return SqliteConnection(driver)
-
-
-def lock_file(path: Path) -> IO[str]:
-    """Hold `path` until it is closed, so that two processes never write to one database."""
-    try:
-        file = path.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Unavailable(f"another process uses {path.with_suffix('')}; stop it first") from None
-    except OSError as error:
-        raise Unavailable(f"cannot write to {path.parent}: {error.strerror}") from error
-    return file
 
 
 def unavailable(error: sqlite3.Error) -> Unavailable:

@@ -1,4 +1,4 @@
-"""What the queue delivered and the worker has not yet claimed."""
+"""What the queue delivered and its worker has not yet claimed."""
 
 from collections import deque
 
@@ -29,6 +29,8 @@ class Inbox:
     async def settle(self, hints: "list[tuple[int, Delivery]]") -> None:
         """The claim of these is committed, or they were found gone."""
         for _, delivery in hints:
+            if delivery not in self._open:  # it was given back meanwhile
+                continue
             self._open[delivery] -= 1
             if not self._open[delivery]:
                 del self._open[delivery]

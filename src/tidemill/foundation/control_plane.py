@@ -1,0 +1,96 @@
+"""What a worker asks of the rest of the system, whether that is in its process or far away.
+
+Every write carries the fence of its claim. One that is old changes nothing, is counted, and is no
+error: the worker hears of it by its next renewal.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from tidemill.domain.outcome import Outcome
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import TaskDefinition
+from tidemill.domain.task_run import LeasedRun, Shard
+from tidemill.domain.worker import Worker
+from tidemill.foundation.store import LogLines
+
+Cause = Literal["itself", "timeout", "deadline", "cancel", "drain"]
+
+
+class ClaimedRun(msgspec.Struct, frozen=True):
+    """A run as the worker that now holds it needs it."""
+
+    run: LeasedRun
+    definition: TaskDefinition
+    previous_success_at: datetime | None
+    deadline_seconds: float | None = None  # what is left of it; the worker's clock is not asked
+    shard: Shard = Shard()
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """What a worker must know after a heartbeat."""
+
+    is_known: bool  # False: it was given up as lost and must come back as a new incarnation
+    statuses: dict[int, RunStatus]  # of the runs it still holds; the others it must stop
+    may_claim: bool = True  # False: it was drained
+
+
+class OutputReport(msgspec.Struct, frozen=True):
+    """What one attempt said since the last report."""
+
+    run_id: int
+    fence: int
+    lines: list[LogLines] = []
+    progress: dict[str, Any] | None = None
+    checkpoint: Any = None
+
+
+class AttemptReport(msgspec.Struct, frozen=True):
+    """How the attempt that was claimed with `fence` ended, and what made it end."""
+
+    run_id: int
+    fence: int
+    cause: Cause
+    outcome: Outcome
+    log_seq: int  # the last number given to a line of output
+
+
+Begin = Callable[[Sequence[ClaimedRun], float], None]
+
+
+class ControlPlane(Protocol):
+    """One worker's way to the others. A call raises Unavailable where it may not have gone through;
+    it may then be made again, and does nothing twice."""
+
+    async def register(self, worker: Worker) -> Worker:
+        """Let a new incarnation in; as it is known from now on. What follows is in its name."""
+
+    async def claim(self, at_most: int, begin: Begin) -> None:
+        """Wait for runs, claim up to so many, and hand them to `begin`.
+
+        `begin` is given the runs and a monotonic instant before which no lease of theirs began. It
+        may all come to nothing. Whoever cancels this calls `stop_claiming`.
+        """
+
+    async def stop_claiming(self, begin: Begin) -> None:
+        """Let others have what was meant for this worker, and begin what is claimed already."""
+
+    async def renew(self, fences: Mapping[int, int]) -> Renewal:
+        """Extend the leases held with these fences (run id → fence) and give a sign of life."""
+
+    async def report(
+        self, outputs: Sequence[OutputReport], endings: Sequence[AttemptReport]
+    ) -> None:
+        """Return once the output, and then the ends, are stored or refused as stale."""
+
+    async def drain(self) -> None:
+        """Say that this worker claims no more."""
+
+    async def sign_off(self) -> None:
+        """Say that it is gone; raises Conflict while it holds runs."""
+
+    async def close(self) -> None:
+        """Free what is held; may be called twice."""

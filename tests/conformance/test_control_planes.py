@@ -1,0 +1,70 @@
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+
+from tidemill.api.app import create_app
+from tidemill.api.context import ApiContext
+from tidemill.foundation.control_plane import ControlPlane
+from tidemill.foundation.queue import MessageQueue
+from tidemill.foundation.store import Store
+from tidemill.infrastructure.database.schema import empty_schema
+from tidemill.infrastructure.database.sqlite import InlineSqliteStore
+from tidemill.infrastructure.http_control_plane import HttpControlPlane
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.infrastructure.store_control_plane import StoreControlPlane
+from tidemill.testing.clock import FakeClock
+from tidemill.testing.conformance.control_plane_suite import LEASE, ControlPlaneSuite
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> Store:
+    return InlineSqliteStore(clock, MemoryWakeups(), schema=empty_schema())
+
+
+@pytest.fixture
+def queue() -> MessageQueue:
+    return MemoryQueue()
+
+
+class TestStoreControlPlane(ControlPlaneSuite):
+    @pytest.fixture
+    async def control_plane(
+        self, store: Store, queue: MessageQueue, clock: FakeClock
+    ) -> AsyncIterator[ControlPlane]:
+        control_plane = StoreControlPlane(store, queue, clock, LEASE)
+        yield control_plane
+        await control_plane.close()
+
+
+def api_over(store: Store, queue: MessageQueue, clock: FakeClock) -> ApiContext:
+    """What the API is given."""
+    return ApiContext(
+        store=store,
+        wakeups=MemoryWakeups(),
+        queue=queue,
+        clock=clock,
+        check_task=lambda _: (),
+        render_metrics=lambda _: b"",
+        version="0",
+        max_body_bytes=1_048_576,
+        allowed_hosts=None,
+    )
+
+
+class TestHttpControlPlane(ControlPlaneSuite):
+    @pytest.fixture
+    async def control_plane(
+        self, store: Store, queue: MessageQueue, clock: FakeClock
+    ) -> AsyncIterator[ControlPlane]:
+        transport = httpx2.ASGITransport(app=create_app(api_over(store, queue, clock)))
+        http = httpx2.AsyncClient(transport=transport, base_url="http://server")
+        control_plane = HttpControlPlane(http, clock, LEASE)
+        yield control_plane
+        await control_plane.close()
