@@ -5,6 +5,7 @@ import pytest
 
 from tidemill.api.app import create_app
 from tidemill.api.context import ApiContext
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.foundation.control_plane import ControlPlane
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.store import Store
@@ -51,6 +52,7 @@ def api_over(store: Store, queue: MessageQueue, clock: FakeClock) -> ApiContext:
         queue=queue,
         clock=clock,
         check_task=lambda _: (),
+        strategies=built_in_strategies(),
         render_metrics=lambda _: b"",
         version="0",
         max_body_bytes=1_048_576,

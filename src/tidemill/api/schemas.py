@@ -570,6 +570,13 @@ class LeasedRunOut(BaseModel):
     log_seq: int
 
 
+class ShardOut(BaseModel):
+    """Which part of the work is a run's own: number `index`, from 0, of `total`."""
+
+    index: int
+    total: int
+
+
 class ClaimedOut(BaseModel):
     """A run that is the worker's now, what is to be run, and how long all of it may take."""
 
@@ -577,6 +584,7 @@ class ClaimedOut(BaseModel):
     definition: dict[str, Any]
     previous_success_at: AwareDatetime | None
     deadline_seconds: float | None
+    shard: ShardOut
 
 
 class ClaimsOut(BaseModel):

@@ -136,6 +136,7 @@ def claimed_view(claimed: ClaimedRun) -> dict[str, Any]:
         "definition": definition_view(claimed.definition),
         "previous_success_at": instant(claimed.previous_success_at),
         "deadline_seconds": claimed.deadline_seconds,
+        "shard": {"index": claimed.shard.index, "total": claimed.shard.total},
     }
 
 

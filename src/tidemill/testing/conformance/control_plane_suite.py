@@ -20,7 +20,7 @@ from tidemill.domain.events import EventType
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
-from tidemill.domain.task_run import AttemptOutcome, TaskRun
+from tidemill.domain.task_run import AttemptOutcome, Shard, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import Conflict
 from tidemill.foundation.control_plane import (
@@ -60,7 +60,7 @@ async def ready_runs(
     """Runs of a new task, dispatched and named in the queue."""
 
     def make(transaction):  # type: ignore[no-untyped-def]
-        name = f"task-{transaction.last_event_id()}"
+        name = f"task-{transaction.last_event()}"
         wanted = definition(name, **fields)
         made = create_task(transaction, wanted, lambda _: ())
         return trigger_runs(transaction, [TriggerRequest(task=made.id)] * count)
@@ -156,6 +156,18 @@ class ControlPlaneSuite:
         assert claimed.definition.arguments == ["a", "b"]
         assert claimed.definition.metadata == {"team": "x"}
         assert claimed.deadline_seconds == 55
+
+    async def test_a_worker_is_told_which_part_of_the_work_is_its_own(
+        self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
+    ) -> None:
+        await ready_runs(store, queue, strategy={"name": "shard", "count": 2})
+        again = await store.transact(lambda t: dispatch_ready_runs(t, 500, built_in_strategies()))
+        await queue.publish(again.messages)
+        claimed: list[ClaimedRun] = []
+        while len(claimed) < 2:
+            claimed += (await self.claim(control_plane)).runs
+
+        assert {each.shard for each in claimed} == {Shard(0, 2), Shard(1, 2)}
 
     async def test_a_claim_waits_until_there_is_a_run(
         self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
