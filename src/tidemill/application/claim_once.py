@@ -58,4 +58,4 @@ def _note(
     fences = [[each.run.id, each.run.fence] for each in runs]
     answer = {"number": number, "fences": fences}
     kept = StoredAnswer(_SCOPE, worker_id, str(number), answer, transaction.now)
-    transaction.store_answers(_SCOPE, [kept])
+    transaction.replace_answer(kept)

@@ -427,6 +427,10 @@ class Transaction(Reads, Protocol):
     def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
         """What was answered to these keys of a scope within their 24 hours."""
 
+    def replace_answer(self, answer: StoredAnswer) -> None:
+        """Keep this one in place of what its key has; the caller has seen to it that nobody else
+        does so meanwhile."""
+
     def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
         """Keep answers of one scope under keys that have none within its 24 hours."""
 

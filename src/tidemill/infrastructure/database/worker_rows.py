@@ -74,9 +74,19 @@ class WorkerRows(Rows):
         ]
         return {answer.key: answer for answer in found}
 
+    def replace_answer(self, answer: StoredAnswer) -> None:
+        self._make_way(answer.scope, [answer], until=self.now)
+        self._insert_answers([answer])
+
     def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
+        self._make_way(scope, answers, until=self.now - ANSWERS_ARE_KEPT)
+        self._insert_answers(answers)
+
+    def _make_way(self, scope: str, answers: Sequence[StoredAnswer], until: datetime) -> None:
         keys = [answer.key for answer in answers]
-        self.execute(_delete_old_answers, scope=scope, keys=keys, until=self.now - ANSWERS_ARE_KEPT)
+        self.execute(_delete_old_answers, scope=scope, keys=keys, until=until)
+
+    def _insert_answers(self, answers: Sequence[StoredAnswer]) -> None:
         self.insert_rows(
             idempotency_keys,
             StoredAnswer.__struct_fields__,

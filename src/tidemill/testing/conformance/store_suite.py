@@ -597,8 +597,11 @@ class StoreSuite:
         clock.advance(timedelta(hours=25))
         assert await store.transact(lambda t: t.stored_answers("scope", ["a"])) == {}
         newer = StoredAnswer("scope", "a", "hash", 2, clock.now())
+        newest = StoredAnswer("scope", "a", "hash", 3, clock.now())
         await store.transact(lambda t: t.store_answers("scope", [newer]))
         assert await store.transact(lambda t: t.stored_answers("scope", ["a"])) == {"a": newer}
+        await store.transact(lambda t: t.replace_answer(newest))
+        assert await store.transact(lambda t: t.stored_answers("scope", ["a"])) == {"a": newest}
 
     async def test_lists_are_paged_without_gaps_or_doubles(
         self, store: Store, clock: FakeClock
