@@ -1,7 +1,11 @@
+from collections.abc import AsyncIterator
+
 import pytest
 
+from tidemill.foundation.clock import SystemClock
 from tidemill.foundation.queue import MessageQueue
 from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.testing.conformance.queue_suite import QueueSuite
 
 
@@ -9,3 +13,11 @@ class TestMemoryQueue(QueueSuite):
     @pytest.fixture
     def queue(self) -> MessageQueue:
         return MemoryQueue()
+
+
+class TestRedisStreamsQueue(QueueSuite):
+    @pytest.fixture
+    async def queue(self, redis_url: str) -> AsyncIterator[MessageQueue]:
+        queue = RedisStreamsQueue(redis_url, SystemClock())
+        yield queue
+        await queue.close()
