@@ -1,5 +1,6 @@
 """What stands in a broker's message: an envelope of JSON, as the public contract has it."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -83,6 +84,24 @@ def run_message(envelope: Envelope) -> RunMessage:
     except ValueError as error:  # msgspec's own among them
         raise UnreadableMessage(f"payload: {error}") from error
     return message
+
+
+def lanes_announcement(lanes: Sequence[str], now: datetime) -> Envelope:
+    """A message that says which lanes are in use."""
+    return Envelope(
+        id=str(uuid4()),
+        message_type=MessageType.SYSTEM_COMMAND,
+        payload={"command": "announce_lanes", "lanes": lanes},
+        timestamp=now,
+    )
+
+
+def announced_lanes(envelope: Envelope) -> list[str]:
+    """The lanes that a message says are in use; raises UnreadableMessage."""
+    try:
+        return msgspec.convert(envelope.payload.get("lanes"), list[str])
+    except msgspec.ValidationError as error:
+        raise UnreadableMessage(f"payload.lanes: {error}") from error
 
 
 def fact_message(fact: Fact, now: datetime) -> Envelope:

@@ -17,7 +17,7 @@ def route_of(lane: str) -> str:
 
 
 def name_of(lane: str) -> str:
-    """A name of this lane alone, in ASCII: `default/shell`."""
+    """A name of this lane alone, of signs that AMQP's clients take: `default/shell`."""
     return _safe(lane)
 
 
@@ -35,8 +35,8 @@ def serves(worker: Worker, lane: str) -> bool:
 
 
 def _safe(text: str) -> str:
-    name = quote(text, safe="/")
+    name = quote(text, safe="/").replace("%", "+").replace("~", "+7E")
     if len(name) <= _LONGEST:
         return name
-    # Longer by itself than any name that was not cut, so it is nobody else's.
-    return f"{name[:_KEPT]}~{sha256(text.encode()).hexdigest()}"
+    # No other has a colon, and no two have the same digest.
+    return f"{name[:_KEPT]}:{sha256(text.encode()).hexdigest()}"

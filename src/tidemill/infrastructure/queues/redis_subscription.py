@@ -127,6 +127,9 @@ class RedisSubscription:
             except FAILURES as error:
                 self._warn("trying again", error)
                 await self._clock.sleep(backoff.next_seconds())
+            except Exception:
+                _log.exception("receiving from %s failed; trying again", self._address.shown)
+                await self._clock.sleep(backoff.next_seconds())
 
     # Receiving
 

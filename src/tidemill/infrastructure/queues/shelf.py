@@ -35,6 +35,9 @@ class Shelf(Generic[S]):
 
     def __init__(self, hold_seconds: float, answer: Callable[[S, bool], None]) -> None:
         self.wanted = asyncio.Event()  # somebody waits for a delivery
+        self.attended = asyncio.Event()  # either this or `neglected`: something was kept too long
+        self.attended.set()
+        self.neglected = asyncio.Event()
         self._hold_seconds = hold_seconds
         self._answer = answer
         self._waiting: deque[HeldDelivery[S]] = deque()
@@ -60,6 +63,8 @@ class Shelf(Generic[S]):
 
     async def take(self) -> HeldDelivery[S]:
         """The oldest that waits; raises Unavailable once closed."""
+        self.attended.set()
+        self.neglected.clear()
         while (delivery := self.take_now()) is None:
             if self._is_closed:
                 raise Unavailable("the subscription is closed")
@@ -129,4 +134,7 @@ class Shelf(Generic[S]):
         now = asyncio.get_running_loop().time()
         for delivery in [each for each, until in self._held.items() if until <= now]:
             self.settle(delivery, gives_back=True)
+            if not self._takers:
+                self.attended.clear()
+                self.neglected.set()
         self._set_timer()

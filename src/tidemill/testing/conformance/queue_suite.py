@@ -165,11 +165,11 @@ class QueueSuite:
         assert delivery.message == RunMessage(lanes[1], (2,))
 
     async def test_a_full_lane_hides_no_other(self, queue: MessageQueue) -> None:
-        await queue.publish([RunMessage(SHELL, (n,)) for n in range(100)])
+        await queue.publish([RunMessage(SHELL, (n,)) for n in range(300)])
         await queue.publish([RunMessage("default/http", (1_000,))])
         subscription = await queue.subscribe(worker())
 
-        assert 1_000 in await take_ids(subscription, 50)
+        assert 1_000 in await take_ids(subscription, 250)
 
     async def test_what_is_not_here_yet_is_not_waited_for(self, queue: MessageQueue) -> None:
         subscription = await queue.subscribe(worker())
