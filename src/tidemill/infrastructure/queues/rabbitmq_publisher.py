@@ -33,6 +33,7 @@ from tidemill.infrastructure.queues.rabbitmq_link import (
     hang_up,
 )
 from tidemill.infrastructure.queues.rabbitmq_names import (
+    EXCHANGE,
     LANES_ANNOUNCED,
     LANES_ASKED,
     declare_ear,
@@ -170,7 +171,7 @@ class RabbitMqPublisher:
     async def _declare_lanes(self, line: _Line, messages: Sequence[Outgoing]) -> None:
         lanes = {message.lane for message in messages if message.lane is not None}
         for lane in lanes - line.declared:
-            await declare_lane(line.channel, lane, self._options)
+            await declare_lane(line.connection, lane, self._options)
             line.declared.add(lane)
         now = self._clock.monotonic()
         due = [lane for lane in _of_labels(lanes) if line.announced.get(lane, now) <= now]
@@ -194,8 +195,10 @@ class RabbitMqPublisher:
     async def _dial(self) -> _Line:
         connection = await connect(self._address, self._options)
         try:
+            await declare_exchanges(connection)
             channel = await connection.channel(on_return_raises=True)
-            line = _Line(connection, channel, await declare_exchanges(channel))
+            exchange = await channel.get_exchange(EXCHANGE, ensure=False)
+            line = _Line(connection, channel, exchange)
             ear = await declare_ear(channel, LANES_ASKED)
 
             async def tell(_: AbstractIncomingMessage) -> None:

@@ -33,11 +33,13 @@ from tidemill.infrastructure.queues.rabbitmq_link import (
 )
 from tidemill.infrastructure.queues.rabbitmq_names import (
     DEAD,
+    EXCHANGE,
     LANES_ANNOUNCED,
     LANES_ASKED,
     declare_ear,
     declare_exchanges,
     declare_lane,
+    queue_of,
 )
 from tidemill.infrastructure.queues.shelf import HeldDelivery, Shelf
 
@@ -62,7 +64,7 @@ class RabbitMqSubscription:
         self._lanes = set(plain_lanes(worker))
         self._receiving_lanes: dict[str, asyncio.Task[None]] = {}
         self._connection: AbstractConnection | None = None
-        self._is_closing = False
+        self._closing = asyncio.Event()
         self._answers: deque[tuple[AbstractIncomingMessage, bool]] = deque()
         self._has_answers = asyncio.Event()
         self._answering = asyncio.create_task(self._answer_for_ever(), name="rabbitmq: answer")
@@ -75,7 +77,7 @@ class RabbitMqSubscription:
         return self._shelf.take_now()
 
     async def close(self) -> None:
-        self._is_closing = True
+        self._closing.set()
         self._shelf.close()
         await _end([self._answering])
         with contextlib.suppress(TimeoutError):
@@ -90,11 +92,11 @@ class RabbitMqSubscription:
     async def _keep(self, session: Callable[[Backoff], Awaitable[None]]) -> None:
         """Begin anew whenever it ends; pauses grow until it resets them."""
         backoff = Backoff()
-        while not self._is_closing:
+        while not self._closing.is_set():
             try:
                 await session(backoff)
             except FAILURES as error:
-                if self._is_closing:
+                if self._closing.is_set():
                     return
                 said = self._address.said(error)
                 _log.warning("%s: %s; trying again", self._address.shown, said)
@@ -119,8 +121,9 @@ class RabbitMqSubscription:
 
     async def _find_lanes(self, connection: AbstractConnection) -> None:
         """Hear of lanes of labels, those there are and those to come."""
+        await declare_exchanges(connection)
         channel = await connection.channel()
-        exchange = await declare_exchanges(channel)
+        exchange = await channel.get_exchange(EXCHANGE, ensure=False)
         self._dead = await channel.get_exchange(DEAD, ensure=False)
         ear = await declare_ear(channel, LANES_ANNOUNCED)
 
@@ -142,11 +145,12 @@ class RabbitMqSubscription:
         self, connection: AbstractConnection, lane: str, backoff: Backoff
     ) -> None:
         """Receive one lane on a channel of its own, so that one that is broken stops no other."""
+        await declare_lane(connection, lane, self._options)
         channel = await connection.channel(publisher_confirms=False)
         underlay = await channel.get_underlay_channel()
         try:
             await channel.set_qos(self._options.prefetch)
-            queue = await declare_lane(channel, lane, self._options)
+            queue = await channel.get_queue(queue_of(lane), ensure=False)
             queue_gone = asyncio.Event()
             underlay.on_consumer_cancel_callbacks.add(lambda _: queue_gone.set())
             while not channel.is_closed and not queue_gone.is_set():
