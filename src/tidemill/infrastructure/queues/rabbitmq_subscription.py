@@ -9,6 +9,7 @@ from functools import partial
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import (
+    AbstractChannel,
     AbstractConnection,
     AbstractExchange,
     AbstractIncomingMessage,
@@ -68,7 +69,9 @@ class RabbitMqSubscription:
         self._answers: deque[tuple[AbstractIncomingMessage, bool]] = deque()
         self._has_answers = asyncio.Event()
         self._answering = asyncio.create_task(self._answer_for_ever(), name="rabbitmq: answer")
-        self._receiving = asyncio.create_task(self._keep(self._receive), name="rabbitmq: receive")
+        self._receiving = asyncio.create_task(
+            self._keep(self._receive, self._closing.is_set), name="rabbitmq: receive"
+        )
 
     async def receive(self) -> HeldDelivery[AbstractIncomingMessage]:
         return await self._shelf.take()
@@ -89,14 +92,19 @@ class RabbitMqSubscription:
 
     # Receiving
 
-    async def _keep(self, session: Callable[[Backoff], Awaitable[None]]) -> None:
-        """Begin anew whenever it ends; pauses grow until it resets them."""
+    async def _keep(
+        self, session: Callable[[Backoff], Awaitable[None]], is_over: Callable[[], bool]
+    ) -> None:
+        """Begin anew whenever it ends; pauses grow until it resets them.
+
+        The client may turn a cancellation into a failure: what is over is asked, too.
+        """
         backoff = Backoff()
-        while not self._closing.is_set():
+        while not is_over():
             try:
                 await session(backoff)
             except FAILURES as error:
-                if self._closing.is_set():
+                if is_over():
                     return
                 said = self._address.said(error)
                 _log.warning("%s: %s; trying again", self._address.shown, said)
@@ -108,19 +116,19 @@ class RabbitMqSubscription:
         """Receive on one connection until it ends."""
         connection = self._connection = await connect(self._address, self._options)
         try:
-            await self._find_lanes(connection)
+            listening = await self._find_lanes(connection)
             backoff.reset()
             for lane in self._lanes:
                 self._open_lane(connection, lane)
-            await connection.closed()
+            await listening.closed()
         finally:
             await hang_up(connection)
             await _end(self._receiving_lanes.values())
             self._receiving_lanes.clear()
             self._shelf.forget(lambda _: True)
 
-    async def _find_lanes(self, connection: AbstractConnection) -> None:
-        """Hear of lanes of labels, those there are and those to come."""
+    async def _find_lanes(self, connection: AbstractConnection) -> AbstractChannel:
+        """Hear of lanes of labels, those there are and those to come, while the channel lasts."""
         await declare_exchanges(connection)
         channel = await connection.channel()
         exchange = await channel.get_exchange(EXCHANGE, ensure=False)
@@ -135,11 +143,15 @@ class RabbitMqSubscription:
 
         await ear.consume(heed, no_ack=True)
         await exchange.publish(Message(b""), LANES_ASKED, mandatory=False)
+        return channel
 
     def _open_lane(self, connection: AbstractConnection, lane: str) -> None:
         if lane not in self._receiving_lanes:
             session = partial(self._receive_lane, connection, lane)
-            self._receiving_lanes[lane] = asyncio.create_task(self._keep(session), name=lane)
+            is_over = partial(_is_closed, connection)
+            self._receiving_lanes[lane] = asyncio.create_task(
+                self._keep(session, is_over), name=lane
+            )
 
     async def _receive_lane(
         self, connection: AbstractConnection, lane: str, backoff: Backoff
@@ -205,6 +217,10 @@ class RabbitMqSubscription:
             # On a channel that is closed there is nothing to answer: it is delivered again.
             with contextlib.suppress(*FAILURES):
                 await (message.nack() if gives_back else message.ack())
+
+
+def _is_closed(connection: AbstractConnection) -> bool:
+    return connection.close_called or not connection.connected.is_set()
 
 
 async def _any_of(*happenings: Awaitable[object]) -> None:
