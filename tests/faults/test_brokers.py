@@ -15,7 +15,12 @@ from tidemill.foundation.clock import SystemClock
 from tidemill.foundation.queue import Fact, MessageQueue, RunMessage, Subscription
 from tidemill.infrastructure.queues.rabbitmq import RabbitMqQueue
 from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
-from tidemill.infrastructure.queues.rabbitmq_names import DEAD, EXCHANGE, key_of
+from tidemill.infrastructure.queues.rabbitmq_names import (
+    DEAD,
+    EXCHANGE,
+    key_of,
+    queue_of,
+)
 from tidemill.infrastructure.queues.redis_lanes import stream_of
 from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.infrastructure.queues.redis_subscription import RedisOptions
@@ -35,6 +40,8 @@ class Kind(Protocol):
 
     async def put(self, url: str, body: bytes) -> None: ...
 
+    async def waiting(self, url: str) -> int: ...
+
     async def dead_letter(self, url: str) -> tuple[bytes, str]: ...
 
     async def told(self, url: str, tell: Callable[[], None]) -> tuple[str, bytes]: ...
@@ -48,6 +55,10 @@ class RedisKind:
     async def put(self, url: str, body: bytes) -> None:
         async with redis.asyncio.from_url(url) as client:
             await client.xadd(stream_of(SHELL), {"envelope": body})
+
+    async def waiting(self, url: str) -> int:
+        async with redis.asyncio.from_url(url) as client:
+            return int(await client.xlen(stream_of(SHELL)))
 
     async def dead_letter(self, url: str) -> tuple[bytes, str]:
         fields = await self._first(url, "tidemill:dead")
@@ -74,6 +85,12 @@ class RabbitMqKind:
             channel = await connection.channel()
             exchange = await channel.get_exchange(EXCHANGE)
             await exchange.publish(aio_pika.Message(body), key_of(SHELL))
+
+    async def waiting(self, url: str) -> int:
+        async with await aio_pika.connect(url) as connection:
+            channel = await connection.channel()
+            queue = await channel.declare_queue(queue_of(SHELL), passive=True)
+            return queue.declaration_result.message_count or 0
 
     async def dead_letter(self, url: str) -> tuple[bytes, str]:
         async with await aio_pika.connect(url) as connection:
@@ -341,6 +358,16 @@ async def test_a_message_that_is_published_twice_is_delivered_twice(broker: Brok
     await queue.publish([RunMessage(SHELL, (1,))])
 
     assert await take_ids(await queue.subscribe(worker()), 2) == [1, 1]
+
+
+async def test_what_was_acknowledged_takes_no_room_at_the_broker(broker: Broker) -> None:
+    queue = broker.queue()
+    subscription = await queue.subscribe(worker())
+    await queue.publish([RunMessage(SHELL, (n,)) for n in range(20)])
+    await take_ids(subscription, 20)
+    await subscription.close()
+
+    assert await broker.kind.waiting(broker.url) == 0
 
 
 async def test_facts_are_told_on_their_routes(broker: Broker) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import zip_longest
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from redis.exceptions import RedisError
@@ -139,7 +138,7 @@ class RedisSubscription:
             await self._join_lanes()
         await self._take_over_abandoned()
         lanes, entries = await self._read_lanes()
-        for entry in _by_turns(entries):
+        for entry in entries:
             self._shelve_or_bury(entry)
         if lanes != self._lanes_known:
             await self._join_lanes()
@@ -218,12 +217,3 @@ class RedisSubscription:
 
     def _warn(self, what_follows: str, error: BaseException) -> None:
         _log.warning("%s: %s; %s", self._address.shown, self._address.said(error), what_follows)
-
-
-def _by_turns(entries: Sequence[Entry]) -> list[Entry]:
-    """One of each stream, then the next of each: a full lane does not come before the others."""
-    streams: dict[str, list[Entry]] = {}
-    for entry in entries:
-        streams.setdefault(entry.stream, []).append(entry)
-    rounds = zip_longest(*streams.values())
-    return [entry for each in rounds for entry in each if entry is not None]
