@@ -388,3 +388,21 @@ async def test_facts_that_nobody_can_be_told_are_dropped_and_counted(broker: Bro
 
     assert queue.facts_dropped == 8_000
     await queue.close()
+
+
+@pytest.mark.slow
+async def test_a_queue_that_takes_nothing_is_made_anew_and_holds_up_no_other(
+    shared_rabbitmq: RabbitMq, rabbitmq_url: str
+) -> None:
+    async with opened(shared_rabbitmq, RabbitMqKind(), rabbitmq_url) as broker:
+        await broker.queue().publish([RunMessage(SHELL, (1,))])
+        place = rabbitmq_url.rpartition("/")[2]
+        # What RabbitMQ 3.10 leaves behind when it is killed just after a declaration: a name only.
+        shared_rabbitmq._evaluate(
+            f"ra:stop_server(quorum_queues, {{'{place}_{queue_of(SHELL)}', node()}})"
+        )
+        queue = broker.queue()
+        subscription = await queue.subscribe(worker())
+        await queue.publish([RunMessage(SHELL, (2,)), RunMessage("default/http", (3,))])
+
+        assert set(await take_ids(subscription, 2)) == {2, 3}
