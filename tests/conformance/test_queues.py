@@ -24,6 +24,7 @@ class TestRedisStreamsQueue(QueueSuite):
         await queue.close()
 
 
+@pytest.mark.slow
 class TestRabbitMqQueue(QueueSuite):
     @pytest.fixture
     async def queue(self, rabbitmq_url: str) -> AsyncIterator[MessageQueue]:

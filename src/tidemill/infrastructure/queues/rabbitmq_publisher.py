@@ -25,6 +25,7 @@ from tidemill.errors import Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.infrastructure.queues.address import Address
 from tidemill.infrastructure.queues.backoff import Backoff
+from tidemill.infrastructure.queues.cancellation import heed_cancellation
 from tidemill.infrastructure.queues.envelope import encode, lanes_announcement
 from tidemill.infrastructure.queues.rabbitmq_link import (
     FAILURES,
@@ -103,6 +104,7 @@ class RabbitMqPublisher:
                     except FAILURES as error:
                         failure = error
                         await self._drop_line()
+                    heed_cancellation()
                     if not messages:
                         return
                     await self._clock.sleep(backoff.next_seconds())

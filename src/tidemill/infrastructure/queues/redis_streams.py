@@ -19,6 +19,7 @@ from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import Fact, RunMessage
 from tidemill.infrastructure.queues.address import read_address
 from tidemill.infrastructure.queues.backoff import Backoff
+from tidemill.infrastructure.queues.cancellation import heed_cancellation
 from tidemill.infrastructure.queues.envelope import encode, fact_message, task_execution
 from tidemill.infrastructure.queues.facts import FactTeller
 from tidemill.infrastructure.queues.redis_lanes import RedisLanes
@@ -101,11 +102,13 @@ class RedisStreamsQueue:
                 while True:
                     try:
                         await step()
+                        heed_cancellation()
                         return
                     except (AuthenticationError, ResponseError) as error:
                         raise self._unavailable(error) from error
                     except FAILURES as error:
                         failure = error
+                        heed_cancellation()
                         await self._clock.sleep(backoff.next_seconds())
         except TimeoutError:
             raise self._unavailable(failure) from failure
