@@ -22,6 +22,7 @@ from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
 from tidemill.domain.strategies.registry import StrategyRegistry, built_in_strategies
 from tidemill.errors import InvalidInput, InvalidSettings, Problem
 from tidemill.foundation.clock import Clock, SystemClock
+from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.executor import Executor
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.registry import ExecutorRegistry
@@ -36,6 +37,9 @@ from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.postgres_wakeups import PostgresWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.queues.postgres import PostgresQueue
+from tidemill.infrastructure.queues.rabbitmq import RabbitMqQueue
+from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
+from tidemill.infrastructure.queues.status_messages import StatusMessages
 from tidemill.infrastructure.store_control_plane import StoreControlPlane
 from tidemill.observability.metrics import Metrics
 from tidemill.worker.executors.containment import Containment
@@ -171,9 +175,6 @@ async def _shared_ground(settings: Settings, pool_size: int) -> AsyncIterator[Gr
 
 @asynccontextmanager
 async def _postgres_ground(settings: Settings, pool_size: int) -> AsyncIterator[Ground]:
-    if settings.message_queue.url not in {"", "postgres://"}:
-        said = "must be postgres:// where the database is PostgreSQL"
-        raise InvalidSettings([Problem("message_queue.url", said)])
     clock, metrics, url = SystemClock(), Metrics(), settings.database.url
     wakeups = PostgresWakeups(url)
     pool_size = settings.database.pool_size or pool_size
@@ -182,14 +183,32 @@ async def _postgres_ground(settings: Settings, pool_size: int) -> AsyncIterator[
         if settings.database.read_url is not None:
             replica = open_pool(settings.database.read_url, pool_size)
             reading = await stack.enter_async_context(replica)
-        store = PostgresStore(pool, wakeups, [metrics], reading=reading)
-        queue = PostgresQueue(pool, wakeups)
+        sinks: list[EventSink] = [metrics]
+        queue = _queue_of(settings, clock, sinks) or PostgresQueue(pool, wakeups)
+        stack.push_async_callback(queue.close)
+        store = PostgresStore(pool, wakeups, sinks, reading=reading)
+        stack.push_async_callback(store.close)
         await wakeups.start()
-        try:
-            yield Ground(store, queue, wakeups, metrics, clock)
-        finally:
-            await wakeups.stop()
-            await store.close()
+        stack.push_async_callback(wakeups.stop)
+        yield Ground(store, queue, wakeups, metrics, clock)
+
+
+def _queue_of(settings: Settings, clock: Clock, sinks: list[EventSink]) -> MessageQueue | None:
+    """The broker that is named, which is told how runs go; None where it is the database."""
+    url, require_tls = settings.message_queue.url, settings.message_queue.require_tls
+    broker: RedisStreamsQueue | RabbitMqQueue
+    match url.partition("://")[0]:
+        case "redis" | "rediss":
+            broker = RedisStreamsQueue(url, clock, require_tls=require_tls)
+        case "amqp" | "amqps":
+            broker = RabbitMqQueue(url, clock, require_tls=require_tls)
+        case "memory":
+            said = "is for one process; leave it out, or name a broker"
+            raise InvalidSettings([Problem("message_queue.url", said)])
+        case _:
+            return None
+    sinks.append(StatusMessages(broker))
+    return broker
 
 
 async def _run_workers(

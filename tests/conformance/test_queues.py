@@ -2,11 +2,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tidemill.foundation.clock import SystemClock
 from tidemill.foundation.queue import MessageQueue, RunMessage
 from tidemill.infrastructure.database.postgres_pool import open_pool
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.queues.postgres import PostgresQueue
+from tidemill.infrastructure.queues.rabbitmq import RabbitMqQueue
+from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.testing.builders import worker
 from tidemill.testing.conformance.queue_suite import QueueSuite
 
@@ -31,3 +34,20 @@ class TestPostgresQueue(QueueSuite):
     async def queue(self, migrated_postgres_url: str) -> AsyncIterator[MessageQueue]:
         async with open_pool(migrated_postgres_url, 4) as pool:
             yield PostgresQueue(pool, MemoryWakeups())
+
+
+class TestRedisStreamsQueue(QueueSuite):
+    @pytest.fixture
+    async def queue(self, redis_url: str) -> AsyncIterator[MessageQueue]:
+        queue = RedisStreamsQueue(redis_url, SystemClock())
+        yield queue
+        await queue.close()
+
+
+@pytest.mark.slow
+class TestRabbitMqQueue(QueueSuite):
+    @pytest.fixture
+    async def queue(self, rabbitmq_url: str) -> AsyncIterator[MessageQueue]:
+        queue = RabbitMqQueue(rabbitmq_url, SystemClock())
+        yield queue
+        await queue.close()

@@ -69,6 +69,11 @@ def _is_database(url: str) -> bool:
     return not url or (url.startswith("sqlite:///") and not url.endswith("/"))
 
 
+def _is_queue(url: str) -> bool:
+    brokers = ("redis://", "rediss://", "amqp://", "amqps://")
+    return url in {"", "memory://", "postgres://"} or url.startswith(brokers)
+
+
 def _is_replica(url: str | None) -> bool:
     return url is None or url.startswith(_POSTGRES)
 
@@ -112,11 +117,14 @@ class DatabaseSettings(Section):
 class MessageQueueSettings(Section):
     """What carries runs to workers."""
 
-    # Empty: memory:// with SQLite, and the database itself with PostgreSQL.
-    url: Literal["", "memory://", "postgres://"] = ""
+    # Empty: memory:// with SQLite, and the database itself (postgres://) with PostgreSQL.
+    url: Annotated[
+        str,
+        _where(_is_queue, "must be memory://, postgres://, redis(s)://HOST or amqp(s)://HOST"),
+    ] = ""
     # Runs that may wait in the queue for each slot: what explain tells is computed with the same.
     prefetch: Annotated[int, _only(2, "the dispatcher hands out two runs for each slot")] = 2
-    require_tls: Annotated[bool, _only(False, "the queue is where the database is")] = False
+    require_tls: bool = False  # refuse a broker that is not reached by TLS
 
 
 class CacheSettings(Section):

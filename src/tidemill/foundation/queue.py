@@ -1,7 +1,7 @@
 """Hands ready runs to workers. A message is a hint: the database decides what it still means."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,7 +16,7 @@ class RunMessage(msgspec.Struct, frozen=True):
 
 
 class Delivery(Protocol):
-    """A message as one worker received it."""
+    """A message as one worker received it. The first answer counts; none raises or waits long."""
 
     message: RunMessage
 
@@ -31,7 +31,7 @@ class Subscription(Protocol):
     """What one worker receives."""
 
     async def receive(self) -> Delivery:
-        """The next message for this worker; waits for it."""
+        """The next message for this worker; waits for it. Raises Unavailable once closed."""
 
     def received(self) -> Delivery | None:
         """Another message that is here already; None where none is."""
@@ -51,3 +51,24 @@ class MessageQueue(Protocol):
 
     async def close(self) -> None:
         """Free what is held; may be called twice."""
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """Something that happened, for whoever listens at a broker.
+
+    `route` is `status.<running|success|failed|completed>` or
+    `worker.<registration|heartbeat|command>`; `correlation_id` is shared by facts of one run.
+    """
+
+    route: str
+    correlation_id: str | None
+    payload: dict[str, Any]
+
+
+class FactSink(Protocol):
+    """Where facts are told, at best: one that cannot be told soon is dropped and counted."""
+
+    facts_dropped: int
+
+    def tell(self, facts: Sequence[Fact]) -> None:
+        """Tell these, in this order. Does not raise and does not wait."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tidemill.domain.task import parse_lane
 from tidemill.domain.worker import Worker
+from tidemill.errors import Unavailable
 from tidemill.foundation.queue import RunMessage
 
 
@@ -65,15 +66,18 @@ class MemorySubscription:
         self._queue = queue
         self._worker = worker
         self._unsettled: set[MemoryDelivery] = set()
+        self._is_closed = False
 
     async def receive(self) -> "MemoryDelivery":
         while (delivery := self.received()) is None:
+            if self._is_closed:
+                raise Unavailable("the subscription is closed")
             self.arrived.clear()
             await self.arrived.wait()
         return delivery
 
     def received(self) -> "MemoryDelivery | None":
-        message = self._queue.take(self._worker)
+        message = None if self._is_closed else self._queue.take(self._worker)
         if message is None:
             return None
         delivery = MemoryDelivery(self, message)
@@ -81,7 +85,9 @@ class MemorySubscription:
         return delivery
 
     async def close(self) -> None:
+        self._is_closed = True
         self._queue.forget(self)
+        self.arrived.set()
         for delivery in list(self._unsettled):
             await delivery.refuse()
         self._queue.drop_lanes_of(self._worker)

@@ -8,7 +8,7 @@ only a hint to runs that somebody has.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -110,19 +110,25 @@ class PostgresSubscription:
     def __init__(self, queue: PostgresQueue, worker: Worker, wakeups: Wakeups) -> None:
         self._queue = queue
         self._worker = worker
+        self._wakeups = wakeups
         self._wakeup = wakeups.listen(Topic.MESSAGES)
         self._waiting: deque[PostgresDelivery] = deque()
-        self._unsettled: dict[int, PostgresDelivery] = {}
-        self._done: list[int] = []
+        self._unanswered: set[int] = set()
+        self._acknowledged: list[int] = []
+        self._refused: list[int] = []
         self._settling: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
 
     async def receive(self) -> "PostgresDelivery":
         while not self._waiting:
+            if self._closed.is_set():
+                raise Unavailable("the subscription is closed")
             for id, message in await self._queue.take(self._worker):
-                delivery = PostgresDelivery(id, message, self._acknowledge, self._refuse)
-                self._unsettled[id] = delivery
-                self._waiting.append(delivery)
-            if not self._waiting:
+                self._unanswered.add(id)
+                self._waiting.append(PostgresDelivery(id, message, self))
+            if self._closed.is_set():  # meanwhile
+                self._give_up()
+            elif not self._waiting:
                 await self._wakeup.wait(_LOOK_SECONDS)
         return self._waiting.popleft()
 
@@ -130,54 +136,52 @@ class PostgresSubscription:
         return self._waiting.popleft() if self._waiting else None
 
     async def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._wakeups.announce([Topic.MESSAGES])  # whoever waits hears of it
         self._wakeup.close()
-        self._waiting.clear()
+        self._give_up()
         if self._settling is not None:
             await self._settling
-        left, self._unsettled = list(self._unsettled), {}
-        if left:
-            try:
-                await self._queue.give_back(left, self._worker)
-            except Unavailable as error:
-                _log.warning("messages come back to the queue by themselves: %s", error)
 
-    def _acknowledge(self, id: int) -> None:
-        if self._unsettled.pop(id, None) is not None:
-            self._done.append(id)
+    def answer(self, id: int, *, is_done: bool) -> None:
+        """The first answer to a delivery counts."""
+        if id in self._unanswered:
+            self._unanswered.discard(id)
+            (self._acknowledged if is_done else self._refused).append(id)
             if self._settling is None or self._settling.done():
                 self._settling = asyncio.create_task(self._settle())
 
-    async def _settle(self) -> None:
-        while self._done:
-            ids, self._done = self._done, []
-            try:
-                await self._queue.acknowledge(ids, self._worker)
-            except Unavailable as error:
-                # They come back once more, and are found done with.
-                _log.warning("messages are not acknowledged: %s", error)
+    def _give_up(self) -> None:
+        self._waiting.clear()
+        for id in list(self._unanswered):
+            self.answer(id, is_done=False)
 
-    async def _refuse(self, id: int) -> None:
-        if self._unsettled.pop(id, None) is not None:
-            await self._queue.give_back([id], self._worker)
+    async def _settle(self) -> None:
+        while self._acknowledged or self._refused:
+            acknowledged, self._acknowledged = self._acknowledged, []
+            refused, self._refused = self._refused, []
+            try:
+                if acknowledged:
+                    await self._queue.acknowledge(acknowledged, self._worker)
+                if refused:
+                    await self._queue.give_back(refused, self._worker)
+            except Unavailable as error:
+                # All come back by themselves; what was done with is found so.
+                _log.warning("messages could not be answered: %s", error)
 
 
 class PostgresDelivery:
     """A message as one worker received it."""
 
-    def __init__(
-        self,
-        id: int,
-        message: RunMessage,
-        acknowledge: Callable[[int], None],
-        refuse: Callable[[int], Any],
-    ) -> None:
-        self.id = id
+    def __init__(self, id: int, message: RunMessage, subscription: PostgresSubscription) -> None:
         self.message = message
-        self._acknowledge = acknowledge
-        self._refuse = refuse
+        self._id = id
+        self._subscription = subscription
 
     async def acknowledge(self) -> None:
-        self._acknowledge(self.id)
+        self._subscription.answer(self._id, is_done=True)
 
     async def refuse(self) -> None:
-        await self._refuse(self.id)
+        self._subscription.answer(self._id, is_done=False)

@@ -2,10 +2,32 @@
 
 import asyncio
 
-from tidemill.foundation.queue import MessageQueue, RunMessage
+import pytest
+
+from tidemill.errors import Unavailable
+from tidemill.foundation.queue import Delivery, MessageQueue, RunMessage, Subscription
 from tidemill.testing.builders import worker
 
 SHELL = "default/shell"
+EU = 'default/shell/{"zone":"eu"}'
+
+
+async def take(subscription: Subscription, count: int) -> list[Delivery]:
+    """So many deliveries, with and without waiting, as a worker takes them."""
+    taken: list[Delivery] = []
+    while len(taken) < count:
+        taken.append(subscription.received() or await subscription.receive())
+    return taken
+
+
+async def take_ids(subscription: Subscription, count: int) -> list[int]:
+    """The runs that so many messages name, acknowledged one by one."""
+    ids: list[int] = []
+    for _ in range(count):
+        (delivery,) = await take(subscription, 1)
+        ids.extend(delivery.message.run_ids)
+        await delivery.acknowledge()
+    return ids
 
 
 class QueueSuite:
@@ -81,10 +103,9 @@ class QueueSuite:
         assert (await subscription.receive()).message.run_ids == (2,)
 
     async def test_a_selector_is_matched_against_labels(self, queue: MessageQueue) -> None:
-        lane = 'default/shell/{"zone":"eu"}'
         elsewhere = await queue.subscribe(worker("worker-1", labels={"zone": "us"}))
         here = await queue.subscribe(worker("worker-2", labels={"zone": "eu"}))
-        await queue.publish([RunMessage(lane, (1,)), RunMessage(SHELL, (2,))])
+        await queue.publish([RunMessage(EU, (1,)), RunMessage(SHELL, (2,))])
 
         assert (await elsewhere.receive()).message.run_ids == (2,)
         assert (await here.receive()).message.run_ids == (1,)
@@ -102,6 +123,115 @@ class QueueSuite:
         received = [(await its.receive()).message.run_ids for _ in range(2)]
         assert sorted(received) == [(1,), (3,)]
         assert others.received() is None
+
+    async def test_a_message_for_labels_that_was_published_first_waits_for_its_worker(
+        self, queue: MessageQueue
+    ) -> None:
+        await queue.publish([RunMessage(EU, (1,))])
+        subscription = await queue.subscribe(worker(labels={"zone": "eu"}))
+
+        assert await take_ids(subscription, 1) == [1]
+
+    async def test_a_lane_at_rest_keeps_its_order(self, queue: MessageQueue) -> None:
+        await queue.publish([RunMessage(SHELL, (n,)) for n in range(5)])
+        await queue.publish([RunMessage(SHELL, (n,)) for n in range(5, 10)])
+        subscription = await queue.subscribe(worker())
+
+        assert await take_ids(subscription, 10) == list(range(10))
+
+    async def test_many_messages_of_many_lanes_go_in_one_publish(self, queue: MessageQueue) -> None:
+        lanes = [f"queue-{n}/shell" for n in range(4)]
+        subscription = await queue.subscribe(worker(queues=[f"queue-{n}" for n in range(4)]))
+        await queue.publish([RunMessage(lanes[n % 4], (n, -n)) for n in range(200)])
+
+        deliveries: list[RunMessage] = []
+        for _ in range(200):
+            (delivery,) = await take(subscription, 1)
+            deliveries.append(delivery.message)
+            await delivery.acknowledge()
+        assert sorted(deliveries, key=lambda message: message.run_ids) == sorted(
+            (RunMessage(lanes[n % 4], (n, -n)) for n in range(200)),
+            key=lambda message: message.run_ids,
+        )
+
+    async def test_nothing_to_publish_is_allowed(self, queue: MessageQueue) -> None:
+        await queue.publish([])
+
+    async def test_a_lane_that_appears_after_subscribing_is_received(
+        self, queue: MessageQueue
+    ) -> None:
+        subscription = await queue.subscribe(worker(labels={"zone": "eu"}))
+        await queue.publish([RunMessage(SHELL, (1,))])
+        assert await take_ids(subscription, 1) == [1]
+        await queue.publish([RunMessage(EU, (2,))])
+
+        assert await take_ids(subscription, 1) == [2]
+
+    async def test_a_lane_may_be_called_anything(self, queue: MessageQueue) -> None:
+        name, kind, label = "夜 *#.:{} " + "q" * 300, "my kind.of:task*#", "ü" * 200
+        here = await queue.subscribe(
+            worker(queues=[name], task_types=[kind], labels={"zone": f"{label}1"})
+        )
+        lanes = [f'{name}/{kind}/{{"zone":"{label}{n}"}}' for n in range(2)]
+        await queue.publish([RunMessage(lanes[0], (1,)), RunMessage(lanes[1], (2,))])
+
+        (delivery,) = await take(here, 1)
+        assert delivery.message == RunMessage(lanes[1], (2,))
+
+    async def test_a_full_lane_hides_no_other(self, queue: MessageQueue) -> None:
+        await queue.publish([RunMessage(SHELL, (n,)) for n in range(300)])
+        await queue.publish([RunMessage("default/http", (1_000,))])
+        subscription = await queue.subscribe(worker())
+
+        assert 1_000 in await take_ids(subscription, 250)
+
+    async def test_what_is_not_here_yet_is_not_waited_for(self, queue: MessageQueue) -> None:
+        subscription = await queue.subscribe(worker())
+        assert subscription.received() is None
+        await queue.publish([RunMessage(SHELL, (1,))])
+        await take(subscription, 1)
+
+        assert subscription.received() is None
+
+    async def test_a_message_acknowledged_twice_is_acknowledged_once(
+        self, queue: MessageQueue
+    ) -> None:
+        first = await queue.subscribe(worker("worker-1"))
+        await queue.publish([RunMessage(SHELL, (1,)), RunMessage(SHELL, (2,))])
+        (delivery,) = await take(first, 1)
+        await delivery.acknowledge()
+        await delivery.acknowledge()
+        await delivery.refuse()
+        await first.close()
+        second = await queue.subscribe(worker("worker-2"))
+        assert await take_ids(second, 1) == [2]
+        await second.close()
+        await queue.publish([RunMessage(SHELL, (3,))])
+
+        assert await take_ids(await queue.subscribe(worker("worker-3")), 1) == [3]
+
+    async def test_whoever_waits_is_told_when_the_subscription_closes(
+        self, queue: MessageQueue
+    ) -> None:
+        subscription = await queue.subscribe(worker())
+        waiting = asyncio.create_task(subscription.receive())
+        await asyncio.sleep(0)
+        await subscription.close()
+
+        with pytest.raises(Unavailable):
+            await waiting
+        assert subscription.received() is None
+        await subscription.close()
+
+    async def test_a_receive_that_is_given_up_loses_nothing(self, queue: MessageQueue) -> None:
+        subscription = await queue.subscribe(worker())
+        waiting = asyncio.create_task(subscription.receive())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await queue.publish([RunMessage(SHELL, (1,))])
+
+        assert await take_ids(subscription, 1) == [1]
 
     async def test_closing_twice_is_allowed(self, queue: MessageQueue) -> None:
         await queue.close()

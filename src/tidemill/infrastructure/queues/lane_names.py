@@ -1,0 +1,42 @@
+"""What a lane is called at a broker: readable, safe in any name, and short enough for AMQP."""
+
+from hashlib import sha256
+from itertools import product
+from urllib.parse import quote
+
+from tidemill.domain.task import parse_lane
+from tidemill.domain.worker import Worker
+
+_LONGEST = 100  # of 255 bytes; the rest is for what stands around it
+_KEPT = 60
+
+
+def route_of(lane: str) -> str:
+    """`task.<task_type>`, in as many bytes as a route may have."""
+    return f"task.{_safe(parse_lane(lane).task_type)}"
+
+
+def name_of(lane: str) -> str:
+    """A name of this lane alone, of signs that AMQP's clients take: `default/shell`."""
+    return _safe(lane)
+
+
+def plain_lanes(worker: Worker) -> list[str]:
+    """The lanes that a worker serves whatever its labels; others come into being by messages."""
+    return [f"{queue}/{kind}" for queue, kind in product(worker.queues, worker.task_types)]
+
+
+def serves(worker: Worker, lane: str) -> bool:
+    """Whether `worker` serves a lane that somebody else named; an unreadable one is nobody's."""
+    try:
+        return worker.serves(parse_lane(lane))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _safe(text: str) -> str:
+    name = quote(text, safe="/").replace("%", "+").replace("~", "+7E")
+    if len(name) <= _LONGEST:
+        return name
+    # No other has a colon, and no two have the same digest.
+    return f"{name[:_KEPT]}:{sha256(text.encode()).hexdigest()}"

@@ -1,0 +1,92 @@
+"""What is declared at RabbitMQ, by whoever comes first.
+
+    tidemill            topic exchange   task.<type>, status.<…>, worker.<…>: every message, for
+                                         whoever listens; lane.<lane>: copies for the lane's queue
+    tidemill.<lane>     quorum queue     for each lane, shared by its workers
+    tidemill.dead       fanout exchange and quorum queue: what could not be delivered
+
+Lanes of labels are not known to every worker: publishers say on `lanes.announced` which they use,
+and say it again to whoever asks on `lanes.asked`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
+from aiormq.exceptions import ChannelLockedResource
+
+from tidemill.infrastructure.queues.backoff import Backoff
+from tidemill.infrastructure.queues.lane_names import name_of
+from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
+
+EXCHANGE = "tidemill"
+DEAD = "tidemill.dead"
+LANES_ANNOUNCED = "lanes.announced"
+LANES_ASKED = "lanes.asked"
+
+_DEAD_LETTERS = 10_000
+
+
+def key_of(lane: str) -> str:
+    """The key under which the queue of a lane is bound."""
+    return f"lane.{name_of(lane)}"
+
+
+def queue_of(lane: str) -> str:
+    """The name of the queue of a lane."""
+    return f"{EXCHANGE}.{name_of(lane)}"
+
+
+async def declare_exchanges(connection: AbstractConnection) -> None:
+    """The exchanges and the queue of dead letters."""
+    async with _alone(connection, DEAD) as channel:
+        await channel.declare_exchange(EXCHANGE, ExchangeType.TOPIC, durable=True)
+        dead = await channel.declare_exchange(DEAD, ExchangeType.FANOUT, durable=True)
+        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-max-length": _DEAD_LETTERS}
+        letters = await channel.declare_queue(DEAD, durable=True, arguments=arguments)
+        await letters.bind(dead)
+
+
+async def declare_lane(connection: AbstractConnection, lane: str, options: RabbitMqOptions) -> None:
+    """The queue of a lane."""
+    name = queue_of(lane)
+    arguments: dict[str, Any] = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": options.delivery_limit,
+        "x-max-length": options.max_length,
+        "x-dead-letter-exchange": DEAD,
+    }
+    async with _alone(connection, name) as channel:
+        queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+        await queue.bind(EXCHANGE, key_of(lane))
+
+
+@asynccontextmanager
+async def _alone(connection: AbstractConnection, name: str) -> AsyncIterator[AbstractChannel]:
+    """A channel for declaring `name` while nobody else does.
+
+    RabbitMQ 3.10 may fail for seconds where two declare one quorum queue at the same time. A queue
+    that is exclusive to this connection is the lock, and gone with it.
+    """
+    lock, backoff = f"{name}:lock", Backoff()
+    while True:
+        channel = await connection.channel()
+        try:
+            await channel.declare_queue(lock, exclusive=True)
+        except ChannelLockedResource:
+            await asyncio.sleep(backoff.next_seconds())
+            continue
+        yield channel
+        await channel.queue_delete(lock)
+        await channel.close()
+        return
+
+
+async def declare_ear(channel: AbstractChannel, route: str) -> AbstractQueue:
+    """A queue of this connection alone, for what is said on `route` while it lasts."""
+    ear = await channel.declare_queue(exclusive=True, auto_delete=True)
+    await ear.bind(EXCHANGE, route)
+    return ear

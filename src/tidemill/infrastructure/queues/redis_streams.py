@@ -1,0 +1,136 @@
+"""The queue in Redis Streams: a stream for each lane, read by one group of consumers.
+
+An entry that is acknowledged is deleted; one that is given back is appended anew, and counted. What
+a worker held that vanished is taken over by the others after a while.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ResponseError
+
+from tidemill.domain.worker import Worker
+from tidemill.errors import InvalidSettings, Problem, Unavailable
+from tidemill.foundation.clock import Clock
+from tidemill.foundation.queue import Fact, RunMessage
+from tidemill.infrastructure.queues.address import read_address
+from tidemill.infrastructure.queues.backoff import Backoff
+from tidemill.infrastructure.queues.cancellation import heed_cancellation
+from tidemill.infrastructure.queues.envelope import encode, fact_message, task_execution
+from tidemill.infrastructure.queues.facts import FactTeller
+from tidemill.infrastructure.queues.redis_lanes import RedisLanes
+from tidemill.infrastructure.queues.redis_subscription import (
+    BLOCK_SECONDS,
+    DEFAULTS,
+    FAILURES,
+    RedisOptions,
+    RedisSubscription,
+)
+
+_FACTS_WAITING = 10_000
+
+
+class RedisStreamsQueue:
+    """Messages go through the Redis at `url`: `redis://…`, or `rediss://…` for TLS.
+
+    Nothing is asked of it until something is published or received. Raises InvalidSettings for a
+    URL that cannot be used, or that is not encrypted where `require_tls` is set.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        options: RedisOptions = DEFAULTS,
+        *,
+        require_tls: bool = False,
+    ) -> None:
+        self._address = read_address(
+            url, plain="redis", encrypted="rediss", require_tls=require_tls
+        )
+        self._clock = clock
+        self._options = options
+        self._redis = _client(url, options.answer_within_seconds + BLOCK_SECONDS)
+        self._lanes = RedisLanes(self._redis, options.max_length)
+        self._subscriptions: set[RedisSubscription] = set()
+        self._facts = FactTeller(self._send_facts, _FACTS_WAITING)
+
+    async def publish(self, messages: Sequence[RunMessage]) -> None:
+        now = self._clock.now()
+        bodies = [(each.lane, encode(task_execution(each, now))) for each in messages]
+        if bodies:
+            await self._for_sure(partial(self._lanes.add, bodies))
+
+    async def subscribe(self, worker: Worker) -> RedisSubscription:
+        subscription = RedisSubscription(
+            self._lanes, self._address, worker, self._clock, self._options
+        )
+        self._subscriptions.add(subscription)
+        return subscription
+
+    @property
+    def facts_dropped(self) -> int:
+        """How many facts could not be told."""
+        return self._facts.dropped
+
+    def tell(self, facts: Sequence[Fact]) -> None:
+        """Append these to `tidemill:status` and `tidemill:worker`, at best."""
+        self._facts.tell(facts)
+
+    async def close(self) -> None:
+        await self._facts.close()
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+        self._subscriptions.clear()
+        await self._redis.aclose()
+
+    async def _send_facts(self, facts: Sequence[Fact]) -> None:
+        now = self._clock.now()
+        bodies = [(fact.route, encode(fact_message(fact, now))) for fact in facts]
+        await self._for_sure(partial(self._lanes.tell, bodies))
+
+    async def _for_sure(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Try until it is done; raises Unavailable when the time is over or Redis refuses."""
+        backoff = Backoff()
+        failure: BaseException = TimeoutError("no answer")
+        try:
+            async with asyncio.timeout(self._options.answer_within_seconds):
+                while True:
+                    try:
+                        await step()
+                        heed_cancellation()
+                        return
+                    except (AuthenticationError, ResponseError) as error:
+                        raise self._unavailable(error) from error
+                    except FAILURES as error:
+                        failure = error
+                        heed_cancellation()
+                        await self._clock.sleep(backoff.next_seconds())
+        except TimeoutError:
+            raise self._unavailable(failure) from failure
+
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        said = self._address.said(error)
+        return Unavailable(f"the message queue at {self._address.shown} is unavailable: {said}")
+
+
+def _client(url: str, socket_timeout: float) -> Redis:
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            protocol=2,
+            legacy_responses=False,
+            socket_timeout=socket_timeout,
+            socket_connect_timeout=socket_timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError) as error:  # of what stands behind the "?"
+        raise InvalidSettings(
+            [Problem("message_queue.url", "its query names an option that Redis does not know")]
+        ) from error
+    return client
