@@ -68,7 +68,9 @@ class Fact(msgspec.Struct, frozen=True):
 class FactSink(Protocol):
     """Where facts are told, at best: one that cannot be told soon is dropped and counted."""
 
-    facts_dropped: int
+    @property
+    def facts_dropped(self) -> int:
+        """How many were not told."""
 
     def tell(self, facts: Sequence[Fact]) -> None:
         """Tell these, in this order. Does not raise and does not wait."""
