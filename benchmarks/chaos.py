@@ -4,6 +4,7 @@ The tasks write down themselves that they started; fire times are computed here.
 against what the API tells once everything has ended.
 """
 
+import contextlib
 import random
 import tempfile
 import threading
@@ -19,31 +20,43 @@ from tidemill.client.client import Client, ServerError, Unreachable
 from tidemill.testing.cluster import Cluster, Member
 from tidemill.testing.faults import Fault
 from tidemill.testing.server import Server
-from tidemill.testing.services import Postgres
+from tidemill.testing.services import Postgres, RabbitMq, Redis
 
 TASKS = Path(__file__).parent / "tasks"
 
 _LEASE_SECONDS = 5.0
 _LIMIT = 2  # runs at once under the shared key
 _SETTLES_WITHIN_SECONDS = 180.0
+_BROKERS = {"redis": Redis, "rabbitmq": RabbitMq}
 _LINK_FAULTS = (Fault.BLACK_HOLE, Fault.DROP_REPLIES, Fault.DROP_REQUESTS, Fault.DELAY)
 
 Run = dict[str, Any]
 
 
 def chaos(
-    seconds: float = 600, seed: int | None = None, *, scheduled: int = 18, workers: int = 4
+    seconds: float = 600,
+    seed: int | None = None,
+    *,
+    queue: str = "postgres",
+    scheduled: int = 18,
+    workers: int = 4,
 ) -> dict[str, Any]:
-    """Two APIs, three dispatchers and workers under mixed faults for so long, on PostgreSQL."""
+    """Two APIs, three dispatchers and workers under mixed faults for so long.
+
+    The database is PostgreSQL; `queue` is what carries the messages: it, redis or rabbitmq.
+    """
     seed = random.randrange(2**32) if seed is None else seed
-    with tempfile.TemporaryDirectory() as name, Postgres() as postgres:
-        directory = Path(name)
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        postgres = stack.enter_context(Postgres())
+        broker = stack.enter_context(_BROKERS[queue]()) if queue in _BROKERS else None
         environment = {
             "TIDEMILL_WORKER__PYTHON_PATHS": f'["{TASKS}"]',
             "TIDEMILL_WORKER__LEASE_SECONDS": str(_LEASE_SECONDS),
             "TIDEMILL_WORKER__HEARTBEAT_SECONDS": "1",
             "TIDEMILL_WORKER__KILL_GRACE_SECONDS": "1",
             "TIDEMILL_WORKER__MAX_CONCURRENT_TASKS": "16",
+            "TIDEMILL_MESSAGE_QUEUE__URL": broker.url if broker else "",
         }
         with Cluster(directory, postgres.url, environment) as cluster:
             servers = [cluster.api() for _ in range(2)]
@@ -53,7 +66,7 @@ def chaos(
                 cluster.worker()
             load = _Load(directory, servers, scheduled)
             load.begin()
-            faults = _Faults(cluster, postgres, random.Random(seed))
+            faults = _Faults(cluster, postgres, broker, random.Random(seed))
             faults.go_on(seconds)
             load.finish()
             with servers[0].client() as client:
@@ -67,6 +80,7 @@ def chaos(
                 }
             homes = [member.data_dir for member in cluster.members]
         return {
+            "queue": queue,
             "seconds": seconds,
             "seed": seed,
             "faults": dict(sorted(faults.done.items())),
@@ -195,10 +209,17 @@ def _settle(client: Client) -> None:
 class _Faults:
     """One fault after the other, each healed before the next begins."""
 
-    def __init__(self, cluster: Cluster, postgres: Postgres, chance: random.Random) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        postgres: Postgres,
+        broker: Redis | RabbitMq | None,
+        chance: random.Random,
+    ) -> None:
         self.done: Counter[str] = Counter()
         self._cluster = cluster
         self._postgres = postgres
+        self._broker = broker
         self._chance = chance
         # How often each is chosen among them.
         self._kinds: list[tuple[int, Callable[[], str]]] = [
@@ -206,6 +227,8 @@ class _Faults:
             (5, self._break_the_network), (2, self._reset_connections), (2, self._restart),
             (1, self._kill_the_database), (1, self._pause_the_database),
         ]  # fmt: skip
+        if broker is not None:
+            self._kinds += [(2, self._kill_the_broker), (2, self._wipe_the_broker)]
 
     def go_on(self, seconds: float) -> None:
         """Return when so many seconds have passed and all is healed."""
@@ -271,6 +294,18 @@ class _Faults:
         time.sleep(self._chance.uniform(0.5, 3))
         self._postgres.resume()
         return "postgres paused"
+
+    def _kill_the_broker(self) -> str:
+        assert self._broker is not None
+        self._broker.kill()
+        time.sleep(self._chance.uniform(0, 2))
+        self._broker.start()
+        return f"{self._broker.name} killed"
+
+    def _wipe_the_broker(self) -> str:
+        assert self._broker is not None
+        self._broker.wipe()
+        return f"{self._broker.name} wiped"
 
     def _anyone(self) -> Member:
         return self._chance.choice(self._cluster.members)

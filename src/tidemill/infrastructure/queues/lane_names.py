@@ -4,7 +4,7 @@ from hashlib import sha256
 from itertools import product
 from urllib.parse import quote
 
-from tidemill.domain.task import parse_lane
+from tidemill.domain.task import Lane, parse_lane
 from tidemill.domain.worker import Worker
 
 _LONGEST = 100  # of 255 bytes; the rest is for what stands around it
@@ -24,6 +24,12 @@ def name_of(lane: str) -> str:
 def plain_lanes(worker: Worker) -> list[str]:
     """The lanes that a worker serves whatever its labels; others come into being by messages."""
     return [f"{queue}/{kind}" for queue, kind in product(worker.queues, worker.task_types)]
+
+
+def is_plain(lane: str) -> bool:
+    """Whether every worker of its queue and kind serves it."""
+    parsed = parse_lane(lane)
+    return str(Lane(parsed.queue, parsed.task_type, {})) == lane
 
 
 def serves(worker: Worker, lane: str) -> bool:

@@ -5,8 +5,8 @@
     tidemill.<lane>     quorum queue     for each lane, shared by its workers
     tidemill.dead       fanout exchange and quorum queue: what could not be delivered
 
-Lanes of labels are not known to every worker: publishers say on `lanes.announced` which they use,
-and say it again to whoever asks on `lanes.asked`.
+Lanes of labels, strategies and single workers are not known to every worker: publishers say on
+`lanes.announced` which they use, and say it again to whoever asks on `lanes.asked`.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aiormq.exceptions import ChannelLockedResource
 
+from tidemill.domain.task import parse_lane
 from tidemill.infrastructure.queues.backoff import Backoff
 from tidemill.infrastructure.queues.lane_names import name_of
 from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
@@ -28,6 +29,7 @@ LANES_ANNOUNCED = "lanes.announced"
 LANES_ASKED = "lanes.asked"
 
 _DEAD_LETTERS = 10_000
+_UNUSED_MILLISECONDS = 600_000  # then the queue of a single worker goes
 
 
 def key_of(lane: str) -> str:
@@ -59,6 +61,8 @@ async def declare_lane(connection: AbstractConnection, lane: str, options: Rabbi
         "x-max-length": options.max_length,
         "x-dead-letter-exchange": DEAD,
     }
+    if parse_lane(lane).worker_id is not None:
+        arguments["x-expires"] = _UNUSED_MILLISECONDS  # workers come back under other ids
     async with _alone(connection, name) as channel:
         queue = await channel.declare_queue(name, durable=True, arguments=arguments)
         await queue.bind(EXCHANGE, key_of(lane))

@@ -20,13 +20,13 @@ from aio_pika.exceptions import (
     PublishError,
 )
 
-from tidemill.domain.task import parse_lane
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.infrastructure.queues.address import Address
 from tidemill.infrastructure.queues.backoff import Backoff
 from tidemill.infrastructure.queues.cancellation import heed_cancellation
 from tidemill.infrastructure.queues.envelope import encode, lanes_announcement
+from tidemill.infrastructure.queues.lane_names import is_plain
 from tidemill.infrastructure.queues.rabbitmq_link import (
     FAILURES,
     RabbitMqOptions,
@@ -176,7 +176,7 @@ class RabbitMqPublisher:
             await declare_lane(line.connection, lane, self._options)
             line.declared.add(lane)
         now = self._clock.monotonic()
-        due = [lane for lane in _of_labels(lanes) if line.announced.get(lane, now) <= now]
+        due = [lane for lane in _to_be_announced(lanes) if line.announced.get(lane, now) <= now]
         await self._announce(line, due)
         line.announced.update(dict.fromkeys(due, now + _ANNOUNCE_AGAIN_SECONDS))
 
@@ -204,7 +204,7 @@ class RabbitMqPublisher:
             ear = await declare_ear(channel, LANES_ASKED)
 
             async def tell(_: AbstractIncomingMessage) -> None:
-                await self._announce(line, _of_labels(line.declared))
+                await self._announce(line, _to_be_announced(line.declared))
 
             await ear.consume(tell, no_ack=True)
         except BaseException:
@@ -236,6 +236,6 @@ def _is_silence(failure: BaseException) -> bool:
     return isinstance(failure, TimeoutError | DeliveryError)
 
 
-def _of_labels(lanes: Iterable[str]) -> list[str]:
-    """The lanes that not every worker of their queue and kind serves."""
-    return [lane for lane in lanes if parse_lane(lane).selector]
+def _to_be_announced(lanes: Iterable[str]) -> list[str]:
+    """The lanes that nobody knows of by their queue and kind alone."""
+    return [lane for lane in lanes if not is_plain(lane)]

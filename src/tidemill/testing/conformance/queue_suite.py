@@ -121,7 +121,7 @@ class QueueSuite:
 
         assert (await others.receive()).message.run_ids == (2,)
         received = [(await its.receive()).message.run_ids for _ in range(2)]
-        assert sorted(received) == [(1,), (3,)]
+        assert sorted(received) == [(1,), (3,)], received
         assert others.received() is None
 
     async def test_a_message_for_labels_that_was_published_first_waits_for_its_worker(
