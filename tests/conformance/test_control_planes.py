@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -6,6 +7,7 @@ import pytest
 from tidemill.api.app import create_app
 from tidemill.api.context import ApiContext
 from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.errors import Unavailable
 from tidemill.foundation.control_plane import ControlPlane
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.store import Store
@@ -15,8 +17,14 @@ from tidemill.infrastructure.http_control_plane import HttpControlPlane
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.store_control_plane import StoreControlPlane
+from tidemill.testing.builders import worker
 from tidemill.testing.clock import FakeClock
-from tidemill.testing.conformance.control_plane_suite import LEASE, ControlPlaneSuite
+from tidemill.testing.conformance.control_plane_suite import (
+    LEASE,
+    Begun,
+    ControlPlaneSuite,
+    ready_runs,
+)
 
 
 @pytest.fixture
@@ -42,6 +50,34 @@ class TestStoreControlPlane(ControlPlaneSuite):
         control_plane = StoreControlPlane(store, queue, clock, LEASE)
         yield control_plane
         await control_plane.close()
+
+    async def test_what_could_not_be_claimed_goes_to_others(
+        self,
+        control_plane: ControlPlane,
+        store: Store,
+        queue: MessageQueue,
+        clock: FakeClock,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        await control_plane.register(worker("worker-1"))
+        other = StoreControlPlane(store, queue, clock, LEASE)
+        await other.register(worker("worker-2"))
+        [run] = await ready_runs(store, queue)
+        begun = Begun()
+
+        async def does_not_answer(_: object) -> None:
+            raise Unavailable("the database does not answer")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "transact", does_not_answer)
+            with pytest.raises(Unavailable):
+                await control_plane.claim(1, begun)
+        await control_plane.stop_claiming(begun)
+        async with asyncio.timeout(10):
+            await other.claim(1, begun)
+
+        assert begun.ids == [run.id]
+        await other.close()
 
 
 def api_over(store: Store, queue: MessageQueue, clock: FakeClock) -> ApiContext:
