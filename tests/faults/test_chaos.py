@@ -4,8 +4,8 @@ import pytest
 from benchmarks.chaos import chaos
 
 _FIGURES = {  # everything else that is counted is a defect
-    "seconds", "seed", "faults", "runs", "attempts", "attempts_lost", "poison", "held", "promised",
-    "firings_due", "late_p50_seconds", "late_p99_seconds", "late_max_seconds",
+    "queue", "seconds", "seed", "faults", "runs", "attempts", "attempts_lost", "poison", "held",
+    "promised", "firings_due", "late_p50_seconds", "late_p99_seconds", "late_max_seconds",
 }  # fmt: skip
 
 
