@@ -157,32 +157,31 @@ class _Load:
 
     def _ask(self, number: int) -> None:
         asked = 0
-        with self._servers[number].client() as client:
-            try:
-                while not self._is_over.wait(0.2):
-                    asked += 1
-                    name = ("asked", "limited", "long")[asked % 3]
-                    self._trigger(client, name, f"{number}-{asked}")
-            except Exception as error:
-                self._failures.append(error)
+        try:
+            while not self._is_over.wait(0.2):
+                asked += 1
+                name = ("asked", "limited", "long")[asked % 3]
+                self._trigger(self._servers[number], name, f"{number}-{asked}")
+        except Exception as error:
+            self._failures.append(error)
 
-    def _trigger(self, client: Client, name: str, key: str) -> None:
+    def _trigger(self, server: Server, name: str, key: str) -> None:
         """Ask until there is an answer: by the key it is one run, however often."""
-        while True:
-            try:
-                run = client.call(
-                    "POST", f"/tasks/name:{name}/trigger", body={},
-                    headers={"Idempotency-Key": key},
-                )  # fmt: skip
-            except Unreachable:
-                client = self._servers[int(key[0])].client()  # it may have another port by now
-            except ServerError as error:
-                if error.status not in {409, 503}:
-                    raise
-            else:
-                self.promised[key] = run["id"]
-                return
-            time.sleep(0.2)
+        while key not in self.promised:
+            with server.client() as client:  # a new one each time: it may have another port by now
+                try:
+                    run = client.call(
+                        "POST", f"/tasks/name:{name}/trigger", body={},
+                        headers={"Idempotency-Key": key},
+                    )  # fmt: skip
+                except Unreachable:
+                    time.sleep(0.2)
+                except ServerError as error:
+                    if error.status not in {409, 503}:
+                        raise
+                    time.sleep(0.2)
+                else:
+                    self.promised[key] = run["id"]
 
 
 def _let_schedules_end(client: Client, schedules: dict[int, float]) -> float:
