@@ -256,7 +256,9 @@ async def test_what_a_body_raises_leaves_nothing(store: PostgresStore) -> None:
     assert await store.read(lambda r: r.task_named("default", "half")) is None
 
 
-async def test_whoever_stops_waiting_stops_nothing(store: PostgresStore) -> None:
+async def test_whoever_stops_waiting_stops_nothing(
+    store: PostgresStore, migrated_postgres_url: str
+) -> None:
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -270,6 +272,10 @@ async def test_whoever_stops_waiting_stops_nothing(store: PostgresStore) -> None
     await store.close()  # waits for what is under way
     with pytest.raises(Unavailable):
         await store.transact(body)
+    async with open_pool(migrated_postgres_url, 1) as pool:
+        other = PostgresStore(pool, MemoryWakeups())
+        assert await other.read(lambda r: r.task_named("default", "asked-for")) is not None
+        await other.close()
 
 
 @pytest.mark.slow
@@ -294,7 +300,7 @@ async def test_a_frozen_process_holds_no_row_for_long(
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.DROP_REPLIES])
 async def test_a_network_that_swallows_is_told_of_and_left_behind(
-    services: Services, postgres_template: str, shared_postgres: Postgres, fault: Fault
+    postgres_template: str, shared_postgres: Postgres, fault: Fault
 ) -> None:
     with (
         shared_postgres.fresh(template=postgres_template) as url,

@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -65,17 +66,28 @@ def _where(is_right: Callable[[Any], bool], message: str) -> AfterValidator:
 
 def _is_database(url: str) -> bool:
     if url.startswith(_POSTGRES):
-        return True
+        return _is_readable(url)
     return not url or (url.startswith("sqlite:///") and not url.endswith("/"))
 
 
 def _is_queue(url: str) -> bool:
     brokers = ("redis://", "rediss://", "amqp://", "amqps://")
-    return url in {"", "memory://", "postgres://"} or url.startswith(brokers)
+    return url in {"", "memory://", "postgres://"} or (
+        url.startswith(brokers) and _is_readable(url)
+    )
 
 
 def _is_replica(url: str | None) -> bool:
-    return url is None or url.startswith(_POSTGRES)
+    return url is None or (url.startswith(_POSTGRES) and _is_readable(url))
+
+
+def _is_readable(url: str) -> bool:
+    """Whether its parts can be told apart: drivers would quote it, password included."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
 
 
 def _encrypts(required: bool, info: ValidationInfo) -> bool:
