@@ -31,7 +31,15 @@ def shell_firings(seconds: float = 120, tasks: int = 200) -> dict[str, Any]:
 
 
 def one_shots(tasks: int = 10_000) -> dict[str, Any]:
-    """So many tasks at the same second."""
+    """So many tasks at the same second: sync functions, and in another run async ones."""
+    return {
+        f"{kind}_{name}": figure
+        for kind, function in (("sync", "note"), ("async", "note_async"))
+        for name, figure in _at_one_second(f"effects:{function}", tasks).items()
+    }
+
+
+def _at_one_second(function: str, tasks: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         effects_file = Path(directory) / "effects"
         with _server(Path(directory)) as server, server.client() as client:
@@ -40,7 +48,7 @@ def one_shots(tasks: int = 10_000) -> dict[str, Any]:
             )
             for number in range(tasks):
                 _define(
-                    client, number, "python", "effects:note", {"file": str(effects_file)},
+                    client, number, "python", function, {"file": str(effects_file)},
                     f"@at {at.isoformat()}", None,
                 )  # fmt: skip
             if datetime.now(UTC) > at:
@@ -165,8 +173,12 @@ def _wait_until(timestamp: float) -> None:
 def _wait_for(effects_file: Path, lines: int) -> None:
     """Return once so many effects are there, without asking the server, which has enough to do."""
     deadline = time.monotonic() + 60
-    while len(read_effects(effects_file)) < lines and time.monotonic() < deadline:
+    while _lines_in(effects_file) < lines and time.monotonic() < deadline:
         time.sleep(0.2)
+
+
+def _lines_in(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def _settle(client: Client) -> None:
