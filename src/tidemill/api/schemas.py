@@ -21,7 +21,7 @@ from pydantic import (
 
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, TaskStatus
-from tidemill.domain.task_run import AttemptOutcome, Trigger
+from tidemill.domain.task_run import AttemptOutcome, Hold, Trigger
 from tidemill.domain.worker import WorkerStatus
 
 Name = Annotated[
@@ -556,14 +556,25 @@ class LeasedRunOut(BaseModel):
     task_version: int
     lane: str
     status: RunStatus
+    hold: Hold | None
+    reason: str | None
     attempt: int
+    max_attempts: int
+    losses: int
+    hand_backs: int
     fence: int
+    concurrency_key: str | None
+    concurrency_limit: int | None
+    event_seq: int
     worker_id: str | None
+    started_at: AwareDatetime | None
     scheduled_for: AwareDatetime
     not_before: AwareDatetime
     parameters: dict[str, Any]
     flow_run_id: str | None
     timeout_seconds: float | None
+    queue_timeout_seconds: float | None
+    deadline_at: AwareDatetime | None
     missed_count: int
     checkpoint: Any
     traceparent: str | None

@@ -30,12 +30,7 @@ _RUN_INSTANTS = (
     "scheduled_for", "not_before", "range_from", "created_at", "dispatched_at", "started_at",
     "completed_at",
 )  # fmt: skip
-
-_LEASED_PLAIN = (
-    "id", "namespace", "task_id", "task_name", "task_type", "task_version", "lane", "attempt",
-    "fence", "worker_id", "parameters", "flow_run_id", "timeout_seconds", "missed_count",
-    "checkpoint", "traceparent", "log_seq",
-)  # fmt: skip
+_LEASED_INSTANTS = ("started_at", "scheduled_for", "not_before", "deadline_at")
 
 
 def instant(value: datetime | None) -> str | None:
@@ -127,10 +122,9 @@ def log_views(rows: list[LogLines], after: int) -> list[dict[str, Any]]:
 def claimed_view(claimed: ClaimedRun) -> dict[str, Any]:
     """A run as the worker that now holds it needs it."""
     run = claimed.run
-    view: dict[str, Any] = {name: getattr(run, name) for name in _LEASED_PLAIN}
-    view["status"] = run.status.value
-    for name in ("scheduled_for", "not_before"):
-        view[name] = instant(getattr(run, name))
+    view: dict[str, Any] = {name: getattr(run, name) for name in run.__struct_fields__}
+    for name in _LEASED_INSTANTS:
+        view[name] = instant(view[name])
     return {
         "run": view,
         "definition": definition_view(claimed.definition),

@@ -113,10 +113,9 @@ class _Placement:
 def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[int], int]:
     """The runs of a lane that go, and how many their concurrency keys keep back."""
     runs, kept = _within_limits(transaction, transaction.ready_runs(lane, limit))
-    goes = [run.id for run in runs]
-    transaction.dispatch(goes)
+    transaction.dispatch(runs)
     _hold(transaction, kept)
-    return goes, len(kept)
+    return [run.id for run in runs], len(kept)
 
 
 _Ready = TypeVar("_Ready", ReadyRun, TaskRun)

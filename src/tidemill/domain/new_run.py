@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from tidemill.domain.jitter import jittered
 from tidemill.domain.misfire import MisfirePlan
 from tidemill.domain.run_status import RunStatus
@@ -45,20 +47,11 @@ def new_run(
     not_before = not_before or scheduled_for
     ready_at = max(not_before, now)
     level = (priority or definition.priority).level
-    return TaskRun(
-        namespace=definition.namespace,
-        task_id=task.id,
-        task_name=definition.name,
-        task_version=task.version,
-        task_type=definition.task_type,
-        lane=lane_of(definition),
-        trigger=trigger,
-        trigger_key=trigger_key,
-        scheduled_for=scheduled_for,
+    return msgspec.structs.replace(
+        _blank_run(task, trigger, trigger_key, scheduled_for, now),
         not_before=not_before,
         priority=level,
         rank=rank_of(ready_at, level),
-        status=RunStatus.PENDING,
         hold=Hold.TIME if not_before > now else None,
         parameters=parameters or {},
         max_attempts=definition.retry.max_retries + 1,
@@ -71,7 +64,6 @@ def new_run(
         missed_count=missed_count,
         retry_of=retry_of,
         traceparent=traceparent,
-        created_at=now,
     )
 
 
@@ -111,27 +103,73 @@ def skipped_run(
     count: int = 1,
 ) -> TaskRun:
     """The row that accounts for a firing that was never to start, or for a range of them."""
-    definition = task.definition
-    return TaskRun(
-        namespace=definition.namespace,
-        task_id=task.id,
-        task_name=definition.name,
-        task_version=task.version,
-        task_type=definition.task_type,
-        lane=lane_of(definition),
-        trigger=Trigger.SCHEDULE,
-        trigger_key=SCHEDULE_KEY,
-        scheduled_for=fire_time,
-        not_before=fire_time,
-        priority=definition.priority.level,
-        rank=now,
+    return msgspec.structs.replace(
+        _blank_run(task, Trigger.SCHEDULE, SCHEDULE_KEY, fire_time, now),
         status=RunStatus.SKIPPED,
         reason=reason,
         missed_count=count - 1,
         coalesced_into=coalesced_into,
         range_from=range_from,
-        created_at=now,
         completed_at=now,
+    )
+
+
+def _blank_run(
+    task: Task, trigger: Trigger, trigger_key: str, scheduled_for: datetime, now: datetime
+) -> TaskRun:
+    """A run of which nothing is said yet but whose it is and what made it."""
+    definition = task.definition
+    return TaskRun(
+        id=0,  # given by the store
+        namespace=definition.namespace,
+        task_id=task.id,
+        task_version=task.version,
+        status=RunStatus.PENDING,
+        hold=None,
+        reason=None,
+        attempt=0,
+        max_attempts=1,
+        losses=0,
+        hand_backs=0,
+        fence=0,
+        concurrency_key=None,
+        concurrency_limit=None,
+        queue_timeout_seconds=None,
+        event_seq=0,
+        worker_id=None,
+        started_at=None,
+        task_name=definition.name,
+        task_type=definition.task_type,
+        lane=lane_of(definition),
+        scheduled_for=scheduled_for,
+        not_before=scheduled_for,
+        parameters={},
+        flow_run_id=None,
+        timeout_seconds=None,
+        deadline_at=None,
+        missed_count=0,
+        checkpoint=None,
+        traceparent=None,
+        log_seq=0,
+        trigger=trigger,
+        trigger_key=trigger_key,
+        priority=definition.priority.level,
+        rank=now,
+        lease_expires_at=None,
+        queue_deadline_at=None,
+        coalesced_into=None,
+        range_from=None,
+        retry_of=None,
+        part_of=None,
+        shard_index=None,
+        shard_total=None,
+        result=None,
+        error_message=None,
+        exit_code=None,
+        progress=None,
+        created_at=now,
+        dispatched_at=None,
+        completed_at=None,
     )
 
 

@@ -347,7 +347,7 @@ class Transaction(Reads, Protocol):
     def ready_runs(self, lane: str, limit: int) -> list[ReadyRun]:
         """Pending runs without a hold, by rank, then scheduled_for, locked."""
 
-    def dispatch(self, run_ids: Collection[int]) -> None:
+    def dispatch(self, runs: Sequence[ReadyRun | RunHead]) -> None:
         """Mark these runs, which are ready and locked, as dispatched and tell RunDispatched."""
 
     def runs_to_place(self, lane: str, limit: int) -> list[TaskRun]:

@@ -156,7 +156,6 @@ _dispatch = (
         dispatched_at=bindparam("now", type_=_runs.dispatched_at.type),
         event_seq=_runs.event_seq + 1,
     )
-    .returning(_runs.id, _runs.event_seq, _runs.namespace)
 )
 _any_ready = (
     select(_runs.lane)
@@ -360,13 +359,10 @@ class RunRows(Rows):
     def ready_runs(self, lane: str, limit: int) -> list[ReadyRun]:
         return [ReadyRun(*row) for row in self.fetch(_ready, lane=lane, limit=limit)]
 
-    def dispatch(self, run_ids: Collection[int]) -> None:
-        rows = self.fetch(_dispatch, ids=run_ids, now=self.now)
-        if len(rows) != len(run_ids):
+    def dispatch(self, runs: Sequence[ReadyRun | RunHead]) -> None:
+        if self.execute(_dispatch, ids=[run.id for run in runs], now=self.now) != len(runs):
             raise ConcurrentChange("a run moved while it was being dispatched")
-        self.append_events(
-            [dispatched(run_id, seq, self.now, namespace) for run_id, seq, namespace in rows]
-        )
+        self.append_events([dispatched(run, self.now) for run in runs])
 
     def key_holders(self, keys: Collection[str]) -> dict[str, int]:
         return dict(self.fetch(_key_holders, keys=keys)) if keys else {}
@@ -460,17 +456,17 @@ class RunRows(Rows):
 
 def head_from(row: Sequence[Any]) -> RunHead:
     """A row of the columns that `RunHead` names."""
-    return RunHead(**dict(zip(_HEAD, row, strict=True)))
+    return RunHead(*row)
 
 
 def leased_from(row: Sequence[Any]) -> LeasedRun:
     """A row of the columns that `LeasedRun` names."""
-    return LeasedRun(**dict(zip(_LEASED, row, strict=True)))
+    return LeasedRun(*row)
 
 
 def run_from(row: Sequence[Any]) -> TaskRun:
     """A row of the columns that `TaskRun` names."""
-    return TaskRun(**dict(zip(_FIELDS, row, strict=True)))
+    return TaskRun(*row)
 
 
 def _all(rows: list[list[Any]]) -> list[TaskRun]:

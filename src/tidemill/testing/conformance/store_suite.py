@@ -366,7 +366,7 @@ class StoreSuite:
             for run in runs[:3]:
                 start(transaction, run, until)
             succeed(transaction, runs[0])
-            transaction.dispatch([runs[3].id, elsewhere.id])
+            transaction.dispatch([runs[3], elsewhere])
 
         await store.transact(body)
         assert await store.read(lambda r: r.running_counts()) == {"worker-1": 2}
@@ -412,9 +412,9 @@ class StoreSuite:
         owner = await add_task(store)
         ready, held = await add_runs(store, owner, [clock.now(), clock.now() + MINUTE])
 
-        await store.transact(lambda t: t.dispatch([ready.id]))
+        await store.transact(lambda t: t.dispatch([ready]))
         with pytest.raises((ConcurrentChange, Unavailable)):
-            await store.transact(lambda t: t.dispatch([held.id]))
+            await store.transact(lambda t: t.dispatch([held]))
 
         stored = await store.read(lambda r: r.run(ready.id))
         assert stored is not None
