@@ -406,3 +406,21 @@ async def test_a_queue_that_takes_nothing_is_made_anew_and_holds_up_no_other(
         await queue.publish([RunMessage(SHELL, (2,)), RunMessage("default/http", (3,))])
 
         assert set(await take_ids(subscription, 2)) == {2, 3}
+
+
+async def test_nothing_is_left_at_redis_of_a_worker_that_is_gone(
+    shared_redis: Redis, redis_url: str
+) -> None:
+    async with (
+        opened(shared_redis, RedisKind(), redis_url) as broker,
+        redis.asyncio.from_url(redis_url, decode_responses=True) as client,
+    ):
+        queue = broker.queue()
+        lanes = [f"default/shell@{name}" for name in ("gone", "here")]
+        await queue.publish([RunMessage(lane, (1,)) for lane in (*lanes, SHELL)])
+        assert await queue.kept_for() == {"gone", "here"}
+        await queue.tidy(["gone"])
+
+        assert await client.smembers("tidemill:lanes") == {SHELL, lanes[1]}
+        kept = {key async for key in client.scan_iter("tidemill:task.*")}
+        assert kept == {stream_of(SHELL), stream_of(lanes[1])}

@@ -16,11 +16,14 @@ from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import register_worker
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.duty import LEASE as DUTY_LEASE
+from tidemill.domain.duty import Duty
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import Concurrency, Dependency, Task, TaskDefinition, parse_lane
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
+from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.store import EventPosition, Transaction
 from tidemill.infrastructure.database.postgres import PostgresStore
@@ -175,6 +178,48 @@ async def test_no_cycle_is_stored_though_its_halves_come_at_once(store: Postgres
 
 async def edit(store: PostgresStore, task: Task, wanted: TaskDefinition) -> Task:
     return await store.transact(lambda t: replace_task(t, task.id, wanted, lambda _: ()))
+
+
+async def test_a_duty_is_one_holders_though_all_ask_for_it_at_once(store: PostgresStore) -> None:
+    several = [Leadership(store, Duty.PRUNE_HISTORY, f"holder-{n}") for n in range(SIDE_BY_SIDE)]
+    for fence in (1, 2):
+        performed = await asyncio.gather(*(each.perform(lambda t: t.now) for each in several))
+        assert sum(each is not None for each in performed) == 1
+        [lease] = await store.read(lambda r: r.duties())
+        assert lease.fence == fence
+        await several[int(lease.holder.rpartition("-")[2])].give_up()
+
+
+async def test_a_holder_is_not_replaced_between_its_proof_and_the_commit_of_its_work(
+    migrated_postgres_url: str,
+) -> None:
+    clock = FakeClock()
+    async with open_pool(migrated_postgres_url, 2) as pool:
+        store = PostgresStore(pool, MemoryWakeups(), now=clock.now)
+        first, second = (Leadership(store, Duty.TIDY_QUEUE, name) for name in ("one", "two"))
+        gate = await asyncpg.connect(migrated_postgres_url)
+        await gate.execute("SELECT pg_advisory_lock(1)")
+        has_proven = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slow(transaction: Transaction) -> None:
+            loop.call_soon(has_proven.set)
+            transaction.connection.fetch("SELECT pg_advisory_xact_lock(1)", ())  # type: ignore[attr-defined]
+            create_task(transaction, definition("of-the-first"), lambda _: ())
+
+        working = asyncio.create_task(first.perform(slow))
+        await has_proven.wait()
+        clock.advance(2 * DUTY_LEASE)
+        taking = asyncio.create_task(
+            second.perform(lambda t: t.task_named("default", "of-the-first"))
+        )
+        await gate.close()
+
+        assert await taking is not None
+        await working
+        [lease] = await store.read(lambda r: r.duties())
+        assert (lease.holder, lease.fence) == ("two", 2)
+        await store.close()
 
 
 async def test_a_reader_of_events_misses_none_that_is_committed_late(

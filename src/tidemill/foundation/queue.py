@@ -1,6 +1,6 @@
 """Hands ready runs to workers. A message is a hint: the database decides what it still means."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -48,6 +48,12 @@ class MessageQueue(Protocol):
 
     async def subscribe(self, worker: Worker) -> Subscription:
         """Receive the messages of the lanes that this worker serves."""
+
+    async def kept_for(self) -> set[str]:
+        """The ids of workers for whose lanes something is kept that does not go by itself."""
+
+    async def tidy(self, gone: Collection[str]) -> None:
+        """Drop what is kept for these workers, and what is too old to mean anything to anybody."""
 
     async def close(self) -> None:
         """Free what is held; may be called twice."""

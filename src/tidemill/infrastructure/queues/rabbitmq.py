@@ -1,6 +1,6 @@
 """The queue in RabbitMQ: a quorum queue for each lane, shared by the workers that serve it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tidemill.domain.worker import Worker
 from tidemill.foundation.clock import Clock
@@ -51,6 +51,12 @@ class RabbitMqQueue:
         subscription = RabbitMqSubscription(self._address, worker, self._clock, self._options)
         self._subscriptions.add(subscription)
         return subscription
+
+    async def kept_for(self) -> set[str]:
+        return set()  # queues of single workers expire at the broker, and messages as well
+
+    async def tidy(self, gone: Collection[str]) -> None:
+        """The broker sees to it."""
 
     @property
     def facts_dropped(self) -> int:

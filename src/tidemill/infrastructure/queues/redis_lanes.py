@@ -1,6 +1,6 @@
 """How lanes are kept in Redis.
 
-    tidemill:lanes                    a set: the lanes that ever had a message or a worker
+    tidemill:lanes                    a set: the lanes that had a message or a worker
     tidemill:task.shell:default/shell a stream for each lane, with one group of consumers, `workers`
     tidemill:dead                     a stream: what could not be delivered, and why
     tidemill:status, tidemill:worker  streams: facts, told at best
@@ -8,7 +8,7 @@
 Each method is one round trip, or two where the second depends on the first.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +16,12 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from tidemill.infrastructure.queues.lane_names import name_of, route_of
+from tidemill.infrastructure.queues.lane_names import (
+    lanes_naming,
+    name_of,
+    route_of,
+    workers_named,
+)
 
 _LANES = "tidemill:lanes"
 _DEAD = "tidemill:dead"
@@ -77,6 +82,23 @@ class RedisLanes:
         pipeline.sadd(_LANES, *lanes)
         pipeline.smembers(_LANES)
         _, members = await pipeline.execute()
+        return [member.decode() for member in members]
+
+    async def workers(self) -> set[str]:
+        """The ids of the workers that lanes of their own were made for."""
+        return workers_named(await self._members())
+
+    async def drop_lanes_of(self, worker_ids: Collection[str]) -> None:
+        """Delete the lanes that are these workers' alone; whoever reads one hears LanesGone."""
+        lanes = lanes_naming(worker_ids, await self._members())
+        if lanes:
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.srem(_LANES, *lanes)
+            pipeline.delete(*map(stream_of, lanes))
+            await pipeline.execute()
+
+    async def _members(self) -> list[str]:
+        members: Any = await self._redis.smembers(_LANES)
         return [member.decode() for member in members]
 
     async def join(self, lanes: Iterable[str]) -> None:

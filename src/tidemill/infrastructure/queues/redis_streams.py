@@ -5,8 +5,9 @@ a worker held that vanished is taken over by the others after a while.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from typing import TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -30,6 +31,8 @@ from tidemill.infrastructure.queues.redis_subscription import (
     RedisOptions,
     RedisSubscription,
 )
+
+T = TypeVar("T")
 
 _FACTS_WAITING = 10_000
 
@@ -72,6 +75,12 @@ class RedisStreamsQueue:
         self._subscriptions.add(subscription)
         return subscription
 
+    async def kept_for(self) -> set[str]:
+        return await self._for_sure(self._lanes.workers)
+
+    async def tidy(self, gone: Collection[str]) -> None:
+        await self._for_sure(partial(self._lanes.drop_lanes_of, gone))
+
     @property
     def facts_dropped(self) -> int:
         """How many facts could not be told."""
@@ -93,7 +102,7 @@ class RedisStreamsQueue:
         bodies = [(fact.route, encode(fact_message(fact, now))) for fact in facts]
         await self._for_sure(partial(self._lanes.tell, bodies))
 
-    async def _for_sure(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _for_sure(self, step: Callable[[], Awaitable[T]]) -> T:
         """Try until it is done; raises Unavailable when the time is over or Redis refuses."""
         backoff = Backoff()
         failure: BaseException = TimeoutError("no answer")
@@ -101,9 +110,9 @@ class RedisStreamsQueue:
             async with asyncio.timeout(self._options.answer_within_seconds):
                 while True:
                     try:
-                        await step()
+                        done = await step()
                         heed_cancellation()
-                        return
+                        return done
                     except (AuthenticationError, ResponseError) as error:
                         raise self._unavailable(error) from error
                     except FAILURES as error:
