@@ -446,6 +446,12 @@ class Transaction(Reads, Protocol):
 
     # idempotency
 
+    def hold_key(self, scope: str, key: str) -> bool:
+        """Keep everybody else from holding this key of a scope until the commit.
+
+        False where somebody does, whose answer is not stored yet. Does not wait.
+        """
+
     def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
         """What was answered to these keys of a scope within their 24 hours."""
 
