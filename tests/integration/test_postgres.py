@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from tidemill.application.claim_runs import claim_runs
-from tidemill.application.define_task import create_task, replace_task
+from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import register_worker
@@ -20,7 +20,7 @@ from tidemill.domain.duty import LEASE as DUTY_LEASE
 from tidemill.domain.duty import Duty
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
-from tidemill.domain.task import Concurrency, Dependency, Task, TaskDefinition, parse_lane
+from tidemill.domain.task import Concurrency, Dependency, Priority, Task, TaskDefinition, parse_lane
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
 from tidemill.foundation.leadership import Leadership
@@ -174,6 +174,41 @@ async def test_no_cycle_is_stored_though_its_halves_come_at_once(store: Postgres
             return_exceptions=True,
         )
         assert sum(isinstance(each, InvalidInput) for each in edits) == 1
+
+
+async def test_edits_that_meet_wait_for_one_another_and_none_has_to_begin_again(
+    store: PostgresStore,
+) -> None:
+    begun: list[str] = []
+
+    def change(task: Task, wanted: TaskDefinition, transaction: Transaction) -> Task:
+        begun.append(wanted.name)
+        return replace_task(transaction, task.id, wanted, lambda _: ())
+
+    def remove(task: Task, transaction: Transaction) -> None:
+        begun.append(task.definition.name)
+        delete_task(transaction, task.id)
+
+    for attempt in range(5):
+        names = [f"{letter}-{attempt}" for letter in "abcd"]
+        a, b, c, d = [await create(store, name) for name in names]
+        needs_c = [Dependency(f"name:{names[2]}")]
+        await edit(store, d, definition(names[3], dependencies=needs_c))
+        wanted_a = definition(names[0], dependencies=[Dependency(f"name:{names[1]}")])
+        wanted_b = definition(names[1], dependencies=[Dependency(f"name:{names[0]}")])
+        wanted_d = definition(names[3], dependencies=needs_c, priority=Priority.HIGH)
+        begun.clear()
+        met = await asyncio.gather(
+            store.transact(partial(change, a, wanted_a)),
+            store.transact(partial(change, b, wanted_b)),
+            store.transact(partial(remove, c)),
+            store.transact(partial(change, d, wanted_d)),
+            return_exceptions=True,
+        )
+
+        refused = [each for each in met if isinstance(each, Exception)]
+        assert {type(each) for each in refused} == {InvalidInput, Conflict}, met
+        assert sorted(begun) == names
 
 
 async def edit(store: PostgresStore, task: Task, wanted: TaskDefinition) -> Task:

@@ -289,7 +289,10 @@ class Transaction(Reads, Protocol):
         """Mark as deleted: its name is free again, its history stays."""
 
     def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
-        """Every dependency of a namespace: task id → the ids of its upstream tasks."""
+        """Every dependency of a namespace: task id → the ids of its upstream tasks.
+
+        Until the commit nobody else reads them to decide.
+        """
 
     def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
         """The upstream tasks of a task and their conditions."""
