@@ -1,10 +1,13 @@
 """Brokers and the network to them fail; messages may come late or twice, and do come."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Protocol
+from uuid import UUID
 
 import aio_pika
 import pytest
@@ -46,6 +49,10 @@ class Kind(Protocol):
 
     async def told(self, url: str, tell: Callable[[], None]) -> tuple[str, bytes]: ...
 
+    async def given_back(self, url: str) -> tuple[bytes, int]:
+        """What waits in the lane, and how often it was delivered before."""
+        ...
+
 
 class RedisKind:
     def queue(self, url: str, hold_seconds: float, **options: Any) -> RedisStreamsQueue:
@@ -68,6 +75,10 @@ class RedisKind:
         tell()
         fields = await self._first(url, "tidemill:status")
         return fields[b"route"].decode(), fields[b"envelope"]
+
+    async def given_back(self, url: str) -> tuple[bytes, int]:
+        body = (await self._first(url, stream_of(SHELL)))[b"envelope"]
+        return body, json.loads(body)["retry_count"]
 
     async def _first(self, url: str, stream: str) -> dict[bytes, bytes]:
         async with redis.asyncio.from_url(url, protocol=2, socket_timeout=None) as client:
@@ -113,6 +124,14 @@ class RabbitMqKind:
                 message = await anext(messages)
                 await message.ack()
         return str(message.routing_key), message.body
+
+    async def given_back(self, url: str) -> tuple[bytes, int]:
+        async with await aio_pika.connect(url) as connection:
+            queue = await (await connection.channel()).get_queue(queue_of(SHELL))
+            async with queue.iterator() as messages:
+                message = await anext(messages)
+                await message.ack()
+        return message.body, int(str(message.headers["x-delivery-count"]))
 
 
 @dataclass
@@ -368,6 +387,67 @@ async def test_what_was_acknowledged_takes_no_room_at_the_broker(broker: Broker)
     await subscription.close()
 
     assert await broker.kind.waiting(broker.url) == 0
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_a_message_says_all_that_the_contract_has_it_say(broker: Broker) -> None:
+    queue = broker.queue()
+    await queue.publish([RunMessage(SHELL, (7,), (2,), TRACE)])
+    subscription = await queue.subscribe(worker())
+    (first,) = await take(subscription, 1)
+    await first.refuse()
+    (again,) = await take(subscription, 1)
+    await queue.close()
+    body, delivered = await broker.kind.given_back(broker.url)
+
+    assert first.message == again.message == RunMessage(SHELL, (7,), (2,), TRACE)
+    assert delivered >= 2  # RabbitMQ may hand it out once more as the line is cut
+    said = json.loads(body)
+    assert UUID(said.pop("id"))
+    sent_at = datetime.fromisoformat(said.pop("timestamp"))
+    assert datetime.fromisoformat(said.pop("expires_at")) - sent_at == timedelta(minutes=10)
+    assert said.pop("retry_count") in (0, delivered)  # RabbitMQ counts by itself
+    assert said == {
+        "message_type": "TaskExecution",
+        "correlation_id": "7",
+        "payload": {"lane": SHELL, "run_ids": [7], "attempts": [2]},
+        "trace_headers": {"traceparent": TRACE, "tracestate": None},
+    }
+
+
+async def test_a_message_that_outlived_itself_is_a_dead_letter_at_redis(
+    shared_redis: Redis, redis_url: str
+) -> None:
+    async with (
+        opened(shared_redis, RedisKind(), redis_url) as broker,
+        redis.asyncio.from_url(redis_url) as client,
+    ):
+        queue = broker.queue()
+        await queue.publish([RunMessage(SHELL, (1,))])
+        [(id, fields)] = await client.xrange(stream_of(SHELL))
+        await client.delete(stream_of(SHELL))
+        a_minute_too_old = int(id.partition(b"-")[0]) - 11 * 60_000
+        await client.xadd(stream_of(SHELL), fields, id=f"{a_minute_too_old}-0")
+        await queue.publish([RunMessage(SHELL, (2,))])
+
+        assert await take_ids(await queue.subscribe(worker()), 1) == [2]
+        assert await broker.kind.dead_letter(redis_url) == (fields[b"envelope"], "expired")
+
+
+@pytest.mark.slow
+async def test_rabbitmq_is_told_how_long_a_message_is_to_live(
+    shared_rabbitmq: RabbitMq, rabbitmq_url: str
+) -> None:
+    async with (
+        opened(shared_rabbitmq, RabbitMqKind(), rabbitmq_url) as broker,
+        await aio_pika.connect(rabbitmq_url) as connection,
+    ):
+        await broker.queue().publish([RunMessage(SHELL, (1,))])
+        message = await (await (await connection.channel()).get_queue(queue_of(SHELL))).get()
+        assert message is not None
+        assert (message.routing_key, message.expiration) == ("task.shell", 600)
 
 
 async def test_facts_are_told_on_their_routes(broker: Broker) -> None:

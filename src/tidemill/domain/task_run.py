@@ -71,11 +71,13 @@ class RunHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadyRun(msgspec.Struct, frozen=True):
-    """As much of a ready run as its dispatch depends on."""
+    """As much of a ready run as its dispatch depends on, and its message tells."""
 
     id: int
+    attempt: int
     concurrency_key: str | None
     concurrency_limit: int | None
+    traceparent: str | None
 
 
 class LeasedRun(RunHead, frozen=True, kw_only=True):

@@ -5,14 +5,33 @@ from typing import Any, Protocol
 
 import msgspec
 
+from tidemill.domain.task_run import ReadyRun, TaskRun
 from tidemill.domain.worker import Worker
 
 
 class RunMessage(msgspec.Struct, frozen=True):
-    """Names runs of one lane, in the order in which they should start."""
+    """Names runs of one lane, in the order in which they should start.
+
+    `attempts` are the numbers of the attempts that these runs wait for, and `traceparent` is the
+    trace that all of them belong to. Both are for people and programs who watch a broker; nothing
+    hangs on them, and what has no watchers leaves them out.
+    """
 
     lane: str
     run_ids: tuple[int, ...]
+    attempts: tuple[int, ...] = ()
+    traceparent: str | None = None
+
+
+def message_of(lane: str, runs: Sequence[ReadyRun] | Sequence[TaskRun]) -> RunMessage:
+    """The message that hands over these runs, of which there is at least one."""
+    traceparent, *others = {run.traceparent for run in runs}
+    return RunMessage(
+        lane,
+        tuple(run.id for run in runs),
+        tuple(run.attempt + 1 for run in runs),
+        None if others else traceparent,
+    )
 
 
 class Delivery(Protocol):

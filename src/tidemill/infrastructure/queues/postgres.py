@@ -20,13 +20,13 @@ from tidemill.errors import Unavailable
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.wakeups import Topic, Wakeups
 from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
+from tidemill.infrastructure.queues.envelope import LIFETIME
 from tidemill.infrastructure.queues.lane_names import lanes_naming, workers_named
 
 _log = logging.getLogger("tidemill.queue")
 
 _LOOK_SECONDS = 1.0  # where no wake-up came
 _PAUSE_SECONDS = 0.5  # between tries while the database does not answer
-_OLD_SECONDS = 600.0
 _PER_LANE = 4  # messages that are taken of a lane at once
 
 _publish = (
@@ -78,7 +78,7 @@ class PostgresQueue:
         return workers_named(await self._lanes())
 
     async def tidy(self, gone: Collection[str]) -> None:
-        await self.run(_tidy, lanes_naming(gone, await self._lanes()), _OLD_SECONDS)
+        await self.run(_tidy, lanes_naming(gone, await self._lanes()), LIFETIME.total_seconds())
 
     async def close(self) -> None:
         """The pool is its owner's."""

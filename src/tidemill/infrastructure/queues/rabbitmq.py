@@ -6,7 +6,7 @@ from tidemill.domain.worker import Worker
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import Fact, RunMessage
 from tidemill.infrastructure.queues.address import read_address
-from tidemill.infrastructure.queues.envelope import encode, fact_message, task_execution
+from tidemill.infrastructure.queues.envelope import LIFETIME, encode, fact_message, task_execution
 from tidemill.infrastructure.queues.facts import FactTeller
 from tidemill.infrastructure.queues.lane_names import route_of
 from tidemill.infrastructure.queues.rabbitmq_link import DEFAULTS, RabbitMqOptions
@@ -42,7 +42,9 @@ class RabbitMqQueue:
         now = self._clock.now()
         await self._publisher.publish(
             [
-                Outgoing(route_of(each.lane), encode(task_execution(each, now)), each.lane)
+                Outgoing(
+                    route_of(each.lane), encode(task_execution(each, now)), each.lane, LIFETIME
+                )
                 for each in messages
             ]
         )

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 import msgspec
 from aio_pika import DeliveryMode, Message
@@ -56,11 +57,15 @@ _CONFIRMED_WITHIN = 0.4  # of the time that a publish has: enough is left to rep
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A message and its route; one of a lane has to reach the lane's queue."""
+    """A message and its route; one of a lane has to reach the lane's queue.
+
+    The broker takes it for a dead letter when it is `lifetime` old.
+    """
 
     route: str
     body: bytes
     lane: str | None = None
+    lifetime: timedelta | None = None
 
 
 class _Line(msgspec.Struct):
@@ -140,6 +145,7 @@ class RabbitMqPublisher:
             content_type="application/json",
             delivery_mode=DeliveryMode.PERSISTENT,
             headers={"CC": [key_of(outgoing.lane)]} if outgoing.lane else {},
+            expiration=outgoing.lifetime,
         )
         await line.exchange.publish(message, outgoing.route, mandatory=outgoing.lane is not None)
         if outgoing.lane:

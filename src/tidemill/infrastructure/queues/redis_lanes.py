@@ -32,6 +32,9 @@ _GONE = ("NOGROUP", "UNBLOCKED")  # the latter to who was waiting at that moment
 _FORGET_CONSUMERS_SECONDS = 3_600  # that hold nothing and asked for nothing so long
 
 
+_Time = tuple[int, int]  # seconds and microseconds, as the server says them
+
+
 class LanesGone(Exception):
     """Streams or groups that were there are not: the server was emptied."""
 
@@ -42,6 +45,7 @@ class Entry(msgspec.Struct, frozen=True):
     stream: str
     id: str
     body: bytes
+    age_seconds: float  # by the time of the server
     deliveries: int = 1
 
 
@@ -119,8 +123,9 @@ class RedisLanes:
         pipeline.xreadgroup(
             _GROUP, consumer, dict.fromkeys(streams, ">"), count=count, block=_ms(block_seconds)
         )
-        lanes, found = await _execute(pipeline)
-        return lanes, _entries(found)
+        pipeline.time()
+        lanes, found, now = await _execute(pipeline)
+        return lanes, _entries(found, now)
 
     async def take_over(
         self, consumer: str, streams: Sequence[str], idle_seconds: float
@@ -129,12 +134,14 @@ class RedisLanes:
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.xautoclaim(stream, _GROUP, consumer, _ms(idle_seconds), count=_AT_ONCE)
-        claimed = await _execute(pipeline)
+        pipeline.time()
+        *claimed, now = await _execute(pipeline)
         found = {stream: entries for stream, (_, entries, *_) in zip(streams, claimed, strict=True)}
-        return await self._counted(consumer, {each: found[each] for each in found if found[each]})
+        found = {stream: entries for stream, entries in found.items() if entries}
+        return await self._counted(consumer, found, now)
 
     async def _counted(
-        self, consumer: str, found: Mapping[str, list[tuple[bytes, dict[bytes, bytes]]]]
+        self, consumer: str, found: Mapping[str, list[tuple[bytes, dict[bytes, bytes]]]], now: _Time
     ) -> list[Entry]:
         if not found:
             return []
@@ -149,7 +156,7 @@ class RedisLanes:
             for each in pending
         }
         return [
-            Entry(stream, id.decode(), _body(fields), counts.get((stream, id), 1))
+            Entry(stream, id.decode(), _body(fields), _age(id, now), counts.get((stream, id), 1))
             for stream, entries in found.items()
             for id, fields in entries
         ]
@@ -158,8 +165,9 @@ class RedisLanes:
         """What was delivered to `consumer` and is not answered, whether that ever arrived."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.xreadgroup(_GROUP, consumer, dict.fromkeys(streams, "0"), count=_AT_ONCE)
-        (found,) = await _execute(pipeline)
-        return _entries(found)
+        pipeline.time()
+        found, now = await _execute(pipeline)
+        return _entries(found, now)
 
     async def settle(self, answers: Sequence[Answer]) -> None:
         """Take entries out of their streams; what they leave is there when they are gone."""
@@ -211,12 +219,20 @@ async def _execute(pipeline: Any) -> list[Any]:
     return found
 
 
-def _entries(found: Mapping[bytes, Sequence[tuple[bytes, dict[bytes, bytes]]]]) -> list[Entry]:
+def _entries(
+    found: Mapping[bytes, Sequence[tuple[bytes, dict[bytes, bytes]]]], now: _Time
+) -> list[Entry]:
     return [
-        Entry(stream.decode(), id.decode(), _body(fields))
+        Entry(stream.decode(), id.decode(), _body(fields), _age(id, now))
         for stream, entries in found.items()
         for id, fields in entries
     ]
+
+
+def _age(id: bytes, now: _Time) -> float:
+    """How long ago an entry was appended: its id begins with the milliseconds of that instant."""
+    seconds, microseconds = now
+    return seconds + microseconds / 1_000_000 - int(id.partition(b"-")[0]) / 1_000
 
 
 def _body(fields: dict[bytes, bytes] | None) -> bytes:
