@@ -209,7 +209,7 @@ def _queue_of(settings: Settings, clock: Clock, sinks: list[EventSink]) -> Messa
             raise InvalidSettings([Problem("message_queue.url", said)])
         case _:
             return None
-    sinks.append(StatusMessages(broker))
+    sinks.append(StatusMessages(broker.facts))
     return broker
 
 

@@ -453,7 +453,7 @@ async def test_rabbitmq_is_told_how_long_a_message_is_to_live(
 async def test_facts_are_told_on_their_routes(broker: Broker) -> None:
     queue: Any = broker.queue()
     fact = Fact("status.running", "7", {"run_id": 7})
-    route, body = await broker.kind.told(broker.url, lambda: queue.tell([fact]))
+    route, body = await broker.kind.told(broker.url, lambda: queue.facts.tell([fact]))
 
     assert route == "status.running"
     assert b'"message_type":"TaskStatusUpdate"' in body
@@ -464,9 +464,9 @@ async def test_facts_that_nobody_can_be_told_are_dropped_and_counted(broker: Bro
     queue: Any = broker.kind.queue("{}://127.0.0.1:1".format(broker.url.split(":")[0]), 60.0)
     fact = Fact("worker.heartbeat", None, {})
     for _ in range(3):
-        queue.tell([fact] * 6_000)
+        queue.facts.tell([fact] * 6_000)
 
-    assert queue.facts_dropped == 8_000
+    assert queue.facts.dropped == 8_000
     await queue.close()
 
 

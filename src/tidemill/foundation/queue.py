@@ -94,8 +94,8 @@ class FactSink(Protocol):
     """Where facts are told, at best: one that cannot be told soon is dropped and counted."""
 
     @property
-    def facts_dropped(self) -> int:
+    def dropped(self) -> int:
         """How many were not told."""
 
     def tell(self, facts: Sequence[Fact]) -> None:
-        """Tell these, in this order. Does not raise and does not wait."""
+        """Tell these, in this order. Called on the event loop; does not raise and does not wait."""

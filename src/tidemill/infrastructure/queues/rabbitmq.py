@@ -13,8 +13,6 @@ from tidemill.infrastructure.queues.rabbitmq_link import DEFAULTS, RabbitMqOptio
 from tidemill.infrastructure.queues.rabbitmq_publisher import Outgoing, RabbitMqPublisher
 from tidemill.infrastructure.queues.rabbitmq_subscription import RabbitMqSubscription
 
-_FACTS_WAITING = 10_000
-
 
 class RabbitMqQueue:
     """Messages go through the RabbitMQ at `url`: `amqp://…`, or `amqps://…` for TLS.
@@ -36,7 +34,7 @@ class RabbitMqQueue:
         self._options = options
         self._publisher = RabbitMqPublisher(self._address, clock, options)
         self._subscriptions: set[RabbitMqSubscription] = set()
-        self._facts = FactTeller(self._send_facts, _FACTS_WAITING)
+        self.facts = FactTeller(self._send_facts)
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         now = self._clock.now()
@@ -60,17 +58,8 @@ class RabbitMqQueue:
     async def tidy(self, gone: Collection[str]) -> None:
         """The broker sees to it."""
 
-    @property
-    def facts_dropped(self) -> int:
-        """How many facts could not be told."""
-        return self._facts.dropped
-
-    def tell(self, facts: Sequence[Fact]) -> None:
-        """Publish these on their routes, at best."""
-        self._facts.tell(facts)
-
     async def close(self) -> None:
-        await self._facts.close()
+        await self.facts.close()
         for subscription in list(self._subscriptions):
             await subscription.close()
         self._subscriptions.clear()

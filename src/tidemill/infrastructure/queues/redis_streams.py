@@ -34,8 +34,6 @@ from tidemill.infrastructure.queues.redis_subscription import (
 
 T = TypeVar("T")
 
-_FACTS_WAITING = 10_000
-
 
 class RedisStreamsQueue:
     """Messages go through the Redis at `url`: `redis://…`, or `rediss://…` for TLS.
@@ -60,7 +58,7 @@ class RedisStreamsQueue:
         self._redis = _client(url, options.answer_within_seconds + BLOCK_SECONDS)
         self._lanes = RedisLanes(self._redis, options.max_length)
         self._subscriptions: set[RedisSubscription] = set()
-        self._facts = FactTeller(self._send_facts, _FACTS_WAITING)
+        self.facts = FactTeller(self._send_facts)
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         now = self._clock.now()
@@ -81,17 +79,8 @@ class RedisStreamsQueue:
     async def tidy(self, gone: Collection[str]) -> None:
         await self._for_sure(partial(self._lanes.drop_lanes_of, gone))
 
-    @property
-    def facts_dropped(self) -> int:
-        """How many facts could not be told."""
-        return self._facts.dropped
-
-    def tell(self, facts: Sequence[Fact]) -> None:
-        """Append these to `tidemill:status` and `tidemill:worker`, at best."""
-        self._facts.tell(facts)
-
     async def close(self) -> None:
-        await self._facts.close()
+        await self.facts.close()
         for subscription in list(self._subscriptions):
             await subscription.close()
         self._subscriptions.clear()
