@@ -21,6 +21,8 @@ from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
 from tidemill.infrastructure.queues.rabbitmq_names import (
     DEAD,
     EXCHANGE,
+    LANES_ANNOUNCED,
+    LANES_ASKED,
     key_of,
     queue_of,
 )
@@ -28,6 +30,7 @@ from tidemill.infrastructure.queues.redis_lanes import stream_of
 from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.infrastructure.queues.redis_subscription import RedisOptions
 from tidemill.testing.builders import worker
+from tidemill.testing.clock import FakeClock
 from tidemill.testing.conformance.queue_suite import SHELL, take, take_ids
 from tidemill.testing.faults import Fault, FaultyLink
 from tidemill.testing.pytest_plugin import Services
@@ -448,6 +451,35 @@ async def test_rabbitmq_is_told_how_long_a_message_is_to_live(
         message = await (await (await connection.channel()).get_queue(queue_of(SHELL))).get()
         assert message is not None
         assert (message.routing_key, message.expiration) == ("task.shell", 600)
+
+
+@pytest.mark.slow
+async def test_lanes_of_workers_that_are_gone_are_announced_no_more(
+    shared_rabbitmq: RabbitMq, rabbitmq_url: str
+) -> None:
+    clock = FakeClock()
+    queue = RabbitMqQueue(rabbitmq_url, clock)
+    gone, here = ("default/shell@gone", "default/shell@here")
+
+    async def announced(messages: Any) -> list[str]:
+        heard: list[str] = json.loads((await anext(messages)).body)["payload"]["lanes"]
+        return heard
+
+    await queue.publish([RunMessage(gone, (1,))])
+    async with await aio_pika.connect(rabbitmq_url) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(EXCHANGE)
+        ear = await channel.declare_queue(exclusive=True)
+        await ear.bind(exchange, LANES_ANNOUNCED)
+        async with ear.iterator(no_ack=True) as messages:
+            await exchange.publish(aio_pika.Message(b""), LANES_ASKED)
+            assert await announced(messages) == [gone]
+            clock.advance(timedelta(minutes=11))
+            await queue.publish([RunMessage(here, (2,))])
+            assert await announced(messages) == [here]
+            await exchange.publish(aio_pika.Message(b""), LANES_ASKED)
+            assert await announced(messages) == [here]
+    await queue.close()
 
 
 async def test_facts_are_told_on_their_routes(broker: Broker) -> None:

@@ -26,7 +26,7 @@ from tidemill.foundation.clock import Clock
 from tidemill.infrastructure.queues.address import Address
 from tidemill.infrastructure.queues.backoff import Backoff
 from tidemill.infrastructure.queues.cancellation import heed_cancellation
-from tidemill.infrastructure.queues.envelope import encode, lanes_announcement
+from tidemill.infrastructure.queues.envelope import LIFETIME, encode, lanes_announcement
 from tidemill.infrastructure.queues.lane_names import is_plain
 from tidemill.infrastructure.queues.rabbitmq_link import (
     FAILURES,
@@ -76,7 +76,7 @@ class _Line(msgspec.Struct):
     exchange: AbstractExchange
     declared: set[str] = msgspec.field(default_factory=set)
     proven: set[str] = msgspec.field(default_factory=set)  # its queue confirmed something
-    announced: dict[str, float] = msgspec.field(default_factory=dict)  # when
+    announced: dict[str, float] = msgspec.field(default_factory=dict)  # and when again
 
 
 class RabbitMqPublisher:
@@ -185,6 +185,15 @@ class RabbitMqPublisher:
         due = [lane for lane in _to_be_announced(lanes) if line.announced.get(lane, now) <= now]
         await self._announce(line, due)
         line.announced.update(dict.fromkeys(due, now + _ANNOUNCE_AGAIN_SECONDS))
+        self._forget_unused(line, now)
+
+    def _forget_unused(self, line: _Line, now: float) -> None:
+        """Forget lanes that nothing was published to for so long that nothing is in them."""
+        before = now - LIFETIME.total_seconds()
+        for lane in [lane for lane, again_at in line.announced.items() if again_at < before]:
+            line.declared.discard(lane)
+            line.proven.discard(lane)
+            del line.announced[lane]
 
     async def _announce(self, line: _Line, lanes: Sequence[str]) -> None:
         if lanes:
