@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sees to the servers that tests start: PostgreSQL, Redis, RabbitMQ. Quick when all are there.
+# Sees to the servers that tests start: PostgreSQL, PgBouncer, Redis, RabbitMQ. Quick when all are there.
 # As root on Debian it installs what is missing and leaves it stopped. Elsewhere it says what is
 # missing and goes on: the tests may find a container engine, or are reported as not run.
 set -eu
@@ -9,6 +9,7 @@ if ! command -v postgres >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/postg
   ! ls /usr/pgsql-*/bin/postgres >/dev/null 2>&1; then
   packages="$packages postgresql"
 fi
+[ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null 2>&1 || packages="$packages pgbouncer"
 command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server"
 command -v rabbitmq-server >/dev/null 2>&1 || packages="$packages rabbitmq-server"
 [ -n "$packages" ] || exit 0

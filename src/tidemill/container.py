@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
@@ -207,7 +209,7 @@ def _queue_of(settings: Settings, clock: Clock, sinks: list[EventSink]) -> Messa
             raise InvalidSettings([Problem("message_queue.url", said)])
         case _:
             return None
-    sinks.append(StatusMessages(broker))
+    sinks.append(StatusMessages(broker.facts))
     return broker
 
 
@@ -243,7 +245,7 @@ async def _run_dispatcher(
 ) -> None:
     options = _dispatcher_options(settings)
     dispatcher = Dispatcher(
-        ground.store, ground.queue, ground.wakeups, ground.clock, strategies, options
+        ground.store, ground.queue, ground.wakeups, ground.clock, strategies, options, _name()
     )
     await dispatcher.start()
     stack.push_async_callback(dispatcher.stop)
@@ -311,6 +313,11 @@ def _dispatcher_options(settings: Settings) -> DispatcherOptions:
         silent_after_seconds=settings.worker.lease_seconds,
         keep_history_seconds=settings.retention.runs_seconds,
     )
+
+
+def _name() -> str:
+    """Where to look for this process; no other has the same."""
+    return f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
 
 
 def _make_directory_of(database: Path) -> None:

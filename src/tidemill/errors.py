@@ -5,7 +5,8 @@
     │   └── KeyReused           an idempotency key came with another request
     ├── NotFound                no such task, run, worker, …
     ├── Conflict                the thing is in a state that does not allow this
-    │   └── VersionMismatch     somebody changed it since it was read
+    │   ├── VersionMismatch     somebody changed it since it was read
+    │   └── KeyInUse            the first call with this idempotency key is under way
     ├── PermissionDenied        the caller may not do this
     ├── ConcurrentChange        a row moved under a transaction; the store runs it again
     ├── LimitExceeded           a quota, size or rate bound
@@ -69,6 +70,12 @@ class VersionMismatch(Conflict):
     """Somebody changed it since it was read; read again and decide again."""
 
     code = "version_mismatch"
+
+
+class KeyInUse(Conflict):
+    """The first call with this idempotency key is under way; ask again for its answer."""
+
+    code = "idempotency_key_in_use"
 
 
 class PermissionDenied(SchedulerError):

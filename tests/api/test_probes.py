@@ -12,6 +12,7 @@ from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.manage_workers import register_worker
 from tidemill.application.record_outcomes import record_outcomes
 from tidemill.client.client import Client
+from tidemill.domain.duty import Duty
 from tidemill.domain.outcome import success
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.foundation.control_plane import AttemptReport
@@ -139,3 +140,34 @@ def _samples(text: str) -> Samples:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+async def test_stats_tell_who_does_what_for_all(process: InProcess) -> None:
+    lease = timedelta(seconds=60)
+    process.store.transact_now(
+        lambda t: t.take_duty(Duty.PRUNE_HISTORY, "host-1/7/ab", t.now + lease)
+    )
+    began, ends = (
+        f"{at.isoformat(timespec='milliseconds')[:-6]}Z"
+        for at in (process.clock.now(), process.clock.now() + lease)
+    )
+    never_taken = {
+        "duty": "tidy_queue",
+        "is_held": False,
+        "holder": None,
+        "since": None,
+        "lease_expires_at": None,
+    }
+    held = {
+        "duty": "prune_history",
+        "is_held": True,
+        "holder": "host-1/7/ab",
+        "since": began,
+        "lease_expires_at": ends,
+    }
+    async with process.client() as api:
+        assert (await api.get("/system/stats")).json()["duties"] == [held, never_taken]
+        process.clock.advance(lease)
+        [neglected, _] = (await api.get("/system/stats")).json()["duties"]
+
+    assert neglected == held | {"is_held": False}

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from tidemill.domain.gates import PREFETCH
 from tidemill.domain.outcome import failure
 from tidemill.domain.run_status import RunStatus
@@ -9,6 +11,8 @@ from tidemill.domain.task import Concurrency, Priority, Retry
 from tidemill.domain.task_run import Hold
 from tidemill.testing.clock import START
 from tidemill.testing.inline import InlineScheduler
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def handed_over(scheduler: InlineScheduler) -> list[str]:
@@ -140,3 +144,24 @@ def test_a_draining_worker_makes_no_room(scheduler: InlineScheduler) -> None:
     scheduler.register()
 
     assert handed_over(scheduler) == ["a-task"]
+
+
+@pytest.mark.parametrize("strategy", [None, "round_robin"])
+def test_a_message_tells_the_attempts_of_its_runs_and_the_trace_that_all_of_them_share(
+    scheduler: InlineScheduler, strategy: str | None
+) -> None:
+    scheduler.register(max_concurrent_tasks=10)
+    retry = Retry(max_retries=1, delay_seconds=1, jitter=False)
+    task = scheduler.create(strategy=strategy, retry=retry)
+    traced = scheduler.trigger(task, traceparent=TRACE)
+    [message] = scheduler.dispatch().messages
+    assert (message.attempts, message.traceparent) == ((1,), TRACE)
+    scheduler.record(scheduler.claim(traced.id)[0].run, failure("exit_code", "1", exit_code=1))
+    scheduler.pass_time(2)
+    [message] = scheduler.dispatch().messages
+    assert (message.attempts, message.traceparent) == ((2,), TRACE)
+    scheduler.trigger(task, traceparent=TRACE)
+    scheduler.trigger(task)
+    [message] = scheduler.dispatch().messages
+
+    assert (message.attempts, message.traceparent) == ((1, 1), None)

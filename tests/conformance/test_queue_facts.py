@@ -14,7 +14,7 @@ from tidemill.testing.clock import START
 class Listener:
     """Somebody at a broker."""
 
-    facts_dropped = 0
+    dropped = 0
 
     def __init__(self) -> None:
         self.heard: list[Fact] = []

@@ -1,10 +1,13 @@
 """Brokers and the network to them fail; messages may come late or twice, and do come."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Protocol
+from uuid import UUID
 
 import aio_pika
 import pytest
@@ -18,6 +21,8 @@ from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
 from tidemill.infrastructure.queues.rabbitmq_names import (
     DEAD,
     EXCHANGE,
+    LANES_ANNOUNCED,
+    LANES_ASKED,
     key_of,
     queue_of,
 )
@@ -25,6 +30,7 @@ from tidemill.infrastructure.queues.redis_lanes import stream_of
 from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.infrastructure.queues.redis_subscription import RedisOptions
 from tidemill.testing.builders import worker
+from tidemill.testing.clock import FakeClock
 from tidemill.testing.conformance.queue_suite import SHELL, take, take_ids
 from tidemill.testing.faults import Fault, FaultyLink
 from tidemill.testing.pytest_plugin import Services
@@ -45,6 +51,10 @@ class Kind(Protocol):
     async def dead_letter(self, url: str) -> tuple[bytes, str]: ...
 
     async def told(self, url: str, tell: Callable[[], None]) -> tuple[str, bytes]: ...
+
+    async def given_back(self, url: str) -> tuple[bytes, int]:
+        """What waits in the lane, and how often it was delivered before."""
+        ...
 
 
 class RedisKind:
@@ -68,6 +78,10 @@ class RedisKind:
         tell()
         fields = await self._first(url, "tidemill:status")
         return fields[b"route"].decode(), fields[b"envelope"]
+
+    async def given_back(self, url: str) -> tuple[bytes, int]:
+        body = (await self._first(url, stream_of(SHELL)))[b"envelope"]
+        return body, json.loads(body)["retry_count"]
 
     async def _first(self, url: str, stream: str) -> dict[bytes, bytes]:
         async with redis.asyncio.from_url(url, protocol=2, socket_timeout=None) as client:
@@ -113,6 +127,14 @@ class RabbitMqKind:
                 message = await anext(messages)
                 await message.ack()
         return str(message.routing_key), message.body
+
+    async def given_back(self, url: str) -> tuple[bytes, int]:
+        async with await aio_pika.connect(url) as connection:
+            queue = await (await connection.channel()).get_queue(queue_of(SHELL))
+            async with queue.iterator() as messages:
+                message = await anext(messages)
+                await message.ack()
+        return message.body, int(str(message.headers["x-delivery-count"]))
 
 
 @dataclass
@@ -370,10 +392,100 @@ async def test_what_was_acknowledged_takes_no_room_at_the_broker(broker: Broker)
     assert await broker.kind.waiting(broker.url) == 0
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_a_message_says_all_that_the_contract_has_it_say(broker: Broker) -> None:
+    queue = broker.queue()
+    await queue.publish([RunMessage(SHELL, (7,), (2,), TRACE)])
+    subscription = await queue.subscribe(worker())
+    (first,) = await take(subscription, 1)
+    await first.refuse()
+    (again,) = await take(subscription, 1)
+    await queue.close()
+    body, delivered = await broker.kind.given_back(broker.url)
+
+    assert first.message == again.message == RunMessage(SHELL, (7,), (2,), TRACE)
+    assert delivered >= 2  # RabbitMQ may hand it out once more as the line is cut
+    said = json.loads(body)
+    assert UUID(said.pop("id"))
+    sent_at = datetime.fromisoformat(said.pop("timestamp"))
+    assert datetime.fromisoformat(said.pop("expires_at")) - sent_at == timedelta(minutes=10)
+    assert said.pop("retry_count") in (0, delivered)  # RabbitMQ counts by itself
+    assert said == {
+        "message_type": "TaskExecution",
+        "correlation_id": "7",
+        "payload": {"lane": SHELL, "run_ids": [7], "attempts": [2]},
+        "trace_headers": {"traceparent": TRACE, "tracestate": None},
+    }
+
+
+async def test_a_message_that_outlived_itself_is_a_dead_letter_at_redis(
+    shared_redis: Redis, redis_url: str
+) -> None:
+    async with (
+        opened(shared_redis, RedisKind(), redis_url) as broker,
+        redis.asyncio.from_url(redis_url) as client,
+    ):
+        queue = broker.queue()
+        await queue.publish([RunMessage(SHELL, (1,))])
+        [(id, fields)] = await client.xrange(stream_of(SHELL))
+        await client.delete(stream_of(SHELL))
+        a_minute_too_old = int(id.partition(b"-")[0]) - 11 * 60_000
+        await client.xadd(stream_of(SHELL), fields, id=f"{a_minute_too_old}-0")
+        await queue.publish([RunMessage(SHELL, (2,))])
+
+        assert await take_ids(await queue.subscribe(worker()), 1) == [2]
+        assert await broker.kind.dead_letter(redis_url) == (fields[b"envelope"], "expired")
+
+
+@pytest.mark.slow
+async def test_rabbitmq_is_told_how_long_a_message_is_to_live(
+    shared_rabbitmq: RabbitMq, rabbitmq_url: str
+) -> None:
+    async with (
+        opened(shared_rabbitmq, RabbitMqKind(), rabbitmq_url) as broker,
+        await aio_pika.connect(rabbitmq_url) as connection,
+    ):
+        await broker.queue().publish([RunMessage(SHELL, (1,))])
+        message = await (await (await connection.channel()).get_queue(queue_of(SHELL))).get()
+        assert message is not None
+        assert (message.routing_key, message.expiration) == ("task.shell", 600)
+
+
+@pytest.mark.slow
+async def test_lanes_of_workers_that_are_gone_are_announced_no_more(
+    shared_rabbitmq: RabbitMq, rabbitmq_url: str
+) -> None:
+    clock = FakeClock()
+    queue = RabbitMqQueue(rabbitmq_url, clock)
+    gone, here = ("default/shell@gone", "default/shell@here")
+
+    async def announced(messages: Any) -> list[str]:
+        heard: list[str] = json.loads((await anext(messages)).body)["payload"]["lanes"]
+        return heard
+
+    await queue.publish([RunMessage(gone, (1,))])
+    async with await aio_pika.connect(rabbitmq_url) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(EXCHANGE)
+        ear = await channel.declare_queue(exclusive=True)
+        await ear.bind(exchange, LANES_ANNOUNCED)
+        async with ear.iterator(no_ack=True) as messages:
+            await exchange.publish(aio_pika.Message(b""), LANES_ASKED)
+            assert await announced(messages) == [gone]
+            clock.advance(timedelta(minutes=11))
+            await queue.publish([RunMessage(here, (2,))])
+            assert await announced(messages) == [here]
+            await exchange.publish(aio_pika.Message(b""), LANES_ASKED)
+            assert await announced(messages) == [here]
+    await queue.close()
+
+
 async def test_facts_are_told_on_their_routes(broker: Broker) -> None:
     queue: Any = broker.queue()
     fact = Fact("status.running", "7", {"run_id": 7})
-    route, body = await broker.kind.told(broker.url, lambda: queue.tell([fact]))
+    route, body = await broker.kind.told(broker.url, lambda: queue.facts.tell([fact]))
 
     assert route == "status.running"
     assert b'"message_type":"TaskStatusUpdate"' in body
@@ -384,9 +496,9 @@ async def test_facts_that_nobody_can_be_told_are_dropped_and_counted(broker: Bro
     queue: Any = broker.kind.queue("{}://127.0.0.1:1".format(broker.url.split(":")[0]), 60.0)
     fact = Fact("worker.heartbeat", None, {})
     for _ in range(3):
-        queue.tell([fact] * 6_000)
+        queue.facts.tell([fact] * 6_000)
 
-    assert queue.facts_dropped == 8_000
+    assert queue.facts.dropped == 8_000
     await queue.close()
 
 
@@ -406,3 +518,21 @@ async def test_a_queue_that_takes_nothing_is_made_anew_and_holds_up_no_other(
         await queue.publish([RunMessage(SHELL, (2,)), RunMessage("default/http", (3,))])
 
         assert set(await take_ids(subscription, 2)) == {2, 3}
+
+
+async def test_nothing_is_left_at_redis_of_a_worker_that_is_gone(
+    shared_redis: Redis, redis_url: str
+) -> None:
+    async with (
+        opened(shared_redis, RedisKind(), redis_url) as broker,
+        redis.asyncio.from_url(redis_url, decode_responses=True) as client,
+    ):
+        queue = broker.queue()
+        lanes = [f"default/shell@{name}" for name in ("gone", "here")]
+        await queue.publish([RunMessage(lane, (1,)) for lane in (*lanes, SHELL)])
+        assert await queue.kept_for() == {"gone", "here"}
+        await queue.tidy(["gone"])
+
+        assert await client.smembers("tidemill:lanes") == {SHELL, lanes[1]}
+        kept = {key async for key in client.scan_iter("tidemill:task.*")}
+        assert kept == {stream_of(SHELL), stream_of(lanes[1])}

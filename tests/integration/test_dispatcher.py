@@ -1,18 +1,22 @@
 """A dispatcher's loops on time that jumps to whatever is next."""
 
+import asyncio
 from datetime import datetime, timedelta
 
 import pytest
 
 from tidemill.application.define_task import create_task
+from tidemill.application.manage_workers import register_worker
 from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
+from tidemill.domain.duty import DutyLease
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.foundation.listing import PageRequest, RunFilter
+from tidemill.foundation.queue import RunMessage
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
-from tidemill.testing.builders import definition
+from tidemill.testing.builders import definition, worker
 from tidemill.testing.clock import START, FakeClock, run_in_virtual_time
 
 
@@ -44,7 +48,9 @@ def test_a_dispatcher_whose_wall_clock_is_wrong_fires_on_time_and_does_not_spin(
     store.transact_now(lambda t: create_task(t, task, lambda _: ()))
     wrong = WrongClock(clock, timedelta(hours=hours))
     options = DispatcherOptions(scan_interval_seconds=60)
-    dispatcher = Dispatcher(store, MemoryQueue(), wakeups, wrong, built_in_strategies(), options)
+    dispatcher = Dispatcher(
+        store, MemoryQueue(), wakeups, wrong, built_in_strategies(), options, "dispatcher-1"
+    )
 
     async def half_a_minute() -> int:
         await dispatcher.start()
@@ -57,3 +63,107 @@ def test_a_dispatcher_whose_wall_clock_is_wrong_fires_on_time_and_does_not_spin(
     [run] = store.read_now(lambda r: r.list_runs(RunFilter(), everything)).items
     assert run.created_at - at < timedelta(milliseconds=1)
     assert rounds < 10
+
+
+class Two:
+    """Two dispatchers on one database, in virtual time."""
+
+    def __init__(self) -> None:
+        self.clock, self.wakeups, self.queue = FakeClock(), MemoryWakeups(), MemoryQueue()
+        self.store = InlineSqliteStore(self.clock, self.wakeups, schema=empty_schema())
+        options = DispatcherOptions(keep_history_seconds=60)
+        self.dispatchers = {
+            name: Dispatcher(
+                self.store,
+                self.queue,
+                self.wakeups,
+                self.clock,
+                built_in_strategies(),
+                options,
+                name,
+            )
+            for name in ("one", "two")
+        }
+
+    def leases(self) -> dict[str, DutyLease]:
+        """By duty."""
+        return {lease.duty: lease for lease in self.store.read_now(lambda r: r.duties())}
+
+    def holders(self) -> dict[str, tuple[str, int]]:
+        """By duty, who has it and with which fence."""
+        now = self.clock.now()
+        return {
+            duty: (lease.holder, lease.fence)
+            for duty, lease in self.leases().items()
+            if lease.is_held(now)
+        }
+
+    async def started(self) -> None:
+        """`one` has the duties, and `two` asked for them."""
+        for dispatcher in self.dispatchers.values():
+            await dispatcher.start()
+            await asyncio.gather(dispatcher.retention.next_round(), dispatcher.tidying.next_round())
+
+
+def test_what_one_dispatcher_does_for_all_is_anothers_at_once_when_it_stops() -> None:
+    two = Two()
+
+    async def story() -> None:
+        await two.started()
+        assert two.holders() == {"prune_history": ("one", 1), "tidy_queue": ("one", 1)}
+        stopped_at = two.clock.now()
+        await two.dispatchers["one"].stop()
+        await two.clock.sleep(0.001)
+        assert two.holders() == {"prune_history": ("two", 2), "tidy_queue": ("two", 2)}
+        assert two.clock.now() - stopped_at < timedelta(seconds=1)
+        await two.dispatchers["two"].stop()
+        assert two.holders() == {}
+
+    run_in_virtual_time(story(), two.clock)
+
+
+def test_what_a_dispatcher_did_for_all_that_died_is_anothers_when_its_lease_is_over() -> None:
+    two = Two()
+
+    async def story() -> None:
+        await two.started()
+        for loop in (two.dispatchers["one"].retention, two.dispatchers["one"].tidying):
+            await loop.stop()  # without a word to anybody
+        until = two.leases()["prune_history"].lease_expires_at
+        await two.clock.sleep((until - two.clock.now()).total_seconds() - 0.001)
+        assert two.holders()["prune_history"] == ("one", 1)
+        await two.clock.sleep(two.dispatchers["two"]._options.duty_interval_seconds + 0.002)
+        assert two.holders() == {"prune_history": ("two", 2), "tidy_queue": ("two", 2)}
+        for dispatcher in two.dispatchers.values():
+            await dispatcher.stop()
+
+    run_in_virtual_time(story(), two.clock)
+
+
+def test_a_dispatcher_that_goes_on_keeps_what_it_does_for_all() -> None:
+    two = Two()
+
+    async def story() -> None:
+        await two.started()
+        await two.clock.sleep(600)
+        assert two.holders() == {"prune_history": ("one", 1), "tidy_queue": ("one", 1)}
+        for dispatcher in two.dispatchers.values():
+            await dispatcher.stop()
+
+    run_in_virtual_time(story(), two.clock)
+
+
+def test_what_is_kept_for_a_worker_goes_when_the_worker_is_gone() -> None:
+    two = Two()
+    stays = two.store.transact_now(lambda t: register_worker(t, worker("stays")))
+    lanes = [f"default/shell@{name}" for name in ("stays", "was-never-there")]
+
+    async def story() -> set[str]:
+        await two.queue.publish([RunMessage(lane, (1,)) for lane in lanes])
+        await two.dispatchers["one"].start()
+        await two.clock.sleep(1)  # much longer, and a worker that says nothing is lost
+        kept = await two.queue.kept_for()
+        await two.dispatchers["one"].stop()
+        return kept
+
+    assert run_in_virtual_time(story(), two.clock) == {stays.id}

@@ -11,16 +11,19 @@ import asyncpg
 import pytest
 
 from tidemill.application.claim_runs import claim_runs
-from tidemill.application.define_task import create_task, replace_task
+from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import register_worker
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.duty import LEASE as DUTY_LEASE
+from tidemill.domain.duty import Duty
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
-from tidemill.domain.task import Concurrency, Dependency, Task, TaskDefinition, parse_lane
+from tidemill.domain.task import Concurrency, Dependency, Priority, Task, TaskDefinition, parse_lane
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
+from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.store import EventPosition, Transaction
 from tidemill.infrastructure.database.postgres import PostgresStore
@@ -173,8 +176,85 @@ async def test_no_cycle_is_stored_though_its_halves_come_at_once(store: Postgres
         assert sum(isinstance(each, InvalidInput) for each in edits) == 1
 
 
+async def test_edits_that_meet_wait_for_one_another_and_none_has_to_begin_again(
+    store: PostgresStore,
+) -> None:
+    begun: list[str] = []
+
+    def change(task: Task, wanted: TaskDefinition, transaction: Transaction) -> Task:
+        begun.append(wanted.name)
+        return replace_task(transaction, task.id, wanted, lambda _: ())
+
+    def remove(task: Task, transaction: Transaction) -> None:
+        begun.append(task.definition.name)
+        delete_task(transaction, task.id)
+
+    for attempt in range(5):
+        names = [f"{letter}-{attempt}" for letter in "abcd"]
+        a, b, c, d = [await create(store, name) for name in names]
+        needs_c = [Dependency(f"name:{names[2]}")]
+        await edit(store, d, definition(names[3], dependencies=needs_c))
+        wanted_a = definition(names[0], dependencies=[Dependency(f"name:{names[1]}")])
+        wanted_b = definition(names[1], dependencies=[Dependency(f"name:{names[0]}")])
+        wanted_d = definition(names[3], dependencies=needs_c, priority=Priority.HIGH)
+        begun.clear()
+        met = await asyncio.gather(
+            store.transact(partial(change, a, wanted_a)),
+            store.transact(partial(change, b, wanted_b)),
+            store.transact(partial(remove, c)),
+            store.transact(partial(change, d, wanted_d)),
+            return_exceptions=True,
+        )
+
+        refused = [each for each in met if isinstance(each, Exception)]
+        assert {type(each) for each in refused} == {InvalidInput, Conflict}, met
+        assert sorted(begun) == names
+
+
 async def edit(store: PostgresStore, task: Task, wanted: TaskDefinition) -> Task:
     return await store.transact(lambda t: replace_task(t, task.id, wanted, lambda _: ()))
+
+
+async def test_a_duty_is_one_holders_though_all_ask_for_it_at_once(store: PostgresStore) -> None:
+    several = [Leadership(store, Duty.PRUNE_HISTORY, f"holder-{n}") for n in range(SIDE_BY_SIDE)]
+    for fence in (1, 2):
+        performed = await asyncio.gather(*(each.perform(lambda t: t.now) for each in several))
+        assert sum(each is not None for each in performed) == 1
+        [lease] = await store.read(lambda r: r.duties())
+        assert lease.fence == fence
+        await several[int(lease.holder.rpartition("-")[2])].give_up()
+
+
+async def test_a_holder_is_not_replaced_between_its_proof_and_the_commit_of_its_work(
+    migrated_postgres_url: str,
+) -> None:
+    clock = FakeClock()
+    async with open_pool(migrated_postgres_url, 2) as pool:
+        store = PostgresStore(pool, MemoryWakeups(), now=clock.now)
+        first, second = (Leadership(store, Duty.TIDY_QUEUE, name) for name in ("one", "two"))
+        gate = await asyncpg.connect(migrated_postgres_url)
+        await gate.execute("SELECT pg_advisory_lock(1)")
+        has_proven = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slow(transaction: Transaction) -> None:
+            loop.call_soon(has_proven.set)
+            transaction.connection.fetch("SELECT pg_advisory_xact_lock(1)", ())  # type: ignore[attr-defined]
+            create_task(transaction, definition("of-the-first"), lambda _: ())
+
+        working = asyncio.create_task(first.perform(slow))
+        await has_proven.wait()
+        clock.advance(2 * DUTY_LEASE)
+        taking = asyncio.create_task(
+            second.perform(lambda t: t.task_named("default", "of-the-first"))
+        )
+        await gate.close()
+
+        assert await taking is not None
+        await working
+        [lease] = await store.read(lambda r: r.duties())
+        assert (lease.holder, lease.fence) == ("two", 2)
+        await store.close()
 
 
 async def test_a_reader_of_events_misses_none_that_is_committed_late(

@@ -24,7 +24,8 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="the same key with the same body gives the first answer again, for 24 hours",
+        description="the same key with the same body gives the first answer again, for 24 hours; "
+        "409 while the first call is under way",
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tidemill.api.problems import TITLES
 from tidemill.api.schemas import ProblemOut
 
 _REF = "#/components/schemas/{model}"
@@ -22,6 +23,8 @@ def complete(document: dict[str, Any]) -> None:
     for methods in document["paths"].values():
         for operation in methods.values():
             answers = operation["responses"]
+            if any(each["name"] == "idempotency-key" for each in operation.get("parameters", ())):
+                answers.setdefault("409", {"description": TITLES[409]})
             if "HTTPValidationError" in str(answers.get("422")):  # ours are 400 and 404
                 del answers["422"]
             for status, answer in answers.items():

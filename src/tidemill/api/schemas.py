@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from tidemill.domain.duty import Duty
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, TaskStatus
 from tidemill.domain.task_run import AttemptOutcome, Hold, Trigger
@@ -764,11 +765,22 @@ class HealthOut(BaseModel):
     components: dict[str, ComponentOut]
 
 
+class DutyOut(BaseModel):
+    """What one dispatcher does for all, and which one that is, or was last."""
+
+    duty: Duty
+    is_held: bool
+    holder: str | None
+    since: AwareDatetime | None
+    lease_expires_at: AwareDatetime | None
+
+
 class SystemStatsOut(BaseModel):
     """What is unfinished, who works, and since when this process runs."""
 
     unfinished: dict[RunStatus, int]
     workers_alive: int
+    duties: list[DutyOut]
     last_event_id: str
     version: str
     started_at: AwareDatetime

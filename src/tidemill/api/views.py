@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from tidemill.application.queries.ledger import Ledger
+from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
 from tidemill.domain.gates import Explanation
 from tidemill.domain.schedule import Fire
@@ -209,6 +210,22 @@ def stats_view(stats: list[RunStats], since: datetime) -> dict[str, Any]:
             }
             for each in stats
         ],
+    }
+
+
+def duties_view(leases: Sequence[DutyLease], now: datetime) -> list[dict[str, Any]]:
+    """Every duty of this version, also one that nobody ever took."""
+    of_duty = {lease.duty: lease for lease in leases}
+    return [_duty_view(duty, of_duty.get(duty), now) for duty in Duty]
+
+
+def _duty_view(duty: Duty, lease: DutyLease | None, now: datetime) -> dict[str, Any]:
+    return {
+        "duty": duty,
+        "is_held": lease is not None and lease.is_held(now),
+        "holder": lease and lease.holder,
+        "since": lease and instant(lease.taken_at),
+        "lease_expires_at": lease and instant(lease.lease_expires_at),
     }
 
 

@@ -1,6 +1,6 @@
 """Tasks are defined, changed and deleted; each change of the definition is a version."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 
@@ -131,7 +131,13 @@ def _refuse_to_leave_dependents(
 def _dependents_of(transaction: Transaction, task: Task) -> list[Task]:
     edges = transaction.upstream_edges(task.definition.namespace)
     ids = [task_id for task_id, upstream in edges.items() if task.id in upstream]
-    return list(transaction.tasks(ids).values()) if ids else []
+    return _looked_up(transaction, ids)
+
+
+def _looked_up(transaction: Transaction, task_ids: Iterable[int]) -> list[Task]:
+    """These tasks, not locked: whoever edits one may be waiting for the edges that we hold."""
+    found = map(transaction.task, task_ids)
+    return [task for task in found if task is not None]
 
 
 def _needed_by(dependents: Sequence[Task]) -> Conflict:
@@ -196,7 +202,8 @@ def _cycle(
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         members = error.args[1]
-        names = {key: task.definition.name for key, task in transaction.tasks(set(members)).items()}
+        found = _looked_up(transaction, set(members))
+        names = {task.id: task.definition.name for task in found}
         path = " → ".join(names.get(member, str(member)) for member in reversed(members))
         return [Problem("/dependencies", f"these tasks would wait for each other: {path}")]
     return []

@@ -15,7 +15,7 @@ from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import lane_to_wait_in, parse_lane
 from tidemill.domain.task_run import Hold, ReadyRun, RunChange, TaskRun, annotate, move, rank_of
 from tidemill.domain.worker import Worker
-from tidemill.foundation.queue import RunMessage
+from tidemill.foundation.queue import RunMessage, message_of
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -45,11 +45,11 @@ def dispatch_ready_runs(
             messages += placed.messages
             has_more = has_more or placed.has_more
         elif room > 0:
-            run_ids, held = _dispatch_lane(transaction, lane, room)
+            goes, held = _dispatch_lane(transaction, lane, room)
             # Whom a full key kept back has left room to those behind.
-            has_more = has_more or held > 0 or len(run_ids) == limit
-            if run_ids:
-                messages.append(RunMessage(lane, tuple(run_ids)))
+            has_more = has_more or held > 0 or len(goes) == limit
+            if goes:
+                messages.append(message_of(lane, goes))
         elif parsed.worker_id is not None and not serving_workers(lane, workers):
             freed = transaction.runs_to_place(lane, limit)
             free_runs(transaction, freed)
@@ -110,12 +110,12 @@ class _Placement:
         return msgspec.structs.replace(placed, has_more=placed.has_more or is_cut)
 
 
-def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[int], int]:
+def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[ReadyRun], int]:
     """The runs of a lane that go, and how many their concurrency keys keep back."""
-    runs, kept = _within_limits(transaction, transaction.ready_runs(lane, limit))
-    transaction.dispatch(runs)
+    goes, kept = _within_limits(transaction, transaction.ready_runs(lane, limit))
+    transaction.dispatch(goes)
     _hold(transaction, kept)
-    return [run.id for run in runs], len(kept)
+    return goes, len(kept)
 
 
 _Ready = TypeVar("_Ready", ReadyRun, TaskRun)

@@ -1,5 +1,6 @@
 """Workers come, say what they can do, and go."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ import msgspec
 from tidemill.application.recover_lost_runs import recover_stranded_runs
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import Conflict, NotFound
-from tidemill.foundation.store import Transaction
+from tidemill.foundation.store import Reads, Transaction
 from tidemill.foundation.wakeups import Topic
 
 
@@ -71,6 +72,11 @@ def remove_worker(transaction: Transaction, worker_id: str) -> None:
     if not is_gone or transaction.runs_held_by([worker_id]):
         raise Conflict(f"worker {worker_id} is {worker.status}; drain and stop it first")
     transaction.delete_worker(worker_id)
+
+
+def workers_gone(reads: Reads, worker_ids: Collection[str]) -> set[str]:
+    """Those of these that are gone for good: whoever comes back does so under another id."""
+    return set(worker_ids) - {worker.id for worker in reads.workers_alive()}
 
 
 def _known(transaction: Transaction, worker_id: str) -> Worker:

@@ -20,7 +20,7 @@ from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import Lane, lane_without_worker, parse_lane
 from tidemill.domain.task_run import RunChange, TaskRun, annotate, move
 from tidemill.domain.worker import Worker, WorkerStatus
-from tidemill.foundation.queue import RunMessage
+from tidemill.foundation.queue import RunMessage, message_of
 from tidemill.foundation.store import Reads, Transaction
 
 _PARTS_AT_ONCE = 10_000  # runs that come after so many wait for the next transaction
@@ -66,7 +66,7 @@ def place_runs(
     turns = _turns_of(transaction, asked, runs, named)
     changes: list[RunChange] = []
     parts: list[TaskRun] = []
-    dispatched: dict[str, list[int]] = {}
+    dispatched: dict[str, list[TaskRun]] = {}
     for run in runs:
         if len(parts) >= _PARTS_AT_ONCE:
             break
@@ -75,11 +75,11 @@ def place_runs(
         goes_to = _lane_of(asked, place)
         changes.append(_change_of(transaction, run, place, goes_to, bool(others)))
         if place.has_room:
-            dispatched.setdefault(goes_to, []).append(run.id)
+            dispatched.setdefault(goes_to, []).append(run)
         parts += [_part_of(transaction, run, each, _lane_of(asked, each)) for each in others]
     transaction.change_runs(changes)
     transaction.insert_runs(parts)
-    messages = [RunMessage(to, tuple(run_ids)) for to, run_ids in dispatched.items()]
+    messages = [message_of(to, handed) for to, handed in dispatched.items()]
     # Parts are ready as well, and who waits for a full worker has left room to those behind.
     waits = len(changes) > sum(len(message.run_ids) for message in messages)
     return Placed(messages, has_more=bool(parts) or waits)

@@ -31,6 +31,7 @@ _TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 _PAGE = 1_000
 _TRIES = 3
 _BEFORE_RECONNECTING_SECONDS = 0.2
+_BEFORE_ASKING_AGAIN_SECONDS = 2.0  # for what is being carried out
 
 
 class Client:
@@ -87,14 +88,26 @@ class Client:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         for attempt in range(_TRIES):
             try:
-                return self._http.request(method, path, params=given, json=body, headers=headers)
+                response = self._http.request(
+                    method, path, params=given, json=body, headers=headers
+                )
             except httpx2.ConnectError as error:
                 raise Unreachable(f"no server answers at {self.server}") from error
             except httpx2.TransportError as error:
                 # The request may have been carried out; the key makes repeating it safe.
                 if attempt == _TRIES - 1 or method == "PATCH":
                     raise Unreachable(f"{self.server} broke off: {error}") from error
+                continue
+            is_last = attempt == _TRIES - 1
+            if attempt == 0 or is_last or not self._is_under_way(response):
+                return response
+            time.sleep(_BEFORE_ASKING_AGAIN_SECONDS)
         raise AssertionError("unreachable")
+
+    def _is_under_way(self, response: httpx2.Response) -> bool:
+        """Whether it is the call before this one, whose answer was lost, that is carried out."""
+        is_conflict = response.status_code == 409
+        return is_conflict and self._problem_of(response).get("code") == "idempotency_key_in_use"
 
     def _problem_of(self, response: httpx2.Response) -> dict[str, Any]:
         problem = self._read(response)

@@ -1,6 +1,7 @@
 """When schedules fire, ready runs are dispatched, lost ones recovered and history pruned.
 
-A dispatcher keeps nothing in memory that matters: any number of them may run, start and vanish.
+A dispatcher keeps nothing in memory that matters: any number of them may run, start and vanish. All
+of them fire, dispatch and recover at once; what only one of them should do is a duty.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,14 @@ import msgspec
 
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.manage_workers import workers_gone
 from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.prune_history import prune_history
 from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.domain.duty import Duty
 from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.foundation.clock import Clock
+from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.service import Loop
 from tidemill.foundation.store import Store, Transaction
@@ -39,11 +43,11 @@ class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
     claim_within_seconds: float = 30.0  # a dispatched run that is not claimed is dispatched again
     silent_after_seconds: float = 10.0  # a worker that says nothing for so long is lost
     keep_history_seconds: float = 30 * 86_400
-    prune_interval_seconds: float = 60.0
+    duty_interval_seconds: float = 20.0  # well within the lease of a duty
 
 
 class Dispatcher:
-    """The loops of one dispatcher."""
+    """The loops of one dispatcher; `name` tells it from the others."""
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Dispatcher:
         clock: Clock,
         strategies: StrategyRegistry,
         options: DispatcherOptions,
+        name: str,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -63,8 +68,18 @@ class Dispatcher:
         self.preparation = Loop("preparation", self._prepare, wakeups.listen())
         self.dispatch = Loop("dispatch", self._dispatch, wakeups.listen(Topic.READY))
         self.recovery = Loop("recovery", self._recover, wakeups.listen())
-        self.retention = Loop("retention", self._prune, wakeups.listen())
-        self._loops = (self.firing, self.preparation, self.dispatch, self.recovery, self.retention)
+        self._pruning = Leadership(store, Duty.PRUNE_HISTORY, name)
+        self._tidying = Leadership(store, Duty.TIDY_QUEUE, name)
+        self.retention = Loop("retention", self._prune, wakeups.listen(Topic.DUTIES))
+        self.tidying = Loop("tidying", self._tidy, wakeups.listen(Topic.DUTIES))
+        self._loops = (
+            self.firing,
+            self.preparation,
+            self.dispatch,
+            self.recovery,
+            self.retention,
+            self.tidying,
+        )
 
     async def start(self) -> None:
         for loop in self._loops:
@@ -73,6 +88,8 @@ class Dispatcher:
     async def stop(self) -> None:
         for loop in self._loops:
             await loop.stop()
+        for duty in (self._pruning, self._tidying):
+            await duty.give_up()
 
     async def _fire(self) -> float:
         limit = self._options.scan_batch
@@ -113,10 +130,18 @@ class Dispatcher:
 
     async def _prune(self) -> float:
         keep = timedelta(seconds=self._options.keep_history_seconds)
-        pruned = await self._store.transact(
-            partial(prune_history, keep=keep, limit=self._options.scan_batch)
-        )
-        return 0 if pruned == self._options.scan_batch else self._options.prune_interval_seconds
+        limit = self._options.scan_batch
+        pruned = await self._pruning.perform(partial(prune_history, keep=keep, limit=limit))
+        return 0 if pruned == limit else self._options.duty_interval_seconds
+
+    async def _tidy(self) -> float:
+        if await self._tidying.perform(lambda _: True):
+            # Asked for first: a worker that comes meanwhile is not taken for one that is gone.
+            kept_for = await self._queue.kept_for()
+            gone = await self._tidying.perform(partial(workers_gone, worker_ids=kept_for))
+            if gone is not None:
+                await self._queue.tidy(gone)
+        return self._options.duty_interval_seconds
 
     async def _decide(self, use_case: Callable[[Transaction], T]) -> "tuple[T, _Then]":
         """What a use case decided, and when that was."""

@@ -75,13 +75,15 @@ class RunHead(msgspec.Struct, frozen=True):
 
 
 class ReadyRun(msgspec.Struct, frozen=True):
-    """As much of a ready run as its dispatch depends on."""
+    """As much of a ready run as its dispatch depends on, and its message tells."""
 
     id: int
     namespace: str
+    attempt: int
     event_seq: int
     concurrency_key: str | None
     concurrency_limit: int | None
+    traceparent: str | None
 
 
 class LeasedRun(RunHead, frozen=True):

@@ -1,18 +1,37 @@
 """Hands ready runs to workers. A message is a hint: the database decides what it still means."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
+from tidemill.domain.task_run import ReadyRun, TaskRun
 from tidemill.domain.worker import Worker
 
 
 class RunMessage(msgspec.Struct, frozen=True):
-    """Names runs of one lane, in the order in which they should start."""
+    """Names runs of one lane, in the order in which they should start.
+
+    `attempts` are the numbers of the attempts that these runs wait for, and `traceparent` is the
+    trace that all of them belong to. Both are for people and programs who watch a broker; nothing
+    hangs on them, and what has no watchers leaves them out.
+    """
 
     lane: str
     run_ids: tuple[int, ...]
+    attempts: tuple[int, ...] = ()
+    traceparent: str | None = None
+
+
+def message_of(lane: str, runs: Sequence[ReadyRun] | Sequence[TaskRun]) -> RunMessage:
+    """The message that hands over these runs, of which there is at least one."""
+    traceparent, *others = {run.traceparent for run in runs}
+    return RunMessage(
+        lane,
+        tuple(run.id for run in runs),
+        tuple(run.attempt + 1 for run in runs),
+        None if others else traceparent,
+    )
 
 
 class Delivery(Protocol):
@@ -49,6 +68,12 @@ class MessageQueue(Protocol):
     async def subscribe(self, worker: Worker) -> Subscription:
         """Receive the messages of the lanes that this worker serves."""
 
+    async def kept_for(self) -> set[str]:
+        """The ids of workers for whose lanes something is kept that does not go by itself."""
+
+    async def tidy(self, gone: Collection[str]) -> None:
+        """Drop what is kept for these workers, and what is too old to mean anything to anybody."""
+
     async def close(self) -> None:
         """Free what is held; may be called twice."""
 
@@ -69,8 +94,8 @@ class FactSink(Protocol):
     """Where facts are told, at best: one that cannot be told soon is dropped and counted."""
 
     @property
-    def facts_dropped(self) -> int:
+    def dropped(self) -> int:
         """How many were not told."""
 
     def tell(self, facts: Sequence[Fact]) -> None:
-        """Tell these, in this order. Does not raise and does not wait."""
+        """Tell these, in this order. Called on the event loop; does not raise and does not wait."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.prepared_firing import PreparedFiring
@@ -144,6 +145,9 @@ class Reads(Protocol):
 
     def worker(self, worker_id: str) -> Worker | None:
         """One worker; locked, where this is a transaction."""
+
+    def duties(self) -> list[DutyLease]:
+        """Every duty that was ever taken, and by whom last."""
 
     def key_holders(self, keys: Collection[str]) -> dict[str, int]:
         """How many runs are dispatched, running or cancelling under each concurrency key."""
@@ -285,7 +289,10 @@ class Transaction(Reads, Protocol):
         """Mark as deleted: its name is free again, its history stays."""
 
     def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
-        """Every dependency of a namespace: task id → the ids of its upstream tasks."""
+        """Every dependency of a namespace: task id → the ids of its upstream tasks.
+
+        Until the commit nobody else reads them to decide.
+        """
 
     def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
         """The upstream tasks of a task and their conditions."""
@@ -422,7 +429,31 @@ class Transaction(Reads, Protocol):
     def silent_workers(self, before: datetime) -> list[Worker]:
         """Active or draining workers whose last heartbeat is older than this instant."""
 
+    # duties
+
+    def take_duty(self, duty: Duty, holder: str, until: datetime) -> int | None:
+        """Make a duty that nobody has, or whose lease is over, this holder's until then.
+
+        Its fence, one higher than that of the holder before; None where somebody has it. Until the
+        commit nobody else takes it.
+        """
+
+    def renew_duty(self, duty: Duty, fence: int, until: datetime) -> bool:
+        """Extend the lease that was taken with this fence and is not over; whether there is one.
+
+        Until the commit nobody else takes it: what this transaction does as well, its holder does.
+        """
+
+    def give_up_duty(self, duty: Duty, fence: int) -> None:
+        """End the lease that was taken with this fence now; one that is over stays as it is."""
+
     # idempotency
+
+    def hold_key(self, scope: str, key: str) -> bool:
+        """Keep everybody else from holding this key of a scope until the commit.
+
+        False where somebody does, whose answer is not stored yet. Does not wait.
+        """
 
     def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
         """What was answered to these keys of a scope within their 24 hours."""

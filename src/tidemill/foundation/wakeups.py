@@ -14,6 +14,7 @@ class Topic(StrEnum):
     LEASES = "leases"  # a worker should look at its runs: one is to be cancelled
     EVENTS = "events"  # run events were appended
     OUTPUT = "output"  # output of runs was stored
+    DUTIES = "duties"  # a dispatcher gave up what another should do
 
 
 class Wakeup(Protocol):

@@ -31,7 +31,7 @@ from tidemill.api.schemas import (
     SystemStatsOut,
 )
 from tidemill.api.streams import LastPosition
-from tidemill.api.views import fire_view, instant
+from tidemill.api.views import duties_view, fire_view, instant
 from tidemill.application.queries.levels import levels_of
 from tidemill.application.queries.preview import preview_schedule
 from tidemill.domain.schedule import ScheduleSpec
@@ -124,13 +124,14 @@ async def health(context: Context) -> Response:
     responses=documented(200, SystemStatsOut),
 )
 async def stats(context: Context) -> Response:
-    """What is unfinished, and since when this process runs."""
+    """What is unfinished, who does what for all, and since when this process runs."""
 
     def look(reads: Reads) -> dict[str, Any]:
         counts = reads.status_counts()
         return {
             "unfinished": {status.value: count for status, count in counts.items()},
             "workers_alive": len(reads.workers_alive()),
+            "duties": duties_view(reads.duties(), reads.now),
             "last_event_id": str(reads.last_event()),
         }
 

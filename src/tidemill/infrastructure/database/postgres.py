@@ -55,6 +55,7 @@ _lock_names = (
     " (SELECT DISTINCT hashtextextended(name, 0) AS place FROM unnest($1::text[]) AS name"
     " ORDER BY 1) AS places"
 )
+_try_to_lock_name = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
 
 
 _position = (run_events.c.transaction_id, run_events.c.id)
@@ -116,6 +117,10 @@ class PostgresTransaction(PostgresReads):
 
     def note_run_ids(self, run_ids: Sequence[int]) -> None:
         """The sequence knows them."""
+
+    def hold_key(self, scope: str, key: str) -> bool:
+        [[is_held]] = self.connection.fetch(_try_to_lock_name, (f"answer/{scope}/{key}",))
+        return bool(is_held)
 
     def key_holders(self, keys: Collection[str]) -> dict[str, int]:
         self._decide_alone("key", keys)

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from tidemill.errors import Unavailable
+from tidemill.infrastructure.database.postgres_direct import LEADS_TO_A_POOLER, refuse_pooler
 
 _log = logging.getLogger("tidemill.database")
 
@@ -32,6 +33,7 @@ async def open_pool(url: str, size: int) -> AsyncIterator["asyncpg.Pool[Any]"]:
             max_size=size,
             timeout=CONNECT_SECONDS,
             command_timeout=_HANGING_SECONDS,
+            init=refuse_pooler,
             reset=_leave_as_it_is,
             server_settings={
                 "application_name": "tidemill",
@@ -68,6 +70,7 @@ def unavailable(error: BaseException) -> Unavailable:
 
 
 _ADVICE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (asyncpg.ProtocolViolationError, LEADS_TO_A_POOLER),  # its word for all that it refuses
     (asyncpg.DiskFullError, "its disk is full; make room and try again"),
     (asyncpg.InvalidAuthorizationSpecificationError, "it refuses this user or password"),
     (asyncpg.InvalidCatalogNameError, "it has no database of this name"),

@@ -7,13 +7,13 @@ holds a lock, so that two at once do it once; what a kill cuts off is a transact
 from collections.abc import Callable
 from functools import partial
 
-import asyncpg
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tidemill.errors import Unavailable
+from tidemill.infrastructure.database.postgres_direct import connect_directly
 from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
 from tidemill.infrastructure.database.schema import HEAD, downgrade, upgrade
 
@@ -23,7 +23,7 @@ _LOCK = 7_382_746_113  # of this purpose alone, in the database's advisory locks
 async def upgrade_postgres(url: str) -> None:
     """Create what is missing; raises Unavailable where the database cannot be used."""
     try:
-        connection = await asyncpg.connect(url)
+        connection = await connect_directly(url)
         try:
             await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
             await _migrate(url, upgrade)
@@ -52,7 +52,7 @@ async def _migrate(url: str, migration: Callable[[Connection], None]) -> None:
 async def postgres_revision(url: str) -> str | None:
     """The revision that a database is at; None where it is empty."""
     try:
-        connection = await asyncpg.connect(url)
+        connection = await connect_directly(url)
         try:
             if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
                 return None

@@ -230,6 +230,18 @@ lane_turns = Table(
     sqlite_with_rowid=False,
 )
 
+# What one dispatcher at a time does for all: whoever took it last, and until when it is theirs.
+duties = Table(
+    "duties",
+    metadata,
+    Column("duty", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("fence", _Id, nullable=False),
+    Column("taken_at", Instant, nullable=False),
+    Column("lease_expires_at", Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 run_attempts = Table(
     "run_attempts",
     metadata,

@@ -29,10 +29,11 @@ _by_id_in_namespace = _by_id.where(tasks.c.namespace == bindparam("namespace"))
 _by_name = _task.where(
     tasks.c.namespace == bindparam("namespace"), tasks.c.name == bindparam("name")
 )
-_by_ids = _task.where(in_array(tasks.c.id, "ids")).with_for_update()
+# The keys of tasks never change: rows that refer to one need not wait for whoever changes it.
+_by_ids = _task.where(in_array(tasks.c.id, "ids")).with_for_update(key_share=True)
 _by_names = _task.where(
     tasks.c.namespace == bindparam("namespace"), in_array(tasks.c.name, "names")
-).with_for_update()
+).with_for_update(key_share=True)
 _note_last_run = (
     tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
 )

@@ -1,7 +1,7 @@
 """What stands in a broker's message: an envelope of JSON, as the public contract has it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
@@ -10,6 +10,8 @@ import msgspec
 
 from tidemill.domain.task import parse_lane
 from tidemill.foundation.queue import Fact, RunMessage
+
+LIFETIME = timedelta(minutes=10)  # of a message: its runs are dispatched again long before
 
 
 class MessageType(StrEnum):
@@ -31,7 +33,11 @@ class TraceHeaders(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of any type. `retry_count` is how often it was delivered before and given back."""
+    """A message of any type.
+
+    `retry_count` is how often it was delivered before and given back, where the broker does not
+    count that itself. What is there at `expires_at` means nothing to anybody any more.
+    """
 
     id: str
     message_type: MessageType
@@ -66,12 +72,31 @@ def decode(data: bytes) -> Envelope:
 
 def task_execution(message: RunMessage, now: datetime) -> Envelope:
     """A message that names runs to be claimed."""
+    first, *others = message.run_ids
     return Envelope(
         id=str(uuid4()),
         message_type=MessageType.TASK_EXECUTION,
-        payload={"lane": message.lane, "run_ids": message.run_ids},
+        correlation_id=None if others else str(first),
+        payload={
+            "lane": message.lane,
+            "run_ids": message.run_ids,
+            "attempts": message.attempts,
+        },
         timestamp=now,
+        expires_at=now + LIFETIME,
+        trace_headers=TraceHeaders(message.traceparent),
     )
+
+
+def has_expired(envelope: Envelope, age_seconds: float) -> bool:
+    """Whether a message that is at the broker for so long should not be there any more.
+
+    The age is by the broker's clock, and what the message was given is the difference of two
+    instants of one sender: no two clocks are compared.
+    """
+    if envelope.expires_at is None:
+        return False
+    return age_seconds > (envelope.expires_at - envelope.timestamp).total_seconds()
 
 
 def run_message(envelope: Envelope) -> RunMessage:
@@ -79,7 +104,9 @@ def run_message(envelope: Envelope) -> RunMessage:
     if envelope.message_type is not MessageType.TASK_EXECUTION:
         raise UnreadableMessage(f"a {envelope.message_type} on a route of tasks")
     try:
-        message = msgspec.convert(envelope.payload, RunMessage)
+        message = msgspec.convert(
+            envelope.payload | {"traceparent": envelope.trace_headers.traceparent}, RunMessage
+        )
         parse_lane(message.lane)
     except ValueError as error:  # msgspec's own among them
         raise UnreadableMessage(f"payload: {error}") from error

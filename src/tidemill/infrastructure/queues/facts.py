@@ -8,23 +8,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from tidemill.errors import Unavailable
 from tidemill.foundation.queue import Fact
 
+_ROOM = 10_000
 _BATCH = 500
 
 
 class FactTeller:
-    """Keeps up to `room` facts until they are sent; what comes beyond that is dropped."""
+    """A FactSink that keeps up to 10,000 facts until they are sent.
 
-    def __init__(self, send: Callable[[Sequence[Fact]], Awaitable[None]], room: int) -> None:
+    `send` raises Unavailable when it has tried as long as it may: what it was given is dropped
+    then, and so is what there is no room for.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Fact]], Awaitable[None]]) -> None:
         self.dropped = 0
         self._send = send
-        self._room = room
         self._waiting: deque[Fact] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def tell(self, facts: Sequence[Fact]) -> None:
-        """Send these soon. Called on the event loop."""
-        free = max(self._room - len(self._waiting), 0)
+        free = max(_ROOM - len(self._waiting), 0)
         self._waiting.extend(facts[:free])
         self.dropped += max(len(facts) - free, 0)
         if self._sending is None and self._waiting and not self._is_closed:
@@ -45,7 +48,7 @@ class FactTeller:
                 batch = [self._waiting.popleft() for _ in range(at_once)]
                 try:
                     await self._send(batch)
-                except Unavailable:  # its time is over: `send` tried as long as it may
+                except Unavailable:
                     self.dropped += len(batch)
         finally:
             self._sending = None

@@ -1,5 +1,6 @@
 """What a lane is called at a broker: readable, safe in any name, and short enough for AMQP."""
 
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from itertools import product
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from tidemill.domain.worker import Worker
 
 _LONGEST = 100  # of 255 bytes; the rest is for what stands around it
 _KEPT = 60
+_UNREADABLE = (ValueError, AttributeError)
 
 
 def route_of(lane: str) -> str:
@@ -36,8 +38,25 @@ def serves(worker: Worker, lane: str) -> bool:
     """Whether `worker` serves a lane that somebody else named; an unreadable one is nobody's."""
     try:
         return worker.serves(parse_lane(lane))
-    except (ValueError, AttributeError):
+    except _UNREADABLE:
         return False
+
+
+def workers_named(lanes: Iterable[str]) -> set[str]:
+    """The ids of the workers whose lanes these are, where they are those of one worker."""
+    return {worker_id for lane in lanes if (worker_id := _worker_named(lane)) is not None}
+
+
+def lanes_naming(worker_ids: Collection[str], lanes: Iterable[str]) -> list[str]:
+    """Those of these lanes that are such a worker's alone."""
+    return [lane for lane in lanes if _worker_named(lane) in worker_ids]
+
+
+def _worker_named(lane: str) -> str | None:
+    try:
+        return parse_lane(lane).worker_id
+    except _UNREADABLE:
+        return None
 
 
 def _safe(text: str) -> str:

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tidemill.domain.task import parse_lane
 from tidemill.domain.worker import Worker
 from tidemill.errors import Unavailable
 from tidemill.foundation.queue import RunMessage
+from tidemill.infrastructure.queues.lane_names import lanes_naming, workers_named
 
 
 class MemoryQueue:
@@ -26,6 +27,13 @@ class MemoryQueue:
         subscription = MemorySubscription(self, worker)
         self._subscriptions.add(subscription)
         return subscription
+
+    async def kept_for(self) -> set[str]:
+        return workers_named(self._waiting)
+
+    async def tidy(self, gone: Collection[str]) -> None:
+        for lane in lanes_naming(gone, self._waiting):
+            del self._waiting[lane]
 
     async def close(self) -> None:
         self._waiting.clear()
@@ -47,11 +55,6 @@ class MemoryQueue:
     def forget(self, subscription: "MemorySubscription") -> None:
         """It receives no more."""
         self._subscriptions.discard(subscription)
-
-    def drop_lanes_of(self, worker: Worker) -> None:
-        """What was meant for this worker alone is nobody's; the sweep finds it again."""
-        for lane in [lane for lane in self._waiting if parse_lane(lane).worker_id == worker.id]:
-            del self._waiting[lane]
 
     def _wake(self) -> None:
         for subscription in self._subscriptions:
@@ -90,7 +93,7 @@ class MemorySubscription:
         self.arrived.set()
         for delivery in list(self._unsettled):
             await delivery.refuse()
-        self._queue.drop_lanes_of(self._worker)
+        await self._queue.tidy([self._worker.id])
 
     def settle(self, delivery: "MemoryDelivery", *, give_back: bool) -> None:
         """A delivery was answered; a second answer changes nothing."""

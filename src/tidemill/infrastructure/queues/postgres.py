@@ -8,7 +8,7 @@ only a hint to runs that somebody has.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
@@ -20,12 +20,13 @@ from tidemill.errors import Unavailable
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.wakeups import Topic, Wakeups
 from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
+from tidemill.infrastructure.queues.envelope import LIFETIME
+from tidemill.infrastructure.queues.lane_names import lanes_naming, workers_named
 
 _log = logging.getLogger("tidemill.queue")
 
 _LOOK_SECONDS = 1.0  # where no wake-up came
 _PAUSE_SECONDS = 0.5  # between tries while the database does not answer
-_FORGET_SECONDS = 600.0  # after so long a message is forgotten, whoever it was for
 _PER_LANE = 4  # messages that are taken of a lane at once
 
 _publish = (
@@ -33,8 +34,11 @@ _publish = (
     " ARRAY(SELECT jsonb_array_elements_text(message->'run_ids')::bigint)"
     " FROM jsonb_array_elements($1::jsonb) AS message"
 )
-# Their workers are gone, and their runs were dispatched again long ago.
-_forget = "DELETE FROM queue_messages WHERE published_at < now() - make_interval(secs => $1)"
+# What is old was dispatched again long ago.
+_tidy = (
+    "DELETE FROM queue_messages WHERE lane = ANY($1::text[])"
+    " OR published_at < now() - make_interval(secs => $2)"
+)
 _lanes = "SELECT DISTINCT lane FROM queue_messages"
 _take = (
     "UPDATE queue_messages SET taken_by = $2, taken_until = now() + make_interval(secs => $3)"
@@ -60,27 +64,28 @@ class PostgresQueue:
         self._pool = pool
         self._wakeups = wakeups
         self._aside_seconds = aside_seconds
-        self._forgets_at = 0.0  # by the time of the loop
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         if not messages:
             return
-        if asyncio.get_running_loop().time() >= self._forgets_at:
-            self._forgets_at = asyncio.get_running_loop().time() + _FORGET_SECONDS
-            await self.run(_forget, _FORGET_SECONDS)
         await self.run(_publish, msgspec.json.encode(messages).decode())
         self._wakeups.announce([Topic.MESSAGES])
 
     async def subscribe(self, worker: Worker) -> "PostgresSubscription":
         return PostgresSubscription(self, worker, self._wakeups)
 
+    async def kept_for(self) -> set[str]:
+        return workers_named(await self._lanes())
+
+    async def tidy(self, gone: Collection[str]) -> None:
+        await self.run(_tidy, lanes_naming(gone, await self._lanes()), LIFETIME.total_seconds())
+
     async def close(self) -> None:
         """The pool is its owner's."""
 
     async def take(self, worker: Worker) -> "list[tuple[int, RunMessage]]":
         """A few messages of each lane that `worker` serves, put aside for it."""
-        lanes = [row[0] for row in await self.run(_lanes)]
-        served = [lane for lane in lanes if worker.serves(parse_lane(lane))]
+        served = [lane for lane in await self._lanes() if worker.serves(parse_lane(lane))]
         if not served:
             return []
         rows = await self.run(_take, served, worker.id, self._aside_seconds, _PER_LANE)
@@ -94,6 +99,9 @@ class PostgresQueue:
         """These are for others."""
         await self.run(_give_back, ids, worker.id)
         self._wakeups.announce([Topic.MESSAGES])
+
+    async def _lanes(self) -> list[str]:
+        return [row[0] for row in await self.run(_lanes)]
 
     async def run(self, sql: str, *values: Any) -> Sequence[Any]:
         """Run one statement; raises Unavailable."""

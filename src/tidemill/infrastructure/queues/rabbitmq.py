@@ -1,19 +1,17 @@
 """The queue in RabbitMQ: a quorum queue for each lane, shared by the workers that serve it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tidemill.domain.worker import Worker
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import Fact, RunMessage
 from tidemill.infrastructure.queues.address import read_address
-from tidemill.infrastructure.queues.envelope import encode, fact_message, task_execution
+from tidemill.infrastructure.queues.envelope import LIFETIME, encode, fact_message, task_execution
 from tidemill.infrastructure.queues.facts import FactTeller
 from tidemill.infrastructure.queues.lane_names import route_of
 from tidemill.infrastructure.queues.rabbitmq_link import DEFAULTS, RabbitMqOptions
 from tidemill.infrastructure.queues.rabbitmq_publisher import Outgoing, RabbitMqPublisher
 from tidemill.infrastructure.queues.rabbitmq_subscription import RabbitMqSubscription
-
-_FACTS_WAITING = 10_000
 
 
 class RabbitMqQueue:
@@ -36,13 +34,15 @@ class RabbitMqQueue:
         self._options = options
         self._publisher = RabbitMqPublisher(self._address, clock, options)
         self._subscriptions: set[RabbitMqSubscription] = set()
-        self._facts = FactTeller(self._send_facts, _FACTS_WAITING)
+        self.facts = FactTeller(self._send_facts)
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         now = self._clock.now()
         await self._publisher.publish(
             [
-                Outgoing(route_of(each.lane), encode(task_execution(each, now)), each.lane)
+                Outgoing(
+                    route_of(each.lane), encode(task_execution(each, now)), each.lane, LIFETIME
+                )
                 for each in messages
             ]
         )
@@ -52,17 +52,14 @@ class RabbitMqQueue:
         self._subscriptions.add(subscription)
         return subscription
 
-    @property
-    def facts_dropped(self) -> int:
-        """How many facts could not be told."""
-        return self._facts.dropped
+    async def kept_for(self) -> set[str]:
+        return set()  # queues of single workers expire at the broker, and messages as well
 
-    def tell(self, facts: Sequence[Fact]) -> None:
-        """Publish these on their routes, at best."""
-        self._facts.tell(facts)
+    async def tidy(self, gone: Collection[str]) -> None:
+        """The broker sees to it."""
 
     async def close(self) -> None:
-        await self._facts.close()
+        await self.facts.close()
         for subscription in list(self._subscriptions):
             await subscription.close()
         self._subscriptions.clear()

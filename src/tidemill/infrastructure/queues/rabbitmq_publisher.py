@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 import msgspec
 from aio_pika import DeliveryMode, Message
@@ -25,7 +26,7 @@ from tidemill.foundation.clock import Clock
 from tidemill.infrastructure.queues.address import Address
 from tidemill.infrastructure.queues.backoff import Backoff
 from tidemill.infrastructure.queues.cancellation import heed_cancellation
-from tidemill.infrastructure.queues.envelope import encode, lanes_announcement
+from tidemill.infrastructure.queues.envelope import LIFETIME, encode, lanes_announcement
 from tidemill.infrastructure.queues.lane_names import is_plain
 from tidemill.infrastructure.queues.rabbitmq_link import (
     FAILURES,
@@ -56,11 +57,15 @@ _CONFIRMED_WITHIN = 0.4  # of the time that a publish has: enough is left to rep
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A message and its route; one of a lane has to reach the lane's queue."""
+    """A message and its route; one of a lane has to reach the lane's queue.
+
+    The broker takes it for a dead letter when it is `lifetime` old.
+    """
 
     route: str
     body: bytes
     lane: str | None = None
+    lifetime: timedelta | None = None
 
 
 class _Line(msgspec.Struct):
@@ -71,7 +76,7 @@ class _Line(msgspec.Struct):
     exchange: AbstractExchange
     declared: set[str] = msgspec.field(default_factory=set)
     proven: set[str] = msgspec.field(default_factory=set)  # its queue confirmed something
-    announced: dict[str, float] = msgspec.field(default_factory=dict)  # when
+    announced: dict[str, float] = msgspec.field(default_factory=dict)  # and when again
 
 
 class RabbitMqPublisher:
@@ -140,6 +145,7 @@ class RabbitMqPublisher:
             content_type="application/json",
             delivery_mode=DeliveryMode.PERSISTENT,
             headers={"CC": [key_of(outgoing.lane)]} if outgoing.lane else {},
+            expiration=outgoing.lifetime,
         )
         await line.exchange.publish(message, outgoing.route, mandatory=outgoing.lane is not None)
         if outgoing.lane:
@@ -179,6 +185,15 @@ class RabbitMqPublisher:
         due = [lane for lane in _to_be_announced(lanes) if line.announced.get(lane, now) <= now]
         await self._announce(line, due)
         line.announced.update(dict.fromkeys(due, now + _ANNOUNCE_AGAIN_SECONDS))
+        self._forget_unused(line, now)
+
+    def _forget_unused(self, line: _Line, now: float) -> None:
+        """Forget lanes that nothing was published to for so long that nothing is in them."""
+        before = now - LIFETIME.total_seconds()
+        for lane in [lane for lane, again_at in line.announced.items() if again_at < before]:
+            line.declared.discard(lane)
+            line.proven.discard(lane)
+            del line.announced[lane]
 
     async def _announce(self, line: _Line, lanes: Sequence[str]) -> None:
         if lanes:

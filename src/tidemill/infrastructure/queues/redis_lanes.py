@@ -1,6 +1,6 @@
 """How lanes are kept in Redis.
 
-    tidemill:lanes                    a set: the lanes that ever had a message or a worker
+    tidemill:lanes                    a set: the lanes that had a message or a worker
     tidemill:task.shell:default/shell a stream for each lane, with one group of consumers, `workers`
     tidemill:dead                     a stream: what could not be delivered, and why
     tidemill:status, tidemill:worker  streams: facts, told at best
@@ -8,7 +8,7 @@
 Each method is one round trip, or two where the second depends on the first.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +16,12 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from tidemill.infrastructure.queues.lane_names import name_of, route_of
+from tidemill.infrastructure.queues.lane_names import (
+    lanes_naming,
+    name_of,
+    route_of,
+    workers_named,
+)
 
 _LANES = "tidemill:lanes"
 _DEAD = "tidemill:dead"
@@ -25,6 +30,9 @@ _AT_ONCE = 100  # entries that are claimed from those who vanished
 _DEAD_LETTERS = 10_000
 _GONE = ("NOGROUP", "UNBLOCKED")  # the latter to who was waiting at that moment
 _FORGET_CONSUMERS_SECONDS = 3_600  # that hold nothing and asked for nothing so long
+
+
+_Time = tuple[int, int]  # seconds and microseconds, as the server says them
 
 
 class LanesGone(Exception):
@@ -37,6 +45,7 @@ class Entry(msgspec.Struct, frozen=True):
     stream: str
     id: str
     body: bytes
+    age_seconds: float  # by the time of the server
     deliveries: int = 1
 
 
@@ -79,6 +88,23 @@ class RedisLanes:
         _, members = await pipeline.execute()
         return [member.decode() for member in members]
 
+    async def workers(self) -> set[str]:
+        """The ids of the workers that lanes of their own were made for."""
+        return workers_named(await self._members())
+
+    async def drop_lanes_of(self, worker_ids: Collection[str]) -> None:
+        """Delete the lanes that are these workers' alone; whoever reads one hears LanesGone."""
+        lanes = lanes_naming(worker_ids, await self._members())
+        if lanes:
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.srem(_LANES, *lanes)
+            pipeline.delete(*map(stream_of, lanes))
+            await pipeline.execute()
+
+    async def _members(self) -> list[str]:
+        members: Any = await self._redis.smembers(_LANES)
+        return [member.decode() for member in members]
+
     async def join(self, lanes: Iterable[str]) -> None:
         """Make the streams and groups of these lanes where they are not there."""
         pipeline = self._redis.pipeline(transaction=False)
@@ -97,8 +123,9 @@ class RedisLanes:
         pipeline.xreadgroup(
             _GROUP, consumer, dict.fromkeys(streams, ">"), count=count, block=_ms(block_seconds)
         )
-        lanes, found = await _execute(pipeline)
-        return lanes, _entries(found)
+        pipeline.time()
+        lanes, found, now = await _execute(pipeline)
+        return lanes, _entries(found, now)
 
     async def take_over(
         self, consumer: str, streams: Sequence[str], idle_seconds: float
@@ -107,12 +134,14 @@ class RedisLanes:
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.xautoclaim(stream, _GROUP, consumer, _ms(idle_seconds), count=_AT_ONCE)
-        claimed = await _execute(pipeline)
+        pipeline.time()
+        *claimed, now = await _execute(pipeline)
         found = {stream: entries for stream, (_, entries, *_) in zip(streams, claimed, strict=True)}
-        return await self._counted(consumer, {each: found[each] for each in found if found[each]})
+        found = {stream: entries for stream, entries in found.items() if entries}
+        return await self._counted(consumer, found, now)
 
     async def _counted(
-        self, consumer: str, found: Mapping[str, list[tuple[bytes, dict[bytes, bytes]]]]
+        self, consumer: str, found: Mapping[str, list[tuple[bytes, dict[bytes, bytes]]]], now: _Time
     ) -> list[Entry]:
         if not found:
             return []
@@ -127,7 +156,7 @@ class RedisLanes:
             for each in pending
         }
         return [
-            Entry(stream, id.decode(), _body(fields), counts.get((stream, id), 1))
+            Entry(stream, id.decode(), _body(fields), _age(id, now), counts.get((stream, id), 1))
             for stream, entries in found.items()
             for id, fields in entries
         ]
@@ -136,8 +165,9 @@ class RedisLanes:
         """What was delivered to `consumer` and is not answered, whether that ever arrived."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.xreadgroup(_GROUP, consumer, dict.fromkeys(streams, "0"), count=_AT_ONCE)
-        (found,) = await _execute(pipeline)
-        return _entries(found)
+        pipeline.time()
+        found, now = await _execute(pipeline)
+        return _entries(found, now)
 
     async def settle(self, answers: Sequence[Answer]) -> None:
         """Take entries out of their streams; what they leave is there when they are gone."""
@@ -189,12 +219,20 @@ async def _execute(pipeline: Any) -> list[Any]:
     return found
 
 
-def _entries(found: Mapping[bytes, Sequence[tuple[bytes, dict[bytes, bytes]]]]) -> list[Entry]:
+def _entries(
+    found: Mapping[bytes, Sequence[tuple[bytes, dict[bytes, bytes]]]], now: _Time
+) -> list[Entry]:
     return [
-        Entry(stream.decode(), id.decode(), _body(fields))
+        Entry(stream.decode(), id.decode(), _body(fields), _age(id, now))
         for stream, entries in found.items()
         for id, fields in entries
     ]
+
+
+def _age(id: bytes, now: _Time) -> float:
+    """How long ago an entry was appended: its id begins with the milliseconds of that instant."""
+    seconds, microseconds = now
+    return seconds + microseconds / 1_000_000 - int(id.partition(b"-")[0]) / 1_000
 
 
 def _body(fields: dict[bytes, bytes] | None) -> bytes:

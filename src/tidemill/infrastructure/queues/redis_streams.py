@@ -5,8 +5,9 @@ a worker held that vanished is taken over by the others after a while.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from typing import TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -31,7 +32,7 @@ from tidemill.infrastructure.queues.redis_subscription import (
     RedisSubscription,
 )
 
-_FACTS_WAITING = 10_000
+T = TypeVar("T")
 
 
 class RedisStreamsQueue:
@@ -57,7 +58,7 @@ class RedisStreamsQueue:
         self._redis = _client(url, options.answer_within_seconds + BLOCK_SECONDS)
         self._lanes = RedisLanes(self._redis, options.max_length)
         self._subscriptions: set[RedisSubscription] = set()
-        self._facts = FactTeller(self._send_facts, _FACTS_WAITING)
+        self.facts = FactTeller(self._send_facts)
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         now = self._clock.now()
@@ -72,17 +73,14 @@ class RedisStreamsQueue:
         self._subscriptions.add(subscription)
         return subscription
 
-    @property
-    def facts_dropped(self) -> int:
-        """How many facts could not be told."""
-        return self._facts.dropped
+    async def kept_for(self) -> set[str]:
+        return await self._for_sure(self._lanes.workers)
 
-    def tell(self, facts: Sequence[Fact]) -> None:
-        """Append these to `tidemill:status` and `tidemill:worker`, at best."""
-        self._facts.tell(facts)
+    async def tidy(self, gone: Collection[str]) -> None:
+        await self._for_sure(partial(self._lanes.drop_lanes_of, gone))
 
     async def close(self) -> None:
-        await self._facts.close()
+        await self.facts.close()
         for subscription in list(self._subscriptions):
             await subscription.close()
         self._subscriptions.clear()
@@ -93,7 +91,7 @@ class RedisStreamsQueue:
         bodies = [(fact.route, encode(fact_message(fact, now))) for fact in facts]
         await self._for_sure(partial(self._lanes.tell, bodies))
 
-    async def _for_sure(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _for_sure(self, step: Callable[[], Awaitable[T]]) -> T:
         """Try until it is done; raises Unavailable when the time is over or Redis refuses."""
         backoff = Backoff()
         failure: BaseException = TimeoutError("no answer")
@@ -101,9 +99,9 @@ class RedisStreamsQueue:
             async with asyncio.timeout(self._options.answer_within_seconds):
                 while True:
                     try:
-                        await step()
+                        done = await step()
                         heed_cancellation()
-                        return
+                        return done
                     except (AuthenticationError, ResponseError) as error:
                         raise self._unavailable(error) from error
                     except FAILURES as error:

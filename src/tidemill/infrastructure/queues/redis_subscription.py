@@ -16,6 +16,7 @@ from tidemill.infrastructure.queues.envelope import (
     UnreadableMessage,
     decode,
     encode,
+    has_expired,
     run_message,
 )
 from tidemill.infrastructure.queues.lane_names import plain_lanes, serves
@@ -181,6 +182,9 @@ class RedisSubscription:
             message = run_message(envelope)
         except UnreadableMessage as error:
             self._bury(entry, f"unreadable: {error}")
+            return
+        if has_expired(envelope, entry.age_seconds):
+            self._bury(entry, "expired")
             return
         deliveries = envelope.retry_count + entry.deliveries
         if deliveries > self._options.delivery_limit:

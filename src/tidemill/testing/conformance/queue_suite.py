@@ -233,6 +233,29 @@ class QueueSuite:
 
         assert await take_ids(subscription, 1) == [1]
 
+    async def test_what_is_kept_for_workers_that_are_gone_is_dropped_and_nothing_else(
+        self, queue: MessageQueue
+    ) -> None:
+        await queue.publish(
+            [RunMessage(f"default/shell@{name}", (1,)) for name in ("gone", "here")]
+            + [RunMessage(SHELL, (2,))]
+        )
+        await queue.tidy(await queue.kept_for() - {"here"})
+
+        assert await queue.kept_for() <= {"here"}
+        assert sorted(await take_ids(await queue.subscribe(worker("here")), 2)) == [1, 2]
+
+    async def test_a_worker_whose_lane_was_dropped_goes_on_receiving(
+        self, queue: MessageQueue
+    ) -> None:
+        subscription = await queue.subscribe(worker("taken-for-lost"))
+        await queue.publish([RunMessage("default/shell@taken-for-lost", (1,))])
+        assert await take_ids(subscription, 1) == [1]
+        await queue.tidy(["taken-for-lost"])
+        await queue.publish([RunMessage(SHELL, (2,))])
+
+        assert await take_ids(subscription, 1) == [2]
+
     async def test_closing_twice_is_allowed(self, queue: MessageQueue) -> None:
         await queue.close()
         await queue.close()

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 import pytest
 
+from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
 from tidemill.domain.new_run import fired_run, new_run, skipped_run
 from tidemill.domain.prepared_firing import prepare_firing
@@ -29,6 +30,7 @@ from tidemill.domain.task_run import (
 )
 from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import ConcurrentChange, Conflict, Unavailable, VersionMismatch
+from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
     DueTask,
@@ -856,3 +858,96 @@ class StoreSuite:
     async def test_closing_twice_is_allowed(self, store: Store) -> None:
         await store.close()
         await store.close()
+
+    async def test_a_duty_is_one_holders_until_its_lease_is_over(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        async def take(holder: str) -> int | None:
+            return await store.transact(
+                lambda t: t.take_duty(Duty.PRUNE_HISTORY, holder, t.now + MINUTE)
+            )
+
+        taken_at = clock.now()
+        assert [await take("one"), await take("one"), await take("two")] == [1, None, None]
+        [lease] = await store.read(lambda r: r.duties())
+        assert lease == DutyLease("prune_history", "one", 1, taken_at, taken_at + MINUTE)
+        clock.advance(MINUTE)
+
+        assert [await take("two"), await take("one")] == [2, None]
+        [lease] = await store.read(lambda r: r.duties())
+        assert (lease.holder, lease.taken_at) == ("two", taken_at + MINUTE)
+
+    async def test_a_duty_is_renewed_only_with_the_fence_of_its_lease_and_while_that_lasts(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        async def renew(fence: int) -> bool:
+            return await store.transact(
+                lambda t: t.renew_duty(Duty.TIDY_QUEUE, fence, t.now + MINUTE)
+            )
+
+        assert not await renew(1)
+        await store.transact(lambda t: t.take_duty(Duty.TIDY_QUEUE, "one", t.now + MINUTE))
+        await store.transact(lambda t: t.take_duty(Duty.PRUNE_HISTORY, "two", t.now + MINUTE))
+        clock.advance(MINUTE / 2)
+        assert [await renew(0), await renew(2), await renew(1)] == [False, False, True]
+        clock.advance(MINUTE / 2)
+        tidying, pruning = Duty.TIDY_QUEUE, Duty.PRUNE_HISTORY
+        leases = {lease.duty: lease for lease in await store.read(lambda r: r.duties())}
+        assert leases[tidying].is_held(clock.now())
+        assert not leases[pruning].is_held(clock.now())
+        clock.advance(MINUTE / 2)
+
+        assert not await renew(1)
+
+    async def test_a_duty_that_was_given_up_is_free_at_once_and_is_given_up_once(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        duty = Duty.PRUNE_HISTORY
+        await store.transact(lambda t: t.take_duty(duty, "one", t.now + MINUTE))
+        await store.transact(lambda t: t.give_up_duty(duty, 2))
+        assert await store.transact(lambda t: t.take_duty(duty, "two", t.now + MINUTE)) is None
+        await store.transact(lambda t: t.give_up_duty(duty, 1))
+        assert not await store.transact(lambda t: t.renew_duty(duty, 1, t.now + MINUTE))
+        assert await store.transact(lambda t: t.take_duty(duty, "two", t.now + MINUTE)) == 2
+        await store.transact(lambda t: t.give_up_duty(duty, 1))
+
+        [lease] = await store.read(lambda r: r.duties())
+        assert (lease.holder, lease.is_held(clock.now())) == ("two", True)
+
+    async def test_a_holder_that_stood_still_changes_nothing_once_another_took_over(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        first, second = (Leadership(store, Duty.PRUNE_HISTORY, name) for name in ("one", "two"))
+
+        async def perform(leadership: Leadership, name: str) -> Task | None:
+            return await leadership.perform(
+                lambda t: t.insert_task(task(id=0, at=t.now, name=name))
+            )
+
+        assert await perform(first, "a") is not None
+        assert await perform(second, "b") is None
+        clock.advance(LEASE)
+        assert await perform(second, "c") is not None
+        assert await perform(first, "d") is None
+        await first.give_up()
+        assert await perform(second, "e") is not None
+
+        page = await store.read(lambda r: r.list_tasks(TaskFilter(), PageRequest("id", 10)))
+        assert [each.definition.name for each in page.items] == ["a", "c", "e"]
+
+    async def test_a_holder_whose_work_failed_has_changed_nothing_and_may_go_on(
+        self, store: Store
+    ) -> None:
+        leadership = Leadership(store, Duty.PRUNE_HISTORY, "one")
+
+        def fail(transaction: Transaction) -> None:
+            transaction.insert_task(task(id=0, at=transaction.now, name="half"))
+            raise Conflict("no")
+
+        for _ in range(2):
+            with pytest.raises(Conflict):
+                await leadership.perform(fail)
+            assert await store.read(lambda r: r.task_named("default", "half")) is None
+            assert await leadership.perform(lambda t: t.task_named("default", "half")) is None
+        [lease] = await store.read(lambda r: r.duties())
+        assert lease.fence == 1
