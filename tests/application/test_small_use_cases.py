@@ -20,6 +20,7 @@ from tidemill.domain.task_run import Trigger
 from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import Conflict, KeyReused, NotFound
 from tidemill.foundation.control_plane import OutputReport
+from tidemill.foundation.listing import PageRequest, WorkerFilter
 from tidemill.foundation.store import LogLines
 from tidemill.testing.inline import InlineScheduler
 
@@ -106,3 +107,15 @@ def test_history_goes_when_its_time_is_up_a_little_at_a_time(scheduler: InlineSc
 
     assert [scheduler.do(prune_history, keep, 2) for _ in range(3)] == [2, 1, 0]
     assert scheduler.runs() == [scheduler.run(young)]
+
+
+def test_workers_that_are_gone_go_when_their_time_is_up(scheduler: InlineScheduler) -> None:
+    for worker_id in ("left", "left-lately", "here"):
+        scheduler.register(worker_id)
+    scheduler.do(sign_off_worker, "left")
+    scheduler.pass_time(61)
+    scheduler.do(sign_off_worker, "left-lately")
+    scheduler.do(prune_history, timedelta(seconds=60), 10)
+
+    page = scheduler.look(lambda r: r.list_workers(WorkerFilter(), PageRequest("id", 10)))
+    assert [worker.id for worker in page.items] == ["here", "left-lately"]

@@ -470,6 +470,9 @@ class Transaction(Reads, Protocol):
     def prune(self, completed_before: datetime, limit: int) -> int:
         """Delete up to `limit` finished runs and all that belongs to them; how many went."""
 
+    def prune_workers(self, gone_before: datetime) -> int:
+        """Delete workers that left or were lost, and were last heard of before this instant."""
+
     def prune_answers(self, created_before: datetime) -> int:
         """Delete stored answers older than this instant."""
 

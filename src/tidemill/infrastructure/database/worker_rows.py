@@ -17,6 +17,7 @@ ANSWERS_ARE_KEPT = timedelta(hours=24)
 
 _FIELDS = Worker.__struct_fields__
 _IS_ALIVE = "status IN ('active', 'draining')"
+_IS_GONE = "status IN ('offline', 'lost')"
 
 _worker = struct_columns(workers, _FIELDS)
 _by_id = _worker.where(workers.c.id == bindparam("worker_id")).with_for_update()
@@ -24,6 +25,9 @@ _alive = _worker.where(text(_IS_ALIVE)).order_by(workers.c.registered_at)
 _silent = _worker.where(
     text(_IS_ALIVE), workers.c.last_heartbeat < bindparam("before")
 ).with_for_update()
+_prune_workers = workers.delete().where(
+    text(_IS_GONE), workers.c.last_heartbeat < bindparam("before")
+)
 _update = (
     workers.update()
     .where(workers.c.id == bindparam("worker_id"))
@@ -95,6 +99,9 @@ class WorkerRows(Rows):
             StoredAnswer.__struct_fields__,
             map(msgspec.structs.astuple, answers),
         )
+
+    def prune_workers(self, gone_before: datetime) -> int:
+        return self.execute(_prune_workers, before=gone_before)
 
     def prune_answers(self, created_before: datetime) -> int:
         return self.execute(_prune_answers, before=created_before)
