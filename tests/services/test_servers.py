@@ -156,6 +156,20 @@ async def test_a_fresh_place_is_empty_and_nobody_elses(case: Case) -> None:
     assert found == [["mine"], []]
 
 
+async def test_a_fresh_place_ends_quietly_when_its_server_was_wiped_or_is_down(
+    case: Case,
+) -> None:
+    with case.server.fresh():
+        case.server.wipe()
+    with case.server.fresh() as lost:
+        await case.client.keep(lost, "left behind")
+        case.server.settle()
+        case.server.kill()
+    case.server.start()
+    with case.server.fresh() as next_one:
+        assert await case.client.kept(next_one) == []
+
+
 def still_there(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
