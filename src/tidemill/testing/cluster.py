@@ -22,7 +22,6 @@ from tidemill.infrastructure.database.postgres_schema import upgrade_postgres
 from tidemill.testing.faults import FaultyLink
 from tidemill.testing.server import Process, Server
 
-
 _SETTINGS = {"database": "TIDEMILL_DATABASE__URL", "queue": "TIDEMILL_MESSAGE_QUEUE__URL"}
 
 
