@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.chaos import chaos_postgres, chaos_rabbitmq, chaos_redis
 from benchmarks.containment import gigabyte
 from benchmarks.crashes import crashes
+from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
 from benchmarks.idle import idle, ready, version
 
@@ -23,10 +24,13 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        *_CHAOS,
+        *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
-SEVERAL = {"chaos": [each.__name__ for each in _CHAOS]}
+SEVERAL = {
+    "failover": [each.__name__ for each in FAILOVER],
+    "chaos": [each.__name__ for each in _CHAOS],
+}
 
 
 def main(arguments: list[str]) -> int:

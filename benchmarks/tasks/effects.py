@@ -1,5 +1,6 @@
 """Tasks whose effect is recorded by themselves, outside of the product."""
 
+import asyncio
 import os
 import time
 
@@ -39,3 +40,14 @@ def hold(file: str, seconds: float, run: RunContext) -> int:
         if word == "begin":
             time.sleep(seconds)
     return run.fence
+
+
+async def hold_first(file: str, seconds: float, run: RunContext) -> int:
+    """Append when this attempt began; the first one lasts for so long. Returns the attempt."""
+    told = f"{run.run_id} {run.attempt} {time.time():.6f}\n"
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, told.encode())
+    os.close(descriptor)
+    if run.attempt == 1:
+        await asyncio.sleep(seconds)
+    return run.attempt
