@@ -167,4 +167,5 @@ def _stale_writes_refused(client: Client, attempts: Attempts) -> int:
 
 def _may_end_so(run: Run) -> bool:
     """Nothing of this load fails by itself; three lost workers end a run."""
-    return run["status"] == "succeeded" or run["reason"] == "poison"
+    is_well: bool = run["status"] == "succeeded" or run["reason"] == "poison"
+    return is_well

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.account import Attempts
+from benchmarks.account import Attempt, Attempts
 from benchmarks.chaos.faults import Done
 
 
@@ -67,5 +67,5 @@ def _worker_stood_still(hold: Hold, attempts: Attempts, faults: Sequence[Done]) 
     )
 
 
-def _attempt_of(hold: Hold, attempts: Attempts) -> dict[str, object]:
+def _attempt_of(hold: Hold, attempts: Attempts) -> Attempt:
     return attempts[hold.run_id][hold.attempt - 1]

@@ -41,7 +41,7 @@ def _worker_killed(queue: str, kills: int, lease_seconds: float, seed: int) -> d
     chance = random.Random(seed)
     lease = {"TIDEMILL_WORKER__LEASE_SECONDS": str(lease_seconds)}
     elsewhere, taken = [], 0
-    with stage(queue, **lease) as cluster, cluster.client() as client:
+    with stage(queue, environment=lease) as cluster, cluster.client() as client:
         starts = cluster.directory / "starts"
         _define(client, "held", starts, _HELD_SECONDS)
         for number in range(kills):
@@ -70,7 +70,7 @@ def _worker_killed(queue: str, kills: int, lease_seconds: float, seed: int) -> d
 def _broker_wiped(queue: str, times: int) -> dict[str, Any]:
     slots = {"TIDEMILL_WORKER__MAX_CONCURRENT_TASKS": str(_SLOTS)}
     took, lost = [], 0
-    with stage(queue, workers=1, **slots) as cluster, cluster.client() as client:
+    with stage(queue, workers=1, environment=slots) as cluster, cluster.client() as client:
         starts = cluster.directory / "starts"
         _define(client, "short", starts, 1.0)
         for number in range(times):

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ QUEUES = ("postgres", "redis", "rabbitmq")
 _TASKS = Path(__file__).parent.parent / "tasks"
 _BROKERS = {"redis": Redis, "rabbitmq": RabbitMq}
 _FIRING = 20  # tasks, each every second
-_LEAD_SECONDS = 2.0
+_LEAD_SECONDS = 5.0  # from the first definition to the first fire time
 
 Measure = Callable[..., dict[str, Any]]
 
@@ -91,10 +91,15 @@ class Stage:
 
 @contextmanager
 def stage(
-    queue: str, *, apis: int = 1, dispatchers: int = 3, workers: int = 2, **environment: str
+    queue: str,
+    *,
+    apis: int = 1,
+    dispatchers: int = 3,
+    workers: int = 2,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stage]:
     """A cluster whose messages go through `queue`; `environment` holds settings."""
-    settings = {"TIDEMILL_WORKER__PYTHON_PATHS": f'["{_TASKS}"]', **environment}
+    settings = {"TIDEMILL_WORKER__PYTHON_PATHS": f'["{_TASKS}"]', **(environment or {})}
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         postgres = stack.enter_context(Postgres())

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.account import (
 from benchmarks.failover.callers import Callers
 from benchmarks.failover.stage import Stage, on_each, stage
 
+_CALLERS = 6
 _SETTLES_WITHIN_SECONDS = 120.0
 
 
@@ -35,8 +37,8 @@ def _everything_killed(queue: str, times: int, seed: int) -> dict[str, Any]:
             })  # fmt: skip
         promised: dict[str, int] = {}
         for number in range(times):
-            with Callers(cluster.servers, ("asked",)) as callers:
-                time.sleep(chance.uniform(2, 5))
+            with Callers(cluster.servers, ("asked",), callers=_CALLERS) as callers:
+                time.sleep(chance.uniform(3, 6))
                 _kill_all(cluster)
             promised |= {f"{number}-{key}": run for key, run in callers.promised.items()}
             _start_all(cluster)
@@ -58,15 +60,16 @@ def _everything_killed(queue: str, times: int, seed: int) -> dict[str, Any]:
 
 
 def _kill_all(cluster: Stage) -> None:
-    kills = [member.process.kill for member in cluster.cluster.members]
-    kills += [server.kill for server in cluster.engines]
-    with ThreadPoolExecutor(len(kills)) as threads:
-        for killed in [threads.submit(kill) for kill in kills]:
-            killed.result()
+    members = cluster.cluster.members
+    _at_once([each.process.kill for each in members] + [each.kill for each in cluster.engines])
 
 
 def _start_all(cluster: Stage) -> None:
-    for server in cluster.engines:
-        server.start()
-    for member in cluster.cluster.members:
-        member.process.start()
+    _at_once([engine.start for engine in cluster.engines])
+    _at_once([member.process.start for member in cluster.cluster.members])
+
+
+def _at_once(actions: Sequence[Callable[[], object]]) -> None:
+    with ThreadPoolExecutor(len(actions)) as threads:
+        for done in [threads.submit(action) for action in actions]:
+            done.result()
