@@ -1,6 +1,6 @@
 """How late firings start, and which fault they were due in."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ class Lateness(NamedTuple):
 
     fault: str
     times: int  # it was done
+    longest: float  # from its begin until it was healed
     firings: int
     p50: float
     p99: float
@@ -38,18 +39,21 @@ def lateness_by_fault(runs: Sequence[Run], faults: Sequence[Done]) -> list[Laten
     due_in = defaultdict(list)
     for run in runs:
         due_in[_kind_at(seconds(run["scheduled_for"]), windows)].append(run)
-    times = Counter(fault.kind for fault in faults)
+    done = defaultdict(list)
+    for fault in faults:
+        done[fault.kind].append(fault)
     return [
-        _lateness(_ALL, len(faults), runs),
-        _lateness(_UNDISTURBED, 0, due_in.pop(_UNDISTURBED, [])),
-        *(_lateness(kind, times[kind], due) for kind, due in sorted(due_in.items())),
+        _lateness(_ALL, faults, runs),
+        _lateness(_UNDISTURBED, [], due_in.pop(_UNDISTURBED, [])),
+        *(_lateness(kind, done[kind], due) for kind, due in sorted(due_in.items())),
     ]
 
 
-def _lateness(kind: str, times: int, due: Sequence[Run]) -> Lateness:
+def _lateness(kind: str, faults: Sequence[Done], due: Sequence[Run]) -> Lateness:
+    longest = max((fault.healed_at - fault.began_at for fault in faults), default=0.0)
     late = lateness_of(due) or [0.0]
     spread = percentile(late, 0.5), percentile(late, 0.99), max(late)
-    return Lateness(kind, times, len(due), *spread)
+    return Lateness(kind, len(faults), longest, len(due), *spread)
 
 
 def _kind_at(instant: float, windows: Sequence[tuple[float, float, str]]) -> str:

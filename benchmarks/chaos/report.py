@@ -54,12 +54,14 @@ def _section(found: dict[str, Any]) -> str:
             ),
             _bound(found["firings_due"], defects),
             "Seconds from the fire time to the start of the last attempt, by the fault that a "
-            "firing was due in: while it lasted, or in the ten seconds after it, until the next.",
+            "firing was due in: while it lasted, or in the ten seconds after it, until the next. "
+            "Beside each is how long it lasted at most.",
             _table(
-                ("fault", "times", "firings", "p50", "p99", "most"),
+                ("fault", "times", "longest", "firings", "p50", "p99", "most"),
                 [
                     (
-                        late["fault"], late["times"] or "", f"{late['firings']:,}",
+                        late["fault"], late["times"], f"{late['longest']:.1f}",
+                        f"{late['firings']:,}",
                         *(f"{late[name]:.2f}" for name in ("p50", "p99", "most")),
                     )
                     for late in found["late"]
