@@ -93,7 +93,7 @@ def _settled(cluster: Stage) -> float:
     while not cluster.effects():
         time.sleep(0.1)
     began = time.time() + 1
-    time.sleep(1 + _CALM_SECONDS)
+    time.sleep(1 + _CALM_SECONDS + _LATE_SECONDS)  # what is due in the end has started as well
     return began
 
 
