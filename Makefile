@@ -34,8 +34,9 @@ format: setup  ## rewrite the code in the project's format
 bench: setup  ## print the figures that the README and the notes quote
 	$(BIN)/python -m benchmarks
 
-chaos: setup servers  ## break a cluster for ten minutes and account for all it did
-	$(BIN)/python -m benchmarks chaos
+chaos: setup servers  ## break a cluster for ten minutes on each queue (QUEUE=redis: on that one)
+	$(BIN)/python -m benchmarks $(if $(QUEUE),chaos_$(QUEUE),chaos) \
+	  report=docs/explanation/chaos-report.md
 
 reference: setup  ## write docs/reference anew from the code
 	$(BIN)/python -m tools.reference

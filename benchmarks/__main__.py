@@ -1,38 +1,59 @@
-"""`python -m benchmarks [NAME …]`: print the figures, one JSON document each.
+"""`python -m benchmarks [NAME …] [OPTION=VALUE …]`: print the figures, one JSON document each.
 
-Without a name, all of them. Each starts servers of its own, with their data on the disk of the
-temporary directory; the figures hold for a machine that has nothing else to do.
+Without a name, all of them; `chaos` and `failover` name several at once. Options are handed to each
+that was named. Each starts servers of its own, with their data on the disk of the temporary
+directory; the figures hold for a machine that has nothing else to do.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.chaos import chaos
+from benchmarks.chaos import chaos_postgres, chaos_rabbitmq, chaos_redis
 from benchmarks.containment import gigabyte
 from benchmarks.crashes import crashes
+from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
 from benchmarks.idle import idle, ready, version
 
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+_CHAOS = (chaos_postgres, chaos_redis, chaos_rabbitmq)
+
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chaos,
+        *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
+SEVERAL = {
+    "failover": [each.__name__ for each in FAILOVER],
+    "chaos": [each.__name__ for each in _CHAOS],
+}
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the benchmarks of these names, or all."""
+    options = dict(each.split("=", 1) for each in arguments if "=" in each)
+    asked = [each for each in arguments if "=" not in each] or list(BENCHMARKS)
+    names = [name for each in asked for name in SEVERAL.get(each, [each])]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        known = ", ".join([*BENCHMARKS, *SEVERAL])
+        print(f"no benchmark {unknown[0]!r}; there are: {known}", file=sys.stderr)
         return 2
-    for name in names or BENCHMARKS:
-        print(json.dumps({"benchmark": name} | BENCHMARKS[name](), indent=2), flush=True)
+    given = {name: _value(text) for name, text in options.items()}
+    for name in names:
+        found = BENCHMARKS[name](**given)
+        print(json.dumps({"benchmark": name} | found, indent=2), flush=True)
     return 0
+
+
+def _value(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text
 
 
 if __name__ == "__main__":

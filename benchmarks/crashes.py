@@ -15,6 +15,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.account import (
+    Run,
+    against_fire_times,
+    against_promises,
+    against_starts,
+    attempts_of,
+    every_second,
+    let_schedules_end,
+    read_starts,
+    seconds,
+    settle,
+    stale_writes,
+)
 from benchmarks.effects import percentile
 from benchmarks.processes import contained, end_of, wait_until_gone
 from tidemill.client.client import Client, ServerError, Unreachable
@@ -28,11 +41,9 @@ _LONGEST_LIFE_SECONDS = 0.8  # of a server that is ready, before it is killed
 _SETTLES_WITHIN_SECONDS = 120
 _MILLISECOND = 0.002  # the API tells instants in milliseconds
 
-Run = dict[str, Any]
-
 
 def crashes(kills: int = 200, seed: int | None = None) -> dict[str, Any]:
-    """Kill the server so often; every count but those of the first line has to be zero."""
+    """Kill the server so often; every count of a defect has to be zero."""
     seed = random.randrange(2**32) if seed is None else seed
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -47,27 +58,38 @@ def crashes(kills: int = 200, seed: int | None = None) -> dict[str, Any]:
         recoveries, survivors = _kill_often(server, load, kills, random.Random(seed))
         with server, server.client() as client:
             load.finish(client)
-            begun = load.begun_at
-            until = _let_schedules_end(client, load.schedules)
-            _settle(client)
+            until = let_schedules_end(client, load.schedules, _SETTLES_WITHIN_SECONDS)
+            settle(client, _SETTLES_WITHIN_SECONDS)
             runs = list(client.items("/runs", sort="id"))
-            attempts = _attempts_of(client, runs)
+            attempts = attempts_of(client, runs)
             missed = sum(_missed(client, task_id) for task_id in load.schedules)
         survivors += len(contained(server.data_dir))
-        effects = _read_effects(load.effects_file)
+        starts = read_starts(load.effects_file)
+    due = {
+        task_id: every_second(each.start_at, until, since=each.created_at)
+        for task_id, each in load.schedules.items()
+    }
     return {
         "kills": kills,
         "seed": seed,
         "runs": len(runs),
-        "effects": len(effects),
+        "firings_due": sum(map(len, due.values())),
+        "promised": len(load.promised),
+        "starts": len(starts),
         "attempts_lost": sum(a["outcome"] == "lost" for each in attempts.values() for a in each),
         "restart_p50_seconds": round(percentile(recoveries, 0.5), 2),
         "restart_max_seconds": round(max(recoveries), 2),
-        "surviving_processes": survivors,
-        "ledger_missed": missed,
-        **_against_the_oracle(runs, load.schedules, begun, until),
-        **_against_effects(runs, attempts, effects),
-        **_against_promises(runs, load.promised),
+        "defects": {
+            **against_fire_times(runs, due),
+            "policies_broken": _policies_broken(runs, load.schedules),
+            "ledger_missed": missed,
+            **against_starts(runs, attempts, starts, noted={run["id"] for run in runs}),
+            "unexpected_ends": sum(not _may_end_so(run) for run in runs),
+            **against_promises(runs, load.promised),
+            "stale_writes_accepted": stale_writes(runs, attempts),
+            "one_shots_doubled": _doubled_one_shots(runs),
+            "surviving_processes": survivors,
+        },
     }
 
 
@@ -87,19 +109,17 @@ class _Load:
         self.effects_file = effects_file
         self.schedules: dict[int, _Schedule] = {}
         self.promised: dict[str, int] = {}  # idempotency key → run, of each 2xx answer
-        self.begun_at = 0.0
         self._open: dict[str, tuple[str, dict[str, Any]]] = {}  # asked for, and not answered
         self._asked = 0
         self._line = (
             'echo "$TIDEMILL_TASK_NAME $TIDEMILL_SCHEDULED_FOR $TIDEMILL_ATTEMPT '
-            f'$TIDEMILL_RUN_ID" >> {effects_file}'
+            f'$TIDEMILL_RUN_ID $TIDEMILL_FENCE" >> {effects_file}'
         )
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
 
     def define(self, client: Client) -> None:
         """Once, before the first kill."""
-        self.begun_at = time.time()
         start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
         for executor in ("python", "shell"):
             for number, policy in enumerate(_POLICIES):
@@ -118,7 +138,7 @@ class _Load:
                     },
                 )
                 self.schedules[task["id"]] = _Schedule(
-                    policy, begin.timestamp(), _seconds(task["created_at"])
+                    policy, begin.timestamp(), seconds(task["created_at"])
                 )
         # Its first attempt leaves processes that only containment ends.
         stay = (
@@ -234,34 +254,7 @@ def _kill_often(
     return recoveries, survivors
 
 
-def _let_schedules_end(client: Client, schedules: dict[int, _Schedule]) -> float:
-    """Give all schedules the same end, and return it once all have come to it."""
-    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
-    for task_id in schedules:
-        client.call("PATCH", f"/tasks/{task_id}", body={"end_at": end.isoformat()})
-    # An event follows every firing, the last one included.
-    for _ in client.stream("/events"):
-        tasks = [client.call("GET", f"/tasks/{task_id}") for task_id in schedules]
-        if all(task["next_run_at"] is None for task in tasks):
-            break
-    return end.timestamp()
-
-
-def _settle(client: Client) -> None:
-    for run in client.items("/runs", sort="id"):
-        if run["completed_at"] is None:
-            client.wait(run["id"], timeout_seconds=_SETTLES_WITHIN_SECONDS)
-
-
 # the account
-
-
-def _attempts_of(client: Client, runs: list[Run]) -> dict[int, list[dict[str, Any]]]:
-    return {
-        run["id"]: client.call("GET", f"/runs/{run['id']}/attempts")["items"]
-        for run in runs
-        if run["status"] != "skipped"
-    }
 
 
 def _missed(client: Client, task_id: int) -> int:
@@ -269,26 +262,12 @@ def _missed(client: Client, task_id: int) -> int:
     return missed
 
 
-def _against_the_oracle(
-    runs: list[Run], schedules: dict[int, _Schedule], begun: float, until: float
-) -> dict[str, int]:
-    """Each fire time has one row, and the row says what its policy demands."""
+def _policies_broken(runs: list[Run], schedules: dict[int, _Schedule]) -> int:
+    """How many rows are not what the policy of their task demands."""
     rows = defaultdict(list)
     for run in runs:
-        if run["task_id"] in schedules:
-            rows[run["task_id"]].append(run)
-    found: Counter[str] = Counter()
-    for task_id, (policy, start_at, created_at) in schedules.items():
-        due = {round(start_at + second, 3) for second in range(int(until - start_at) + 2)}
-        due = {at for at in due if created_at <= at < until}
-        seen = Counter(round(_seconds(row["scheduled_for"]), 3) for row in rows[task_id])
-        found["fire_times"] += len(due)
-        found["missing_firings"] += len(due - seen.keys())
-        found["doubled_firings"] += sum(count - 1 for count in seen.values())
-        found["strange_firings"] += len(seen.keys() - due)
-        found["policy_broken"] += _broken(policy, rows[task_id])
-    names = ("missing_firings", "doubled_firings", "strange_firings", "policy_broken")
-    return {"fire_times": found["fire_times"], **{name: found[name] for name in names}}
+        rows[run["task_id"]].append(run)
+    return sum(_broken(each.policy, rows[task_id]) for task_id, each in schedules.items())
 
 
 def _broken(policy: str, rows: list[Run]) -> int:
@@ -296,7 +275,7 @@ def _broken(policy: str, rows: list[Run]) -> int:
     broken = 0
     fired_together = defaultdict(list)
     for row in rows:
-        late = _seconds(row["created_at"]) - _seconds(row["scheduled_for"])
+        late = seconds(row["created_at"]) - seconds(row["scheduled_for"])
         if abs(late - _GRACE_SECONDS) < _MILLISECOND:
             continue
         is_skipped = row["status"] == "skipped"
@@ -309,36 +288,6 @@ def _broken(policy: str, rows: list[Run]) -> int:
     return broken + sum(each.count(False) != 1 for each in fired_together.values())
 
 
-def _against_effects(
-    runs: list[Run], attempts: dict[int, list[dict[str, Any]]], effects: Counter[tuple[int, int]]
-) -> dict[str, int]:
-    """A start that the tasks wrote down belongs to an attempt, and each attempt starts once."""
-    by_id = {run["id"]: run for run in runs}
-    known = {(run_id, a["attempt"]): a for run_id, found in attempts.items() for a in found}
-    return {
-        "unfinished_runs": sum(run["completed_at"] is None for run in runs),
-        "unexpected_ends": sum(not _may_end_so(run) for run in runs),
-        "attempts_not_counted_up": sum(
-            [a["attempt"] for a in found] != list(range(1, len(found) + 1))
-            for found in attempts.values()
-        ),
-        "attempts_not_closed": sum(a["outcome"] is None for a in known.values()),
-        "extra_attempts": sum(
-            a["outcome"] not in {"lost", "handed_back"}
-            for found in attempts.values()
-            for a in found[:-1]
-        ),
-        "starts_without_attempt": sum(key not in known for key in effects),
-        "attempts_started_twice": sum(count > 1 for count in effects.values()),
-        "successes_without_start": sum(
-            a["outcome"] == "succeeded" and key not in effects for key, a in known.items()
-        ),
-        "starts_of_skipped": sum(
-            by_id[run_id]["status"] == "skipped" for run_id, _ in effects if run_id in by_id
-        ),
-    }
-
-
 def _may_end_so(run: Run) -> bool:
     """Nothing of this load fails by itself; three lost workers end a run, and the last lingerer."""
     if run["status"] in {"succeeded", "skipped"}:
@@ -346,26 +295,6 @@ def _may_end_so(run: Run) -> bool:
     return run["reason"] == "poison" or run["task_name"] == "stays"
 
 
-def _against_promises(runs: list[Run], promised: dict[str, int]) -> dict[str, int]:
-    asked = Counter(run["id"] for run in runs if run["trigger"] == "manual")
+def _doubled_one_shots(runs: list[Run]) -> int:
     shots = Counter(run["task_name"] for run in runs if run["task_name"].startswith("once-"))
-    return {
-        "promised": len(promised),
-        "promises_broken": sum(run_id not in asked for run_id in promised.values()),
-        "runs_beyond_promises": len(asked) - len(set(promised.values())),
-        "one_shots": len(shots),
-        "one_shots_doubled": sum(count != 1 for count in shots.values()),
-    }
-
-
-def _read_effects(file: Path) -> Counter[tuple[int, int]]:
-    """How often each (run, attempt) wrote that it started."""
-    starts: Counter[tuple[int, int]] = Counter()
-    for line in file.read_text().splitlines():
-        _, _, attempt, run_id = line.split()
-        starts[int(run_id), int(attempt)] += 1
-    return starts
-
-
-def _seconds(instant: str) -> float:
-    return datetime.fromisoformat(instant).timestamp()
+    return sum(count != 1 for count in shots.values())

@@ -4,7 +4,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,18 @@ def cpu_seconds(pid: int) -> float:
             times = process.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
     return total
+
+
+def cpu_of_machine() -> Callable[[], float]:
+    """What tells how busy all processors of the machine were since now, in percent."""
+    before = psutil.cpu_times()
+
+    def busy_percent() -> float:
+        now = psutil.cpu_times()
+        idle = now.idle + now.iowait - before.idle - before.iowait
+        return round(100 * (1 - idle / (sum(now) - sum(before))), 1)
+
+    return busy_percent
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,5 +1,6 @@
 """Tasks whose effect is recorded by themselves, outside of the product."""
 
+import asyncio
 import os
 import time
 
@@ -14,12 +15,14 @@ def note(file: str, run: RunContext) -> None:
     os.close(descriptor)
 
 
-def note_attempt(file: str, run: RunContext) -> None:
-    """Append which attempt of which firing this is."""
-    told = f"{run.task_name} {run.scheduled_for.isoformat()} {run.attempt} {run.run_id}\n"
+def note_attempt(file: str, run: RunContext) -> int:
+    """Append which attempt of which firing this is; returns its fence."""
+    firing = f"{run.task_name} {run.scheduled_for.isoformat()}"
+    told = f"{firing} {run.attempt} {run.run_id} {run.fence}\n"
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, told.encode())
     os.close(descriptor)
+    return run.fence
 
 
 async def note_async(file: str, run: RunContext) -> None:
@@ -27,8 +30,8 @@ async def note_async(file: str, run: RunContext) -> None:
     note(file, run)
 
 
-def hold(file: str, seconds: float, run: RunContext) -> None:
-    """Append when this attempt begins and ends what it holds for so long."""
+def hold(file: str, seconds: float, run: RunContext) -> int:
+    """Append when this attempt begins and ends what it holds for so long; returns its fence."""
     for word in ("begin", "end"):
         told = f"{word} {run.task_name} {run.run_id} {run.attempt} {time.time():.6f}\n"
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -36,3 +39,15 @@ def hold(file: str, seconds: float, run: RunContext) -> None:
         os.close(descriptor)
         if word == "begin":
             time.sleep(seconds)
+    return run.fence
+
+
+async def hold_first(file: str, seconds: float, run: RunContext) -> int:
+    """Append when this attempt began; the first one lasts for so long. Returns the attempt."""
+    told = f"{run.run_id} {run.attempt} {time.time():.6f}\n"
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, told.encode())
+    os.close(descriptor)
+    if run.attempt == 1:
+        await asyncio.sleep(seconds)
+    return run.attempt

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ import redis.asyncio
 
 from tidemill.testing.pytest_plugin import Services
 from tidemill.testing.services import Postgres, RabbitMq, Redis, Service
+from tidemill.testing.services.kept_processes import KeptProcesses
+from tidemill.testing.services.programs import Command
 
 
 class Client(Protocol):
@@ -154,6 +157,62 @@ async def test_a_fresh_place_is_empty_and_nobody_elses(case: Case) -> None:
         assert await case.client.kept(third) == []
 
     assert found == [["mine"], []]
+
+
+async def test_a_fresh_place_ends_quietly_when_its_server_was_wiped_or_is_down(
+    case: Case,
+) -> None:
+    with case.server.fresh():
+        case.server.wipe()
+    with case.server.fresh() as lost:
+        await case.client.keep(lost, "left behind")
+        case.server.settle()
+        case.server.kill()
+    case.server.start()
+    with case.server.fresh() as next_one:
+        assert await case.client.kept(next_one) == []
+
+
+TALKER = """
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: print("more", flush=True))
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_a_keeper_survives_output_that_comes_while_it_kills(tmp_path: Path) -> None:
+    processes = KeptProcesses(tmp_path / "kept")
+    processes.directory.mkdir()
+    talk = Command([sys.executable, "-S", "-c", TALKER], {})
+    killed = set()
+    for _ in range(6):  # it sees the output before the request or after it, as it happens
+        processes.run(talk, until="ready")
+        [talker] = processes.pids
+        kill_while_it_talks(processes, talker)
+        killed.add(talker)
+    processes.close()
+
+    assert len(killed) == 6
+
+
+def kill_while_it_talks(processes: KeptProcesses, talker: int) -> None:
+    keeper = parent_of(talker)
+    os.kill(keeper, signal.SIGSTOP)
+    os.waitid(os.P_PID, keeper, os.WSTOPPED)
+    with ThreadPoolExecutor(1) as thread:
+        killed = thread.submit(processes.kill)
+        wait_until_readable(Path(f"/proc/{keeper}/fd/0"))
+        os.kill(talker, signal.SIGUSR1)
+        wait_until_readable(Path(f"/proc/{talker}/fd/1"))
+        os.kill(keeper, signal.SIGCONT)
+        killed.result()
+
+
+def wait_until_readable(pipe: Path) -> None:
+    with pipe.open("rb", buffering=0) as end:
+        select.select([end], [], [])
 
 
 def still_there(pids: list[int]) -> list[int]:

@@ -1,10 +1,10 @@
 """A cluster of real processes on a real database, each behind a network that can be broken.
 
-    with Cluster(directory, postgres.url) as cluster:
+    with Cluster(directory, postgres.url, queue_url=redis.url) as cluster:
         api = cluster.api()
         cluster.dispatcher()
         worker = cluster.worker()
-        worker.link.fault = Fault.BLACK_HOLE
+        worker.links["queue"].fault = Fault.BLACK_HOLE
         worker.process.kill()
 
 Everything that was started is stopped at the end, whatever state it is in.
@@ -22,38 +22,52 @@ from tidemill.infrastructure.database.postgres_schema import upgrade_postgres
 from tidemill.testing.faults import FaultyLink
 from tidemill.testing.server import Process, Server
 
+_SETTINGS = {"database": "TIDEMILL_DATABASE__URL", "queue": "TIDEMILL_MESSAGE_QUEUE__URL"}
+
 
 class Member:
-    """One role: its process, where that keeps what is its own, and its way to the database."""
+    """One role: its process, where that keeps what is its own, and its ways to the servers.
 
-    def __init__(self, role: str, process: Process, data_dir: Path, link: FaultyLink) -> None:
+    `links` leads to the "database" and, where there is a broker, to the "queue".
+    """
+
+    def __init__(
+        self, role: str, process: Process, data_dir: Path, links: Mapping[str, FaultyLink]
+    ) -> None:
         self.role = role
         self.process = process
         self.data_dir = data_dir
-        self.link = link
+        self.links = links
 
 
 class Cluster:
     """Roles on the database of `database_url`, which is migrated first.
 
-    `environment` holds settings for all of them. Members keep their logs in `directory`.
+    `queue_url` names the broker; without it the database carries the messages. `environment` holds
+    settings for all of them. Members keep their logs in `directory`.
     """
 
     def __init__(
-        self, directory: Path, database_url: str, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        database_url: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        queue_url: str | None = None,
     ) -> None:
         self.directory = directory
         self.members: list[Member] = []
-        self._url = database_url
+        self._urls = {"database": database_url}
+        if queue_url is not None:
+            self._urls["queue"] = queue_url
         self._environment = environment or {}
         self._stack = ExitStack()
 
     def api(self) -> Server:
         """An API that is ready; its member is the newest of `members`."""
-        link = self._link()
-        directory = self._directory("api")
-        server = Server(directory, serves=("serve", "api"), environment=self._settings(link))
-        self._add(Member("api", server, directory, link))
+        links, directory = self._links(), self._directory("api")
+        server = Server(directory, serves=("serve", "api"), environment=self._settings(links))
+        self._add(Member("api", server, directory, links))
         return server
 
     def dispatcher(self) -> Member:
@@ -65,7 +79,7 @@ class Cluster:
         return self._role("worker")
 
     def __enter__(self) -> Self:
-        asyncio.run(upgrade_postgres(self._url))
+        asyncio.run(upgrade_postgres(self._urls["database"]))
         return self
 
     def __exit__(
@@ -77,14 +91,14 @@ class Cluster:
         self._stack.close()
 
     def _role(self, role: str) -> Member:
-        link, directory = self._link(), self._directory(role)
+        links, directory = self._links(), self._directory(role)
         name = ("--name", directory.name) if role == "worker" else ()
         process = Process(
             directory.with_suffix(".log"),
             "serve", role, "--data-dir", str(directory), *name,
-            environment=self._settings(link),
+            environment=self._settings(links),
         )  # fmt: skip
-        return self._add(Member(role, process, directory, link))
+        return self._add(Member(role, process, directory, links))
 
     def _add(self, member: Member) -> Member:
         self._stack.callback(_end, member)
@@ -92,20 +106,27 @@ class Cluster:
         self.members.append(member)
         return member
 
-    def _link(self) -> FaultyLink:
-        database = urlsplit(self._url)
-        assert database.hostname is not None
-        return self._stack.enter_context(FaultyLink(database.hostname, database.port or 5432))
+    def _links(self) -> dict[str, FaultyLink]:
+        links = {}
+        for name, url in self._urls.items():
+            server = urlsplit(url)
+            assert server.hostname is not None
+            assert server.port is not None
+            links[name] = self._stack.enter_context(FaultyLink(server.hostname, server.port))
+        return links
 
-    def _settings(self, link: FaultyLink) -> dict[str, str]:
-        return {**self._environment, "TIDEMILL_DATABASE__URL": link.through(self._url)}
+    def _settings(self, links: Mapping[str, FaultyLink]) -> dict[str, str]:
+        through = {name: links[name].through(url) for name, url in self._urls.items()}
+        settings = {_SETTINGS[name]: url for name, url in through.items()}
+        return {**self._environment, **settings}
 
     def _directory(self, role: str) -> Path:
         return self.directory / f"{role}-{len(self.members) + 1}"
 
 
 def _end(member: Member) -> None:
-    member.link.fault = None
+    for link in member.links.values():
+        link.fault = None
     if member.process.is_running:
         member.process.resume()
     member.process.stop()

@@ -67,8 +67,8 @@ class _Keeper:
 
     def serve(self) -> None:
         while not self._is_done:
-            for key, _ in self._selector.select():
-                key.data()
+            key, _ = self._selector.select()[0]  # what it does may be the end of the others
+            key.data()
 
     def _bury_orphans(self, woken: int) -> None:
         os.read(woken, 4096)

@@ -55,7 +55,8 @@ class Postgres(Service):
         try:
             yield self._url(name)
         finally:
-            self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            if self.is_running:
+                self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def execute(self, statement: str) -> None:
         """Run a statement in the database of `url`, as the superuser."""

@@ -52,7 +52,12 @@ class RabbitMq(Service):
         try:
             yield self._url(name)
         finally:
-            self._evaluate(f'rabbit_vhost:delete(<<"{name}">>, <<"{_USER}">>)')
+            if self.is_running:
+                # After a `wipe` there is none.
+                self._evaluate(
+                    f'case rabbit_vhost:exists(<<"{name}">>) of false -> ok; '
+                    f'true -> rabbit_vhost:delete(<<"{name}">>, <<"{_USER}">>) end'
+                )
 
     def settle(self) -> None:
         """Write the names of quorum queues to the disk, which RabbitMQ does within a second.

@@ -43,9 +43,10 @@ class Redis(Service):
         try:
             yield self._url(number)
         finally:
-            with redis.Redis.from_url(self._url(number)) as client:
-                client.flushdb()
-            self._free.append(number)
+            if self.is_running:
+                with redis.Redis.from_url(self._url(number)) as client:
+                    client.flushdb()
+                self._free.append(number)
 
     def _url(self, database: int) -> str:
         return f"redis://127.0.0.1:{self.port}/{database}"

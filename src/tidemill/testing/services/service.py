@@ -59,7 +59,10 @@ class Service(ABC):
 
     @abstractmethod
     def fresh(self) -> AbstractContextManager[str]:
-        """The URL of a place of its own on this server: empty now, and gone afterwards."""
+        """The URL of a place of its own on this server: empty now, and gone afterwards.
+
+        Where the server is down by then, the place is left behind, and given to nobody again.
+        """
 
     @property
     def log(self) -> str:
@@ -70,6 +73,11 @@ class Service(ABC):
     def pids(self) -> list[int]:
         """Its processes."""
         return self._processes.pids
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has processes, paused ones included."""
+        return bool(self.pids)
 
     @property
     def data(self) -> Path:
