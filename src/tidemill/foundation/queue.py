@@ -49,6 +49,9 @@ class MessageQueue(Protocol):
     async def subscribe(self, worker: Worker) -> Subscription:
         """Receive the messages of the lanes that this worker serves."""
 
+    async def check(self) -> None:
+        """Raises Unavailable unless what carries the messages answers now."""
+
     async def close(self) -> None:
         """Free what is held; may be called twice."""
 

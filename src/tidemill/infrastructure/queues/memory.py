@@ -27,6 +27,9 @@ class MemoryQueue:
         self._subscriptions.add(subscription)
         return subscription
 
+    async def check(self) -> None:
+        """It is here."""
+
     async def close(self) -> None:
         self._waiting.clear()
 

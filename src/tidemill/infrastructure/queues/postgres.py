@@ -75,6 +75,9 @@ class PostgresQueue:
     async def subscribe(self, worker: Worker) -> "PostgresSubscription":
         return PostgresSubscription(self, worker, self._wakeups)
 
+    async def check(self) -> None:
+        await self.run("SELECT 1")
+
     async def close(self) -> None:
         """The pool is its owner's."""
 

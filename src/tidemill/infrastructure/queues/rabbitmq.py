@@ -52,6 +52,9 @@ class RabbitMqQueue:
         self._subscriptions.add(subscription)
         return subscription
 
+    async def check(self) -> None:
+        await self._publisher.check()
+
     @property
     def facts_dropped(self) -> int:
         """How many facts could not be told."""

@@ -22,7 +22,7 @@ from tidemill.foundation.health import BreakerReading, BreakerState
 class BreakerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """When a breaker opens and how long it stays so; durations in seconds."""
 
-    failure_threshold: int = 5
+    failure_threshold: int = 3
     reset_seconds: float = 0.5  # and twice as long each time that the part is still gone, up to
     longest_reset_seconds: float = 2.0
 
