@@ -24,6 +24,7 @@ from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.http_control_plane import HttpControlPlane
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue, MemorySubscription
+from tidemill.observability.health import Health
 from tidemill.testing.builders import worker
 from tidemill.testing.clock import FakeClock, run_in_virtual_time
 from tidemill.testing.conformance.control_plane_suite import (
@@ -86,6 +87,7 @@ class Place:
             clock=self.clock,
             check_task=lambda _: (),
             strategies=built_in_strategies(),
+            health=Health(self.clock),
             render_metrics=lambda _: b"",
             version="0",
             max_body_bytes=max_body_bytes,

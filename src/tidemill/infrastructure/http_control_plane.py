@@ -186,6 +186,15 @@ class HttpControlPlane:
             if outcome != report.outcome:
                 await self._report([msgspec.structs.replace(report, outcome=outcome)])
 
+    async def check(self) -> None:
+        """Raises Unavailable unless the server may serve."""
+        try:
+            response = await self._http.get("/ready", timeout=self._patience_seconds)
+        except httpx2.TransportError as error:
+            raise self._silence(error) from error
+        if response.status_code >= 500:
+            raise _error_of(response)
+
     async def drain(self) -> None:
         await self._post(f"{self._path}/drain", {}, dict, self._patience_seconds)
 
@@ -211,14 +220,17 @@ class HttpControlPlane:
                 timeout=within_seconds,
             )
         except httpx2.TransportError as error:
-            why = str(error) or type(error).__name__
-            raise Unavailable(f"{self._http.base_url} does not answer: {why}") from error
+            raise self._silence(error) from error
         if response.status_code >= 400:
             raise _error_of(response)
         try:
             return msgspec.json.decode(response.content, type=answer)
         except msgspec.DecodeError as error:
             raise Unavailable(f"{self._http.base_url} is no Tidemill: {error}") from error
+
+    def _silence(self, error: httpx2.TransportError) -> Unavailable:
+        why = str(error) or type(error).__name__
+        return Unavailable(f"{self._http.base_url} does not answer: {why}", was_reached=False)
 
 
 def _error_of(response: httpx2.Response) -> Exception:
