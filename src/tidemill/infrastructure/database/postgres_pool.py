@@ -108,7 +108,7 @@ async def open_pool(
     try:
         pool = await asyncpg.create_pool(
             url,
-            min_size=1,
+            min_size=0,  # else it keeps trying behind the breaker's back
             max_size=size,
             timeout=CONNECT_SECONDS,
             command_timeout=_HANGING_SECONDS,
@@ -120,6 +120,8 @@ async def open_pool(
                 "idle_in_transaction_session_timeout": _milliseconds(_IDLE_SECONDS),
             },
         )
+        async with pool.acquire():
+            pass
     except (*NOT_ANSWERED, ValueError) as error:
         raise unavailable(error) from error
     try:
