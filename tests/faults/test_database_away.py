@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from tidemill.errors import Unavailable
 from tidemill.foundation.health import BreakerState
 from tidemill.foundation.store import EventPosition
+from tidemill.infrastructure.database import postgres_schema
 from tidemill.infrastructure.database.postgres import PostgresStore
 from tidemill.infrastructure.database.postgres_pool import PostgresPool, open_pool
+from tidemill.infrastructure.database.postgres_schema import check_postgres
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.resilience.circuit_breaker import BreakerOptions, CircuitBreaker
 from tidemill.testing.clock import FakeClock
@@ -189,3 +192,22 @@ async def test_a_check_is_content_with_the_schema_of_a_newer_version(
     await pool.fetch("UPDATE alembic_version SET version_num = '9999'")
 
     await store.check()
+
+
+async def test_whoever_starts_gives_up_a_database_that_falls_silent(
+    url: str, link: FaultyLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = asyncpg.connect
+
+    async def connect_and_lose(*arguments: Any, **options: Any) -> Any:
+        connection = await connect(*arguments, **options)
+        link.fault = Fault.BLACK_HOLE
+        return connection
+
+    monkeypatch.setattr(asyncpg, "connect", connect_and_lose)
+    for limit in ("CONNECT_SECONDS", "HANGING_SECONDS"):
+        monkeypatch.setattr(postgres_schema, limit, 0.3)
+
+    with pytest.raises(Unavailable, match="it does not answer"):
+        await check_postgres(link.through(url))
+    link.wait_for(Fault.BLACK_HOLE)

@@ -24,7 +24,7 @@ STATEMENT_SECONDS = 5.0
 _LOCK_SECONDS = 2.0
 # A process that stands still between two statements: its locks go well within a lease.
 _IDLE_SECONDS = 3.0
-_HANGING_SECONDS = STATEMENT_SECONDS + 2.0  # then it is not the database that is slow
+HANGING_SECONDS = STATEMENT_SECONDS + 2.0  # then it is not the database that is slow
 
 NOT_ANSWERED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 _NOT_REACHED = (
@@ -111,7 +111,7 @@ async def open_pool(
             min_size=0,  # else it keeps trying behind the breaker's back
             max_size=size,
             timeout=CONNECT_SECONDS,
-            command_timeout=_HANGING_SECONDS,
+            command_timeout=HANGING_SECONDS,
             reset=_leave_as_it_is,
             server_settings={
                 "application_name": "tidemill",
@@ -128,7 +128,7 @@ async def open_pool(
         yield PostgresPool(pool, breaker)
     finally:
         try:
-            async with asyncio.timeout(_HANGING_SECONDS):
+            async with asyncio.timeout(HANGING_SECONDS):
                 await pool.close()
         except TimeoutError:
             pool.terminate()
