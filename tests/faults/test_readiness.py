@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def numbers(process: Process) -> dict[tuple[str, str], float]:
     }
 
 
+def trigger(api: Server, seconds: float = 60) -> httpx2.Response:
+    """What it answers, within so many seconds."""
+    return httpx2.post(
+        f"{api.url}/api/v1/tasks/name:{TASK['name']}/trigger", timeout=seconds, trust_env=False
+    )
+
+
 def run_once(client: Client) -> dict[str, Any]:
     """A run that is triggered now, at its end."""
     names = {task["name"] for task in client.items("/tasks")}
@@ -158,10 +166,15 @@ def test_no_role_is_ready_while_the_database_is_down_and_work_goes_on_afterwards
     run_once(client)
     getattr(roles.database, take_away)()
     during = roles.are_ready()
+    with ThreadPoolExecutor(3) as threads:  # as many as open a breaker
+        tried = [*threads.map(trigger, [roles.api] * 3), *threads.map(trigger, [roles.api] * 3)]
     getattr(roles.database, give_back)()
     roles.wait_ready()
 
     assert during == dict.fromkeys(ROLES, False)
+    assert {(each.status_code, each.json()["code"]) for each in tried} == {(503, "unavailable")}
+    assert {each.headers["retry-after"] for each in tried} == {"1"}
+    assert any("it is asked again within 2 s" in each.json()["detail"] for each in tried)
     assert run_once(client)["status"] == "succeeded"
 
 
@@ -174,11 +187,7 @@ def test_without_a_broker_the_api_takes_triggers_and_who_needs_it_is_not_ready(
     run_once(client)
     cut(roles.to_broker)
     during = roles.are_ready()
-    triggered = httpx2.post(
-        f"{roles.api.url}/api/v1/tasks/name:{TASK['name']}/trigger",
-        timeout=PROBE_LIMIT_SECONDS,
-        trust_env=False,
-    )
+    triggered = trigger(roles.api, PROBE_LIMIT_SECONDS)
     health = client.call("GET", "/system/health")
     roles.to_broker.fault = None
     roles.wait_ready()
