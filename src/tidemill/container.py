@@ -1,17 +1,16 @@
 """Builds everything out of settings, by plain constructor calls. The only room that knows all."""
 
-import asyncio
 import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
 
-import uvicorn
+import msgspec
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
@@ -42,45 +41,65 @@ from tidemill.infrastructure.queues.postgres import PostgresQueue
 from tidemill.infrastructure.queues.rabbitmq import RabbitMqQueue
 from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.infrastructure.queues.status_messages import StatusMessages
+from tidemill.infrastructure.resilience.circuit_breaker import BreakerOptions, CircuitBreaker
+from tidemill.infrastructure.resilience.guarded_queue import GuardedQueue
 from tidemill.infrastructure.store_control_plane import StoreControlPlane
+from tidemill.observability.health import Component, Health
 from tidemill.observability.metrics import Metrics
+from tidemill.serving import listen, serve, serve_probes, url_of
 from tidemill.worker.executors.containment import Containment
 from tidemill.worker.worker import WorkerService
 from tidemill.worker_settings import build_registry, worker_name, worker_options
 
 _log = logging.getLogger("tidemill")
 
-_STREAMS_END_WITHIN_SECONDS = 3
 _SQLITE_READERS = 2
+_DATABASE, _MESSAGE_QUEUE = "database", "message_queue"
 # Connections to PostgreSQL that each role has use for.
 _POOL_OF_API, _POOL_OF_DISPATCHER, _POOL_OF_WORKER, _POOL_OF_ALL = 8, 5, 4, 12
 
 
+class Vitals:
+    """What operators are told of this process; `url` is None where nobody can ask."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.health = Health(clock)
+        self.metrics = Metrics()
+        self.url: str | None = None
+
+
 class Ground:
-    """What every role stands on: where everything is kept, and how processes reach one another."""
+    """What every role stands on: where everything is kept, and how processes reach one another.
+
+    `components` are the parts of it that may be gone.
+    """
 
     def __init__(
         self,
         store: Store,
         queue: MessageQueue,
         wakeups: Wakeups,
-        metrics: Metrics,
         clock: Clock,
+        components: Sequence[Component],
     ) -> None:
         self.store = store
         self.queue = queue
         self.wakeups = wakeups
-        self.metrics = metrics
         self.clock = clock
+        self.components = components
 
 
 class Running:
-    """What is running: the store for whoever sets it up, and the address for people."""
+    """What is running: the store for whoever sets it up, and the addresses for people."""
 
-    def __init__(self, store: Store, registry: ExecutorRegistry, url: str) -> None:
+    def __init__(
+        self, store: Store, registry: ExecutorRegistry, url: str, probes_url: str | None
+    ) -> None:
         self.store = store
         self.registry = registry
         self.url = url
+        self.probes_url = probes_url
 
 
 @asynccontextmanager
@@ -91,60 +110,102 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
     drains in the order in which nothing is lost.
     """
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
+        listener = stack.enter_context(_listen(settings))
+        vitals = await _vitals(stack, settings)
         containment = _containment(stack, settings)
         registry = build_registry(settings, containment)
         strategies = build_strategies(settings)
         executors = registry.executors(settings.worker.allowed_executors)
         if settings.database.is_postgres:
             await upgrade_postgres(settings.database.url)
-            ground = await stack.enter_async_context(_postgres_ground(settings, _POOL_OF_ALL))
+            opening = _postgres_ground(settings, vitals, _POOL_OF_ALL)
         else:
-            ground = await stack.enter_async_context(_sqlite_ground(settings))
+            opening = _sqlite_ground(settings, vitals)
+        ground = await stack.enter_async_context(opening)
         await _run_workers(stack, settings, ground, containment, executors, workers)
         await _run_dispatcher(stack, settings, ground, strategies)
-        await _run_api(stack, settings, ground, registry, strategies, listener)
-        yield Running(ground.store, registry, _url_of(listener))
+        await _run_api(stack, settings, ground, vitals, registry, strategies, listener)
+        _serve_as_api(stack, vitals, ground)
+        yield Running(ground.store, registry, url_of(listener), vitals.url)
 
 
 @asynccontextmanager
 async def run_api(settings: Settings) -> AsyncIterator[Running]:
     """The API alone, on a database that it shares. Raises as `run_all_in_one` does."""
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(_listen(settings.api.host, settings.api.port))
+        listener = stack.enter_context(_listen(settings))
         strategies = build_strategies(settings)
-        ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_API))
+        vitals = await _vitals(stack, settings)
+        ground = await stack.enter_async_context(_shared_ground(settings, vitals, _POOL_OF_API))
         nothing_is_run = Containment(Path(settings.data_dir), owner="")
         registry = build_registry(settings, nothing_is_run)
-        await _run_api(stack, settings, ground, registry, strategies, listener)
-        yield Running(ground.store, registry, _url_of(listener))
+        await _run_api(stack, settings, ground, vitals, registry, strategies, listener)
+        _serve_as_api(stack, vitals, ground)
+        yield Running(ground.store, registry, url_of(listener), vitals.url)
 
 
 @asynccontextmanager
-async def run_dispatcher(settings: Settings) -> AsyncIterator[None]:
-    """A dispatcher alone, on a database that it shares. Raises as `run_all_in_one` does."""
+async def run_dispatcher(settings: Settings) -> AsyncIterator[str | None]:
+    """A dispatcher alone, on a database that it shares; the URL of its probes.
+
+    Raises as `run_all_in_one` does.
+    """
     async with contextlib.AsyncExitStack() as stack:
         strategies = build_strategies(settings)
-        ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_DISPATCHER))
+        vitals = await _vitals(stack, settings)
+        opening = _shared_ground(settings, vitals, _POOL_OF_DISPATCHER)
+        ground = await stack.enter_async_context(opening)
         await _run_dispatcher(stack, settings, ground, strategies)
-        yield
+        _serve(stack, vitals, ground.components)
+        yield vitals.url
 
 
 @asynccontextmanager
-async def run_worker(settings: Settings) -> AsyncIterator[None]:
-    """A worker alone, on a database that it shares. Raises as `run_all_in_one` does."""
+async def run_worker(settings: Settings) -> AsyncIterator[str | None]:
+    """A worker alone, on a database that it shares; the URL of its probes.
+
+    Raises as `run_all_in_one` does.
+    """
     async with contextlib.AsyncExitStack() as stack:
+        vitals = await _vitals(stack, settings)
         containment = _containment(stack, settings)
         executors = build_registry(settings, containment).executors(
             settings.worker.allowed_executors
         )
-        ground = await stack.enter_async_context(_shared_ground(settings, _POOL_OF_WORKER))
+        ground = await stack.enter_async_context(_shared_ground(settings, vitals, _POOL_OF_WORKER))
         await _run_workers(stack, settings, ground, containment, executors, 1)
-        yield
+        _serve(stack, vitals, ground.components)
+        yield vitals.url
+
+
+async def _vitals(stack: contextlib.AsyncExitStack, settings: Settings) -> Vitals:
+    """To be asked from now on until all the rest is closed."""
+    vitals = Vitals(SystemClock())
+    vitals.url = await stack.enter_async_context(
+        serve_probes(settings.observability, vitals.health, vitals.metrics.render_own)
+    )
+    return vitals
+
+
+def _serve(
+    stack: contextlib.AsyncExitStack, vitals: Vitals, components: Sequence[Component]
+) -> None:
+    """It is ready, until it begins to close: that is what the stack does first."""
+    vitals.health.serve(components)
+    stack.callback(vitals.health.drain)
+
+
+def _serve_as_api(stack: contextlib.AsyncExitStack, vitals: Vitals, ground: Ground) -> None:
+    """What is triggered is in the database, and waits there for a broker that is gone."""
+    components = [
+        msgspec.structs.replace(each, is_needed=each.name == _DATABASE)
+        for each in ground.components
+    ]
+    _serve(stack, vitals, components)
 
 
 @asynccontextmanager
-async def _sqlite_ground(settings: Settings) -> AsyncIterator[Ground]:
+async def _sqlite_ground(settings: Settings, vitals: Vitals) -> AsyncIterator[Ground]:
     """A file, and what is in this process."""
     if settings.message_queue.url not in {"", "memory://"}:
         said = "must be memory:// where the database is a file, which one process has for itself"
@@ -152,50 +213,72 @@ async def _sqlite_ground(settings: Settings) -> AsyncIterator[Ground]:
     if settings.database.read_url is not None:
         said = "a file has no replica; leave it out, or set database.url to postgresql://…"
         raise InvalidSettings([Problem("database.read_url", said)])
-    clock, wakeups, metrics = SystemClock(), MemoryWakeups(), Metrics()
+    clock, wakeups = vitals.clock, MemoryWakeups()
     database = settings.database_file
     _make_directory_of(database)
     store = await SqliteStore.open(
-        database, clock, wakeups, [metrics], readers=settings.database.pool_size or _SQLITE_READERS
+        database,
+        clock,
+        wakeups,
+        [vitals.metrics],
+        readers=settings.database.pool_size or _SQLITE_READERS,
     )
     try:
-        yield Ground(store, MemoryQueue(), wakeups, metrics, clock)
+        yield Ground(store, MemoryQueue(), wakeups, clock, [Component(_DATABASE, store.check)])
     finally:
         await store.close()
 
 
 @asynccontextmanager
-async def _shared_ground(settings: Settings, pool_size: int) -> AsyncIterator[Ground]:
+async def _shared_ground(
+    settings: Settings, vitals: Vitals, pool_size: int
+) -> AsyncIterator[Ground]:
     """A database that other processes use as well, brought up to date by whoever operates it."""
     if not settings.database.is_postgres:
         said = "must be postgresql://…, which the roles share; `tidemill up` needs no database"
         raise InvalidSettings([Problem("database.url", said)])
     await check_postgres(settings.database.url)
-    async with _postgres_ground(settings, pool_size) as ground:
+    async with _postgres_ground(settings, vitals, pool_size) as ground:
         yield ground
 
 
 @asynccontextmanager
-async def _postgres_ground(settings: Settings, pool_size: int) -> AsyncIterator[Ground]:
-    clock, metrics, url = SystemClock(), Metrics(), settings.database.url
+async def _postgres_ground(
+    settings: Settings, vitals: Vitals, pool_size: int
+) -> AsyncIterator[Ground]:
+    clock, url = vitals.clock, settings.database.url
     wakeups = PostgresWakeups(url)
     pool_size = settings.database.pool_size or pool_size
     async with contextlib.AsyncExitStack() as stack:
-        pool = reading = await stack.enter_async_context(open_pool(url, pool_size))
+        breaker = _breaker(settings, vitals, _DATABASE)
+        pool = reading = await stack.enter_async_context(open_pool(url, pool_size, breaker))
         if settings.database.read_url is not None:
-            replica = open_pool(settings.database.read_url, pool_size)
+            reading_breaker = _breaker(settings, vitals, "database_replica")
+            replica = open_pool(settings.database.read_url, pool_size, reading_breaker)
             reading = await stack.enter_async_context(replica)
-        sinks: list[EventSink] = [metrics]
-        queue = _queue_of(settings, clock, sinks) or PostgresQueue(pool, wakeups)
-        stack.push_async_callback(queue.close)
+        sinks: list[EventSink] = [vitals.metrics]
+        queue: MessageQueue = PostgresQueue(pool, wakeups)
         store = PostgresStore(pool, wakeups, sinks, reading=reading)
+        components = [Component(_DATABASE, store.check, breaker.read)]
+        if (broker := _broker(settings, clock, sinks)) is not None:
+            breaker = _breaker(settings, vitals, _MESSAGE_QUEUE)
+            queue = GuardedQueue(broker, breaker)
+            components.append(Component(_MESSAGE_QUEUE, queue.check, breaker.read))
+        stack.push_async_callback(queue.close)
         stack.push_async_callback(store.close)
         await wakeups.start()
         stack.push_async_callback(wakeups.stop)
-        yield Ground(store, queue, wakeups, metrics, clock)
+        yield Ground(store, queue, wakeups, clock, components)
 
 
-def _queue_of(settings: Settings, clock: Clock, sinks: list[EventSink]) -> MessageQueue | None:
+def _breaker(settings: Settings, vitals: Vitals, component: str) -> CircuitBreaker:
+    options = BreakerOptions(**settings.circuit_breaker.model_dump())
+    breaker = CircuitBreaker(component, options, vitals.clock)
+    vitals.metrics.watch(breaker.read)
+    return breaker
+
+
+def _broker(settings: Settings, clock: Clock, sinks: list[EventSink]) -> MessageQueue | None:
     """The broker that is named, which is told how runs go; None where it is the database."""
     url, require_tls = settings.message_queue.url, settings.message_queue.require_tls
     broker: RedisStreamsQueue | RabbitMqQueue
@@ -255,6 +338,7 @@ async def _run_api(
     stack: contextlib.AsyncExitStack,
     settings: Settings,
     ground: Ground,
+    vitals: Vitals,
     registry: ExecutorRegistry,
     strategies: StrategyRegistry,
     listener: socket.socket,
@@ -266,12 +350,15 @@ async def _run_api(
         clock=ground.clock,
         check_task=lambda task: [*registry.check(task), *strategies.check(task)],
         strategies=strategies,
-        render_metrics=ground.metrics.render,
+        health=vitals.health,
+        render_metrics=vitals.metrics.render,
         version=__version__,
         max_body_bytes=settings.api.max_body_bytes,
         allowed_hosts=frozenset({"localhost", "127.0.0.1", "::1", settings.api.host}),
     )
-    await stack.enter_async_context(_serve(context, listener, settings.api.cors_origins))
+    app = _with_origins(create_app(context), settings.api.cors_origins)
+    await stack.enter_async_context(serve(app, listener))
+    stack.callback(context.close)
 
 
 def _containment(stack: contextlib.AsyncExitStack, settings: Settings) -> Containment:
@@ -335,49 +422,8 @@ def _said(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise InvalidSettings(
-            [Problem("api.port", f"cannot listen on {host}:{port}: {error.strerror}")]
-        ) from error
-    return listener
-
-
-def _url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@asynccontextmanager
-async def _serve(
-    context: ApiContext, listener: socket.socket, origins: list[str]
-) -> AsyncIterator[None]:
-    server = _Server(
-        uvicorn.Config(
-            _with_origins(create_app(context), origins),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=_STREAMS_END_WITHIN_SECONDS,
-        )
-    )
-    serving = asyncio.create_task(server.serve(sockets=[listener]), name="api")
-    try:
-        while not server.started:
-            await asyncio.wait([serving], timeout=0.01)
-        yield
-    finally:
-        context.close()
-        server.should_exit = True
-        await serving
+def _listen(settings: Settings) -> socket.socket:
+    return listen(settings.api.host, settings.api.port, "api.port")
 
 
 def _with_origins(app: ASGIApp, origins: list[str]) -> ASGIApp:
@@ -391,11 +437,3 @@ def _with_origins(app: ASGIApp, origins: list[str]) -> ASGIApp:
         allow_headers=["*"],
         expose_headers=["ETag", "Location", "Retry-After", "X-Request-ID"],
     )
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process that it is a part of."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield

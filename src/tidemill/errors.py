@@ -97,9 +97,17 @@ class LimitExceeded(SchedulerError):
 
 
 class Unavailable(SchedulerError):
-    """A part this needs does not answer now; the same call may go through later."""
+    """A part this needs does not answer now; the same call may go through later.
+
+    `was_reached` is False where it was cut off, refused the connection or stayed silent, so that it
+    gave no answer of its own.
+    """
 
     code = "unavailable"
+
+    def __init__(self, message: str, *, was_reached: bool = True) -> None:
+        super().__init__(message)
+        self.was_reached = was_reached
 
 
 class InvalidSettings(SchedulerError):

@@ -12,6 +12,7 @@ from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
+from tidemill.observability.health import Component, Health
 from tidemill.observability.metrics import Metrics
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.executors import ScriptedExecutor
@@ -31,6 +32,8 @@ class InProcess:
         registry.register("shell", ScriptedExecutor)
         strategies = built_in_strategies()
         self.store = self.store_of(empty_schema())
+        self.health = Health(self.clock)
+        self.health.serve([Component("database", self._check_store)])
         self.context = ApiContext(
             store=self.store,
             wakeups=self.wakeups,
@@ -38,13 +41,17 @@ class InProcess:
             clock=self.clock,
             check_task=lambda task: [*registry.check(task), *strategies.check(task)],
             strategies=strategies,
+            health=self.health,
             render_metrics=self.metrics.render,
             version="0",
             max_body_bytes=MAX_BODY,
             allowed_hosts=frozenset({HOST}),
         )
         self.routes: FastAPI = create_routes(self.context)
-        self.app = Gate(self.routes, self.context)
+        self.app = Gate(self.routes, max_body_bytes=MAX_BODY, allowed_hosts=frozenset({HOST}))
+
+    async def _check_store(self) -> None:
+        await self.store.check()
 
     def empty(self) -> None:
         """Begin again with an empty database."""

@@ -7,6 +7,7 @@ import pytest
 from in_process import InProcess
 from prometheus_client.parser import text_string_to_metric_families
 
+from tidemill.api.probes import Probes, create_probes
 from tidemill.application.claim_runs import claim_runs
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.manage_workers import register_worker
@@ -15,8 +16,13 @@ from tidemill.client.client import Client
 from tidemill.domain.duty import Duty
 from tidemill.domain.outcome import success
 from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.errors import Unavailable
 from tidemill.foundation.control_plane import AttemptReport
+from tidemill.infrastructure.resilience.circuit_breaker import BreakerOptions, CircuitBreaker
+from tidemill.observability.health import Component, Health
+from tidemill.observability.metrics import Metrics
 from tidemill.testing import builders
+from tidemill.testing.clock import FakeClock
 from tidemill.testing.server import Server
 
 TASK = {"name": "a-task", "executor": "shell", "command": "true"}
@@ -63,6 +69,60 @@ async def test_a_server_without_its_database_is_alive_but_not_ready(
             assert _samples(metrics.text)["tidemill_database_up", ()] == 0
             health = (await probe.get("/api/v1/system/health")).json()
             assert health["components"]["database"]["status"] == "down"
+
+
+async def test_what_is_there_but_does_not_keep_a_server_from_serving_is_told_of(
+    process: InProcess,
+) -> None:
+    breaker = CircuitBreaker("message_queue", BreakerOptions(failure_threshold=1), process.clock)
+    process.metrics.watch(breaker.read)
+
+    async def check() -> None:
+        with breaker.call():
+            raise Unavailable("no broker", was_reached=False)
+
+    process.health.serve([
+        Component("database", process.store.check),
+        Component("message_queue", check, breaker.read, is_needed=False),
+    ])  # fmt: skip
+    async with process.client("") as probe:
+        assert (await probe.get("/ready")).status_code == 200
+        health = (await probe.get("/api/v1/system/health")).json()
+        numbers = _samples((await probe.get("/metrics")).text)
+
+    assert health["status"] == "degraded"
+    assert health["components"]["database"]["status"] == "up"
+    found = health["components"]["message_queue"]
+    assert (found["status"], found["circuit_breaker"]) == ("down", "open")
+    assert found["detail"].startswith("the message queue does not answer; it is asked again")
+    label = (("component", "message_queue"),)
+    assert numbers["tidemill_circuit_breaker_state", label] == 2
+    assert numbers["tidemill_circuit_breaker_openings_total", label] == 1
+    assert numbers["tidemill_circuit_breaker_refusals_total", label] == 1
+
+
+async def test_a_process_without_an_api_answers_probes_and_nothing_else() -> None:
+    health, metrics = Health(FakeClock()), Metrics()
+    app = create_probes(Probes(health, metrics.render_own))
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://10.1.2.3:9100") as probe:
+        starting = await probe.get("/ready")
+        health.serve([])
+        ready = await probe.get("/ready")
+        alive = await probe.get("/health")
+        numbers = _samples((await probe.get("/metrics")).text)
+        elsewhere = [await probe.get(path) for path in ("/", "/api/v1/tasks", "/docs")]
+        written = await probe.post("/ready", json={})
+
+    assert (starting.status_code, starting.json()["detail"]) == (503, "starting")
+    assert starting.headers["content-type"] == "application/problem+json"
+    assert starting.json()["request_id"] == starting.headers["X-Request-ID"]
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+    assert alive.json() == {"status": "up"}
+    assert numbers["process_resident_memory_bytes", ()] > 0
+    assert ("tidemill_database_up", ()) not in numbers
+    assert {each.json()["code"] for each in elsewhere} == {"not_found"}
+    assert written.status_code in {405, 413}
 
 
 async def test_metrics_tell_how_late_runs_start_and_how_they_end(process: InProcess) -> None:

@@ -52,7 +52,7 @@ class BlockingPostgres:
         """Nothing is in it, and its time begins anew."""
         self.clock = FakeClock()
         yield self.clock
-        self._loop.run_until_complete(self._pool.execute(_EMPTY))
+        self._loop.run_until_complete(self._pool.fetch(_EMPTY))
 
     def transact_now(self, body: Callable[[Transaction], T]) -> T:
         return self._loop.run_until_complete(self._store.transact(body))

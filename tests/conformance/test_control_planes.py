@@ -17,6 +17,7 @@ from tidemill.infrastructure.http_control_plane import HttpControlPlane
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.store_control_plane import StoreControlPlane
+from tidemill.observability.health import Health
 from tidemill.testing.builders import worker
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.conformance.control_plane_suite import (
@@ -89,6 +90,7 @@ def api_over(store: Store, queue: MessageQueue, clock: FakeClock) -> ApiContext:
         clock=clock,
         check_task=lambda _: (),
         strategies=built_in_strategies(),
+        health=Health(clock),
         render_metrics=lambda _: b"",
         version="0",
         max_body_bytes=1_048_576,

@@ -291,6 +291,24 @@ async def test_a_subscriber_that_was_cut_off_goes_on_when_the_network_is_back(
     assert received <= {1, 2}
 
 
+@pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.DROP_REPLIES])
+async def test_a_check_tells_whether_the_broker_answers(broker: Broker, fault: Fault) -> None:
+    with broker.link() as link:
+        queue = broker.queue(link.through(broker.url), answer_within_seconds=SOON)
+        await queue.check()
+        link.fault = fault
+        with pytest.raises(Unavailable, match="the message queue at ") as told:
+            await queue.check()
+        effects = link.effects(fault)
+        link.fault = None
+        await publish_when_possible(queue, RunMessage(SHELL, (1,)))
+        await queue.check()
+        await queue.close()
+
+    assert effects
+    assert not told.value.was_reached
+
+
 async def test_what_a_worker_held_that_vanished_goes_to_another(broker: Broker) -> None:
     with broker.link() as link:
         lost = await broker.queue(link.through(broker.url), hold_seconds=0.5).subscribe(

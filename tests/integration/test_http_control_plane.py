@@ -1,7 +1,7 @@
 """A worker's way through the API, over a network that loses what it is told to lose."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.worker import Worker
 from tidemill.errors import Unavailable
-from tidemill.foundation.control_plane import ControlPlane
+from tidemill.foundation.control_plane import AttemptReport, ControlPlane
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import Store
 from tidemill.infrastructure.database.schema import empty_schema
@@ -24,6 +24,7 @@ from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.http_control_plane import HttpControlPlane
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue, MemorySubscription
+from tidemill.observability.health import Health
 from tidemill.testing.builders import worker
 from tidemill.testing.clock import FakeClock, run_in_virtual_time
 from tidemill.testing.conformance.control_plane_suite import (
@@ -65,6 +66,14 @@ class Network(httpx2.AsyncBaseTransport):
         return response
 
 
+class Silence(httpx2.AsyncBaseTransport):
+    """Leads to a server that neither answers nor hangs up, whatever time the client allows."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("nobody answers")
+
+
 class Place:
     """A server's API, and a worker's way to it."""
 
@@ -86,6 +95,7 @@ class Place:
             clock=self.clock,
             check_task=lambda _: (),
             strategies=built_in_strategies(),
+            health=Health(self.clock),
             render_metrics=lambda _: b"",
             version="0",
             max_body_bytes=max_body_bytes,
@@ -481,3 +491,30 @@ def in_virtual_time(story: Callable[[Place], Coroutine[Any, Any, None]]) -> None
         await place.way.close()
 
     run_in_virtual_time(told(), place.clock)
+
+
+SAID: list[Callable[[HttpControlPlane], Awaitable[object]]] = [
+    lambda way: way.register(worker()),
+    lambda way: way.claim(8, Begun()),
+    lambda way: way.renew({}),
+    lambda way: way.report([], [AttemptReport(1, 1, "itself", success(), 0)]),
+    lambda way: way.drain(),
+    lambda way: way.sign_off(),
+    lambda way: way.check(),
+]
+
+
+@pytest.mark.parametrize("say", SAID)
+def test_a_server_that_says_nothing_is_given_up(
+    say: Callable[[HttpControlPlane], Awaitable[object]],
+) -> None:
+    clock = FakeClock()
+
+    async def call() -> None:
+        async with httpx2.AsyncClient(transport=Silence(), base_url="http://server") as http:
+            with pytest.raises(Unavailable, match="no answer in time") as told:
+                await say(HttpControlPlane(http, clock, LEASE))
+            assert not told.value.was_reached
+
+    run_in_virtual_time(call(), clock)
+    assert clock.monotonic() <= LEASE.total_seconds() + 0.1

@@ -364,17 +364,18 @@ async def test_a_frozen_process_holds_no_row_for_long(
 ) -> None:
     task = await create(store, "a")
     async with open_pool(migrated_postgres_url, 1) as pool:
-        frozen = await pool.acquire()
-        await frozen.execute("BEGIN")
-        await frozen.execute("SELECT 1 FROM tasks FOR UPDATE")
+        frozen = pool.transaction()
+        driver = await frozen.__aenter__()
+        await driver.execute("SELECT 1 FROM tasks FOR UPDATE")
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        frozen.add_termination_listener(lambda _: gone.set_result(None))
+        driver.add_termination_listener(lambda _: gone.set_result(None))
 
         with pytest.raises(Unavailable, match="others hold"):
             await edit(store, task, definition("b"))
         await gone
         assert (await edit(store, task, definition("b"))).version == 2
-        pool.terminate()
+        with pytest.raises(Unavailable, match="does not answer"):
+            await frozen.__aexit__(None, None, None)
 
 
 @pytest.mark.slow
@@ -389,11 +390,16 @@ async def test_a_network_that_swallows_is_told_of_and_left_behind(
         async with open_pool(link.through(url), 2) as pool:
             store = PostgresStore(pool, MemoryWakeups())
             await create(store, "before")
+            patient = await asyncpg.connect(link.through(url), command_timeout=9)
             link.fault = fault
+            waiting = asyncio.create_task(patient.execute("SELECT 1"))
             with pytest.raises(Unavailable):
                 await create(store, "during")
-            await asyncio.to_thread(link.wait_for, fault)
+            assert not waiting.done()  # what was begun was not rolled back over the dead link
+            await asyncio.to_thread(link.wait_for, fault, 2)
             link.fault = None
+            with pytest.raises(asyncpg.PostgresError):
+                await waiting
 
             await create(store, "after")
             during = await store.read(lambda r: r.task_named("default", "during"))

@@ -69,3 +69,16 @@ def test_what_a_finished_task_leaves_behind_has_the_grace_that_is_set(tmp_path: 
 
     assert ended["status"] == "succeeded"
     assert not asked.exists()  # without any grace it is killed, and not asked
+
+
+@pytest.mark.slow
+def test_a_server_has_a_port_for_probes_where_one_is_set(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", environment={"TIDEMILL_OBSERVABILITY__PORT": "0"}) as server:
+        answers = [
+            httpx2.get(f"{url}{path}", trust_env=False)
+            for url in (server.probes_url, server.url)
+            for path in ("/health", "/ready", "/metrics", "/api/v1/tasks")
+        ]
+
+    assert server.probes_url != server.url
+    assert [each.status_code for each in answers] == [200, 200, 200, 404, 200, 200, 200, 200]

@@ -43,6 +43,16 @@ def test_a_start_is_refused_when_the_port_is_taken(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_start_is_refused_when_the_port_of_its_probes_is_taken(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        setting = {"TIDEMILL_OBSERVABILITY__PORT": str(port)}
+        said = refusal("--data-dir", "data", "--port", "0", cwd=tmp_path, **setting)
+
+    assert said == f"observability.port: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
@@ -70,6 +80,10 @@ def test_a_start_is_refused_when_the_port_is_taken(tmp_path: Path) -> None:
         (
             {"TIDEMILL_DISPATCHER__STRATEGY": '{"name": "shard", "count": 0}'},
             "dispatcher.strategy.count: shard: expected `int` >= 1",
+        ),
+        (
+            {"TIDEMILL_CIRCUIT_BREAKER__RESET_SECONDS": "3"},
+            "circuit_breaker: longest_reset_seconds must be at least reset_seconds",
         ),
     ],
 )

@@ -7,6 +7,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
+from tidemill.api import probes
 from tidemill.api.context import ApiContext
 from tidemill.api.middleware import Gate
 from tidemill.api.openapi import complete
@@ -19,7 +20,11 @@ BASE = "/api/v1"
 
 def create_app(context: ApiContext) -> ASGIApp:
     """The application, behind its gate."""
-    return Gate(create_routes(context), context)
+    return Gate(
+        create_routes(context),
+        max_body_bytes=context.max_body_bytes,
+        allowed_hosts=context.allowed_hosts,
+    )
 
 
 def create_routes(context: ApiContext) -> FastAPI:
@@ -36,9 +41,10 @@ def create_routes(context: ApiContext) -> FastAPI:
         dependencies=[Depends(_known_query)],
     )
     app.state.context = context
+    app.state.probes = probes.Probes(context.health, context.metrics)
     for router in (tasks.router, runs.router, workers.router, worker_calls.router, system.router):
         app.include_router(router, prefix=BASE)
-    app.include_router(system.public)
+    app.include_router(probes.router)
     add_handlers(app)
     return app
 

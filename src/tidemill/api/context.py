@@ -7,14 +7,15 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tidemill.api.remote_workers import RemoteWorkers
-from tidemill.application.queries.levels import Levels
+from tidemill.application.queries.levels import Levels, levels_of
 from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import TaskDefinition
-from tidemill.errors import Problem
+from tidemill.errors import Problem, Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.store import Store
 from tidemill.foundation.wakeups import Topic, Wakeups
+from tidemill.observability.health import PROBE_SECONDS, Health
 
 
 class ApiContext:
@@ -29,6 +30,7 @@ class ApiContext:
         clock: Clock,
         check_task: Callable[[TaskDefinition], Sequence[Problem]],
         strategies: StrategyRegistry,
+        health: Health,
         render_metrics: Callable[[Levels | None], bytes],
         version: str,
         max_body_bytes: int,
@@ -40,17 +42,28 @@ class ApiContext:
         self.clock = clock
         self.check_task = check_task
         self.strategies = strategies
-        self.render_metrics = render_metrics
+        self.health = health
+        self._render_metrics = render_metrics
         self.version = version
         self.max_body_bytes = max_body_bytes
-        self.allowed_hosts = allowed_hosts  # None: any `Host` is answered
+        self.allowed_hosts = allowed_hosts
         self.started_at = clock.now()
         self.closing = asyncio.Event()
 
     def close(self) -> None:
         """The server drains: `/ready` says so, and streams end."""
+        self.health.drain()
         self.closing.set()
         self.wakeups.announce((Topic.EVENTS, Topic.OUTPUT))
+
+    async def metrics(self) -> bytes:
+        """Of this process and of all; without what only the database knows where that is down."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                levels = await self.store.read(levels_of)
+        except (Unavailable, TimeoutError):
+            levels = None
+        return self._render_metrics(levels)
 
 
 async def context_of(request: Request) -> ApiContext:

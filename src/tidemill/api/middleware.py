@@ -8,7 +8,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tidemill.api.context import ApiContext
 from tidemill.api.problems import problem, unexpected
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -22,9 +21,12 @@ _MEDIA_TYPES = {
 class Gate:
     """Gives each request an id, checks host and size before anything is parsed, hides defects."""
 
-    def __init__(self, app: ASGIApp, context: ApiContext) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, allowed_hosts: frozenset[str] | None
+    ) -> None:
         self._app = app
-        self._context = context
+        self._max_body_bytes = max_body_bytes
+        self._allowed_hosts = allowed_hosts  # None: any `Host` is answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +57,7 @@ class Gate:
 
     def _refusal(self, headers: Headers, request_id: str) -> Response | None:
         """Pages of other sites must not reach a server that trusts its own machine."""
-        allowed = self._context.allowed_hosts
+        allowed = self._allowed_hosts
         if allowed is None:
             return None
         origin = headers.get("origin")
@@ -82,13 +84,13 @@ class Gate:
     def _is_too_large(self, headers: Headers, body: bytes | bytearray) -> bool:
         declared = headers.get("content-length", "")
         said = float(declared) if declared.isdecimal() else 0  # of any number of digits
-        return max(said, len(body)) > self._context.max_body_bytes
+        return max(said, len(body)) > self._max_body_bytes
 
     def _body_refusal(
         self, method: str, headers: Headers, body: bytes, request_id: str
     ) -> Response | None:
         if self._is_too_large(headers, body):
-            largest = self._context.max_body_bytes
+            largest = self._max_body_bytes
             return problem(request_id, 413, "body_too_large", f"a body has at most {largest} bytes")
         sent = headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and sent not in _MEDIA_TYPES[method]:

@@ -24,6 +24,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, TaskStatus
 from tidemill.domain.task_run import AttemptOutcome, Hold, Trigger
 from tidemill.domain.worker import WorkerStatus
+from tidemill.foundation.health import BreakerState
 
 Name = Annotated[
     str,
@@ -756,6 +757,7 @@ class ComponentOut(BaseModel):
     alive: int | None = None
     answers_ms: float | None = None
     detail: str | None = None
+    circuit_breaker: BreakerState | None = None
 
 
 class HealthOut(BaseModel):

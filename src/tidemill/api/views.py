@@ -17,6 +17,7 @@ from tidemill.domain.worker import Worker
 from tidemill.foundation.control_plane import ClaimedRun
 from tidemill.foundation.listing import LaneDepth, RunStats
 from tidemill.foundation.store import LogLines, TaskVersion
+from tidemill.observability.health import Finding
 
 _RATE_SECONDS = 60
 _LEVELS = {priority.level: priority.value for priority in Priority}
@@ -227,6 +228,18 @@ def _duty_view(duty: Duty, lease: DutyLease | None, now: datetime) -> dict[str, 
         "since": lease and instant(lease.taken_at),
         "lease_expires_at": lease and instant(lease.lease_expires_at),
     }
+
+
+def component_view(found: Finding) -> dict[str, Any]:
+    """A part that was asked how it is."""
+    view: dict[str, Any]
+    if found.problem is None:
+        view = {"status": "up", "answers_ms": round(found.answered_after_seconds * 1000, 2)}
+    else:
+        view = {"status": "down", "detail": found.problem}
+    if found.component.breaker is not None:
+        view["circuit_breaker"] = found.component.breaker().state
+    return view
 
 
 def queue_views(

@@ -32,7 +32,8 @@ def up(flags: dict[str, Any], config_file: Path | None, workers: int, *, is_demo
         async with run_all_in_one(settings, workers) as running:
             if is_demo:
                 await add_demo_tasks(running.store, running.registry)
-            yield f"Tidemill is ready at {running.url} ({_kept_in(settings)}; {_OPEN})"
+            said = f"Tidemill is ready at {running.url} ({_kept_in(settings)}; {_OPEN})"
+            yield said + _asked_at(running.probes_url)
 
     return _until_a_signal(everything())
 
@@ -46,7 +47,8 @@ def serve_api(flags: dict[str, Any], config_file: Path | None) -> int:
     @asynccontextmanager
     async def api() -> AsyncIterator[str]:
         async with run_api(settings) as running:
-            yield f"Tidemill's API is ready at {running.url} ({_OPEN})"
+            said = f"Tidemill's API is ready at {running.url} ({_OPEN})"
+            yield said + _asked_at(running.probes_url)
 
     return _until_a_signal(api())
 
@@ -59,8 +61,8 @@ def serve_dispatcher(flags: dict[str, Any], config_file: Path | None) -> int:
 
     @asynccontextmanager
     async def dispatcher() -> AsyncIterator[str]:
-        async with run_dispatcher(settings):
-            yield "Tidemill's dispatcher is ready"
+        async with run_dispatcher(settings) as probes_url:
+            yield "Tidemill's dispatcher is ready" + _asked_at(probes_url)
 
     return _until_a_signal(dispatcher())
 
@@ -73,8 +75,8 @@ def serve_worker(flags: dict[str, Any], config_file: Path | None) -> int:
 
     @asynccontextmanager
     async def worker() -> AsyncIterator[str]:
-        async with run_worker(settings):
-            yield "Tidemill's worker is ready"
+        async with run_worker(settings) as probes_url:
+            yield "Tidemill's worker is ready" + _asked_at(probes_url)
 
     return _until_a_signal(worker())
 
@@ -87,8 +89,9 @@ def serve_remote_worker(flags: dict[str, Any], config_file: Path | None, server:
 
     @asynccontextmanager
     async def worker() -> AsyncIterator[str]:
-        async with run_remote_worker(settings, server, os.environ.get("TIDEMILL_API_KEY")):
-            yield f"Tidemill's worker is ready, and works for {server}"
+        key = os.environ.get("TIDEMILL_API_KEY")
+        async with run_remote_worker(settings, server, key) as probes_url:
+            yield f"Tidemill's worker is ready, and works for {server}" + _asked_at(probes_url)
 
     return _until_a_signal(worker())
 
@@ -102,6 +105,10 @@ def _begin(flags: dict[str, Any], config_file: Path | None) -> Settings:
 
 def _kept_in(settings: Settings) -> str:
     return "data in PostgreSQL" if settings.database.is_postgres else f"data in {settings.data_dir}"
+
+
+def _asked_at(probes_url: str | None) -> str:
+    return "" if probes_url is None else f"; probes at {probes_url}"
 
 
 def _until_a_signal(running: AbstractAsyncContextManager[str]) -> int:

@@ -220,6 +220,27 @@ class LoggingSettings(Section):
     format: Literal["auto", "json", "text"] = "auto"
 
 
+class ObservabilitySettings(Section):
+    """Where a process is asked how it is: `/health`, `/ready`, `/metrics`, and nothing else."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int | None, Field(ge=0, le=65_535)] = None  # null: only an API is asked
+
+
+class CircuitBreakerSettings(Section):
+    """When calls to a database or broker that is away fail at once, and how soon one is tried."""
+
+    failure_threshold: Positive = 3  # calls in a row that reach nothing
+    reset_seconds: Annotated[float, Field(gt=0, le=10)] = 0.5  # doubles while it stays away, up to
+    longest_reset_seconds: Annotated[float, Field(gt=0, le=10)] = 2.0
+
+    @model_validator(mode="after")
+    def _the_longest_is_no_shorter_than_the_first(self) -> Self:
+        if self.longest_reset_seconds < self.reset_seconds:
+            raise ValueError("longest_reset_seconds must be at least reset_seconds")
+        return self
+
+
 class Settings(Section):
     """All settings."""
 
@@ -233,6 +254,8 @@ class Settings(Section):
     auth: AuthSettings = AuthSettings()
     retention: RetentionSettings = RetentionSettings()
     logging: LoggingSettings = LoggingSettings()
+    observability: ObservabilitySettings = ObservabilitySettings()
+    circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
 
     @property
     def database_name(self) -> str:

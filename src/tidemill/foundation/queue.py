@@ -68,6 +68,9 @@ class MessageQueue(Protocol):
     async def subscribe(self, worker: Worker) -> Subscription:
         """Receive the messages of the lanes that this worker serves."""
 
+    async def check(self) -> None:
+        """Raises Unavailable unless what carries the messages answers now."""
+
     async def kept_for(self) -> set[str]:
         """The ids of workers for whose lanes something is kept that does not go by itself."""
 

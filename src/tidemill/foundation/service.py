@@ -11,7 +11,7 @@ from tidemill.foundation.wakeups import Wakeup
 _log = logging.getLogger("tidemill.loop")
 
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 2.0
 
 Step = Callable[[], Awaitable[float]]
 

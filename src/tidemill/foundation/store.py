@@ -490,5 +490,11 @@ class Store(Protocol):
     async def read(self, body: Callable[[Reads], T]) -> T:
         """Run `body` on a snapshot, beside whatever is being written."""
 
+    async def check(self) -> None:
+        """Raises Unavailable where `transact` would, or the schema is not right; changes nothing.
+
+        Whoever stops waiting for it leaves nothing behind.
+        """
+
     async def close(self) -> None:
         """Finish what was begun; may be called twice."""

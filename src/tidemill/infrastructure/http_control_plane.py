@@ -5,6 +5,7 @@ same number before there is another, so that no run is held by a worker that doe
 none is begun twice.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -186,6 +187,12 @@ class HttpControlPlane:
             if outcome != report.outcome:
                 await self._report([msgspec.structs.replace(report, outcome=outcome)])
 
+    async def check(self) -> None:
+        """Raises Unavailable unless the server may serve."""
+        response = await self._ask("GET", "/ready", self._patience_seconds)
+        if response.status_code >= 500:
+            raise _error_of(response)
+
     async def drain(self) -> None:
         await self._post(f"{self._path}/drain", {}, dict, self._patience_seconds)
 
@@ -203,22 +210,32 @@ class HttpControlPlane:
         within_seconds: float,
         headers: dict[str, str] | None = None,
     ) -> T:
-        try:
-            response = await self._http.post(
-                f"/api/v1/workers{path}",
-                content=msgspec.json.encode(said),
-                headers={"Content-Type": "application/json"} | (headers or {}),
-                timeout=within_seconds,
-            )
-        except httpx2.TransportError as error:
-            why = str(error) or type(error).__name__
-            raise Unavailable(f"{self._http.base_url} does not answer: {why}") from error
+        response = await self._ask(
+            "POST",
+            f"/api/v1/workers{path}",
+            within_seconds,
+            content=msgspec.json.encode(said),
+            headers={"Content-Type": "application/json"} | (headers or {}),
+        )
         if response.status_code >= 400:
             raise _error_of(response)
         try:
             return msgspec.json.decode(response.content, type=answer)
         except msgspec.DecodeError as error:
             raise Unavailable(f"{self._http.base_url} is no Tidemill: {error}") from error
+
+    async def _ask(
+        self, method: str, path: str, within_seconds: float, **said: Any
+    ) -> httpx2.Response:
+        try:
+            # The client's own limits are for each of its steps, of which there may be many.
+            async with asyncio.timeout(within_seconds):
+                return await self._http.request(method, path, timeout=within_seconds, **said)
+        except (httpx2.TransportError, TimeoutError) as error:
+            why = str(error) or "no answer in time"
+            raise Unavailable(
+                f"{self._http.base_url} does not answer: {why}", was_reached=False
+            ) from error
 
 
 def _error_of(response: httpx2.Response) -> Exception:

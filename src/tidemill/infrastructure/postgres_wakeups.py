@@ -7,6 +7,7 @@ polling's time.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -21,8 +22,9 @@ _log = logging.getLogger("tidemill.wakeups")
 
 _CHANNEL = "tidemill"
 _ANSWER_SECONDS = 5.0
+_SIGN_OF_LIFE_SECONDS = 5.0  # a link that is dead looks like one on which nobody says anything
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 2.0
 
 
 class PostgresWakeups:
@@ -77,12 +79,16 @@ class PostgresWakeups:
     async def _send_for_ever(self, connection: Any) -> None:
         connection.add_termination_listener(lambda _: self._something_unsent.set())
         while not connection.is_closed():
-            await self._something_unsent.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):
+                    await self._something_unsent.wait()
             self._something_unsent.clear()
             topics, self._unsent = self._unsent, set()
             if topics:
                 message = " ".join([self._sender, *sorted(topics)])
                 await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, message)
+            elif not connection.is_closed():
+                await connection.execute("SELECT 1")
         raise ConnectionError("the database closed the connection")
 
     def _hear(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:

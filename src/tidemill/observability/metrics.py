@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client import generate_latest
@@ -19,11 +19,13 @@ from tidemill.application.queries.levels import Levels
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.run_status import UNFINISHED
 from tidemill.domain.worker import WorkerStatus
+from tidemill.foundation.health import BreakerReading, BreakerState
 
 _LATENESS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3_600)
 _DURATION = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400)
 _BATCH = (1, 4, 16, 64, 256, 1_024)
 
+_NUMBER_OF_STATE = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 _ENDINGS = {EventType.RUN_FINISHED, EventType.RUN_CANCELLED, EventType.RUN_SKIPPED}
 
 
@@ -41,6 +43,11 @@ class Metrics:
         self._lateness = _Distribution(_LATENESS)
         self._duration = _Distribution(_DURATION)
         self._batches = _Distribution(_BATCH)
+        self._breakers: list[Callable[[], BreakerReading]] = []
+
+    def watch(self, breaker: Callable[[], BreakerReading]) -> None:
+        """Tell of this circuit breaker as well."""
+        self._breakers.append(breaker)
 
     def publish(self, events: Sequence[RunEvent]) -> None:
         """Count committed events."""
@@ -59,8 +66,15 @@ class Metrics:
 
     def render(self, levels: Levels | None) -> bytes:
         """The Prometheus text format; without levels the database is told to be down."""
-        shown = [*self._process.collect(), *self._counted(), *_shown(levels)]
-        return generate_latest(_Families(shown))
+        return generate_latest(_Families([*self._own(), *_shown(levels)]))
+
+    async def render_own(self) -> bytes:
+        """The same of this process alone."""
+        return generate_latest(_Families([*self._own()]))
+
+    def _own(self) -> Iterable[Metric]:
+        breakers = [read() for read in self._breakers]
+        return [*self._process.collect(), *self._counted(), *_breakers(breakers)]
 
     def _counted(self) -> Iterable[Metric]:
         events = CounterMetricFamily(
@@ -86,6 +100,27 @@ class Metrics:
             ),
             self._batches.family("tidemill_event_batch", "Facts committed together."),
         )
+
+
+def _breakers(readings: Sequence[BreakerReading]) -> Iterable[Metric]:
+    state = GaugeMetricFamily(
+        "tidemill_circuit_breaker_state",
+        "Whether calls to it go through: 0 they do, 1 one does to find out, 2 none does.",
+        labels=["component"],
+    )
+    openings = CounterMetricFamily(
+        "tidemill_circuit_breaker_openings", "How often it was found gone.", labels=["component"]
+    )
+    refusals = CounterMetricFamily(
+        "tidemill_circuit_breaker_refusals",
+        "Calls to it that failed at once, because it was gone.",
+        labels=["component"],
+    )
+    for each in readings:
+        state.add_metric([each.component], _NUMBER_OF_STATE[each.state])
+        openings.add_metric([each.component], each.openings)
+        refusals.add_metric([each.component], each.refusals)
+    return state, openings, refusals
 
 
 def _shown(levels: Levels | None) -> Iterable[Metric]:

@@ -54,6 +54,11 @@ class Process:
         """What it wrote to stderr since it was first started."""
         return self._log_file.read_text()
 
+    @property
+    def probes_url(self) -> str:
+        """Where it is asked how it is; `observability.port` has to be set."""
+        return self.greeting.split("; probes at ", 1)[1].rstrip()
+
     def start(self) -> Self:
         """Return once it says that it is ready; raises StartFailed."""
         self._log_file.parent.mkdir(parents=True, exist_ok=True)

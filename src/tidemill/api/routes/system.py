@@ -1,7 +1,6 @@
 """The system itself: its schedules' preview, its events, its health."""
 
 import asyncio
-import time
 from datetime import datetime
 from typing import Any
 
@@ -26,26 +25,18 @@ from tidemill.api.schemas import (
     HealthOut,
     Listed,
     PreviewBody,
-    ProbeOut,
     ProcessOut,
     SystemStatsOut,
 )
 from tidemill.api.streams import LastPosition
-from tidemill.api.views import duties_view, fire_view, instant
-from tidemill.application.queries.levels import levels_of
+from tidemill.api.views import component_view, duties_view, fire_view, instant
 from tidemill.application.queries.preview import preview_schedule
 from tidemill.domain.schedule import ScheduleSpec
 from tidemill.errors import Unavailable
 from tidemill.foundation.store import EventPosition, Reads
+from tidemill.observability.health import PROBE_SECONDS
 
 router = APIRouter(tags=["system"], route_class=JsonRoute)
-public = APIRouter(tags=["probes"])
-
-_PROBE_SECONDS = 2.0
-_METRICS_TEXT = {
-    "description": "Prometheus text format 0.0.4",
-    "content": {"text/plain": {"schema": {"type": "string"}}},
-}
 
 
 @router.post(
@@ -100,22 +91,20 @@ async def events(
 )
 async def health(context: Context) -> Response:
     """Every component and how it is."""
-    began = time.monotonic()
-    try:
-        workers = await asyncio.wait_for(
-            context.store.read(lambda r: len(r.workers_alive())), _PROBE_SECONDS
-        )
-        database: dict[str, Any] = {"status": "up", "answers_ms": _since_ms(began)}
-    except (Unavailable, TimeoutError) as error:
-        workers = 0
-        database = {"status": "down", "detail": str(error)}
-    components = {
-        "database": database,
-        "workers": {"status": "up" if workers else "down", "alive": workers},
-        "api": {"status": "draining" if context.closing.is_set() else "up"},
-    }
+    components = {each.component.name: component_view(each) for each in await context.health.look()}
+    components["workers"] = await _workers(context)
+    components["api"] = {"status": "draining" if context.closing.is_set() else "up"}
     is_well = all(each["status"] == "up" for each in components.values())
     return json_answer({"status": "up" if is_well else "degraded", "components": components})
+
+
+async def _workers(context: ApiContext) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            alive = await context.store.read(lambda r: len(r.workers_alive()))
+    except (Unavailable, TimeoutError):
+        alive = 0
+    return {"status": "up" if alive else "down", "alive": alive}
 
 
 @router.get(
@@ -164,40 +153,3 @@ def _process_view(context: ApiContext, now: datetime) -> dict[str, Any]:
         "started_at": instant(context.started_at),
         "uptime_seconds": (now - context.started_at).total_seconds(),
     }
-
-
-def _since_ms(began: float) -> float:
-    return round((time.monotonic() - began) * 1000, 2)
-
-
-@public.get("/health", responses=documented(200, ProbeOut))
-async def alive() -> Response:
-    """This process is alive."""
-    return json_answer({"status": "up"})
-
-
-@public.get("/ready", responses=documented(200, ProbeOut))
-async def ready(context: Context) -> Response:
-    """This process may serve: its database takes writes and it is not draining."""
-    if context.closing.is_set():
-        raise Unavailable("draining")
-    try:
-        # An empty transaction passes the writer, and reads a table: both must be in order.
-        await asyncio.wait_for(context.store.transact(lambda t: t.last_event()), _PROBE_SECONDS)
-    except TimeoutError:
-        raise Unavailable("the database does not answer") from None
-    return json_answer({"status": "ready"})
-
-
-@public.get(
-    "/metrics",
-    responses=documented(200, None) | {200: _METRICS_TEXT},
-    response_class=Response,
-)
-async def prometheus(context: Context) -> Response:
-    """Prometheus' text format; without what only the database knows where that is down."""
-    try:
-        levels = await asyncio.wait_for(context.store.read(levels_of), _PROBE_SECONDS)
-    except (Unavailable, TimeoutError):
-        levels = None
-    return Response(context.render_metrics(levels), media_type="text/plain; version=0.0.4")

@@ -26,12 +26,13 @@ from tidemill.infrastructure.database.postgres_connection import (
     run_in_greenlet,
 )
 from tidemill.infrastructure.database.postgres_pool import (
-    CONNECT_SECONDS,
     NOT_ANSWERED,
+    PostgresPool,
     unavailable,
 )
 from tidemill.infrastructure.database.prepared import struct_columns
 from tidemill.infrastructure.database.rows import StatementCache
+from tidemill.infrastructure.database.schema import HEAD
 from tidemill.infrastructure.database.tables import run_events
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
 
@@ -48,6 +49,10 @@ _LOST_RACES = (
     asyncpg.UniqueViolationError,
 )
 
+_standing = (
+    "SELECT version_num, current_setting('transaction_read_only')::boolean AS is_read_only"
+    " FROM alembic_version"
+)
 _take_ids = "SELECT nextval(pg_get_serial_sequence('task_runs', 'id')) FROM generate_series(1, $1)"
 # In their order, so that no two wait for one another.
 _lock_names = (
@@ -149,11 +154,11 @@ class PostgresStore:
 
     def __init__(
         self,
-        pool: "asyncpg.Pool[Any]",
+        pool: PostgresPool,
         wakeups: Wakeups,
         sinks: Sequence[EventSink] = (),
         *,
-        reading: "asyncpg.Pool[Any] | None" = None,
+        reading: PostgresPool | None = None,
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self._pool = pool
@@ -178,15 +183,25 @@ class PostgresStore:
         if self._is_closed:
             raise Unavailable("the database is closed")
         try:
-            async with (
-                self._reading.acquire(timeout=CONNECT_SECONDS) as driver,
-                driver.transaction(isolation="repeatable_read", readonly=True),
-            ):
+            snapshot = self._reading.transaction(isolation="repeatable_read", readonly=True)
+            async with snapshot as driver:
                 connection = PostgresConnection(driver)
                 reads = PostgresReads(connection, self._looking, await self._now(driver))
                 return await run_in_greenlet(lambda: body(reads))
         except NOT_ANSWERED as error:
             raise unavailable(error) from error
+
+    async def check(self) -> None:
+        if self._is_closed:
+            raise Unavailable("the database is closed")
+        try:
+            rows = await self._pool.fetch(_standing)
+        except NOT_ANSWERED as error:
+            raise unavailable(error) from error
+        if not rows or rows[0]["version_num"] < HEAD:  # a newer one serves both versions
+            raise Unavailable("the database's schema is too old; run `tidemill db upgrade`")
+        if rows[0]["is_read_only"]:
+            raise Unavailable("the database is a replica, which cannot be written to")
 
     async def close(self) -> None:
         if self._is_closed:
@@ -211,7 +226,7 @@ class PostgresStore:
         raise Unavailable(_KEPT_MOVING)
 
     async def _commit(self, body: Callable[[Transaction], T]) -> Committed:
-        async with self._pool.acquire(timeout=CONNECT_SECONDS) as driver, driver.transaction():
+        async with self._pool.transaction() as driver:
             connection = PostgresConnection(driver)
             transaction = PostgresTransaction(connection, self._cache, await self._now(driver))
             return Committed(await run_in_greenlet(lambda: body(transaction)), transaction)

@@ -19,9 +19,16 @@ LEADS_TO_A_POOLER = (
 _SESSION_CHANGED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 
 
-async def connect_directly(url: str) -> "asyncpg.Connection[Any]":
-    """A connection; raises Unavailable where a pooler answers, else as asyncpg does."""
-    connection: asyncpg.Connection[Any] = await asyncpg.connect(url)
+async def connect_directly(
+    url: str, *, within_seconds: float, statement_seconds: float | None = None
+) -> "asyncpg.Connection[Any]":
+    """A connection; no statement on it takes longer than `statement_seconds`, where that is given.
+
+    Raises Unavailable where a pooler answers, else as asyncpg does.
+    """
+    connection: asyncpg.Connection[Any] = await asyncpg.connect(
+        url, timeout=within_seconds, command_timeout=statement_seconds
+    )
     try:
         await refuse_pooler(connection)
     except BaseException:

@@ -14,7 +14,12 @@ from sqlalchemy.pool import NullPool
 
 from tidemill.errors import Unavailable
 from tidemill.infrastructure.database.postgres_direct import connect_directly
-from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
+from tidemill.infrastructure.database.postgres_pool import (
+    CONNECT_SECONDS,
+    HANGING_SECONDS,
+    NOT_ANSWERED,
+    unavailable,
+)
 from tidemill.infrastructure.database.schema import HEAD, downgrade, upgrade
 
 _LOCK = 7_382_746_113  # of this purpose alone, in the database's advisory locks
@@ -23,7 +28,7 @@ _LOCK = 7_382_746_113  # of this purpose alone, in the database's advisory locks
 async def upgrade_postgres(url: str) -> None:
     """Create what is missing; raises Unavailable where the database cannot be used."""
     try:
-        connection = await connect_directly(url)
+        connection = await connect_directly(url, within_seconds=CONNECT_SECONDS)
         try:
             await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
             await _migrate(url, upgrade)
@@ -52,14 +57,16 @@ async def _migrate(url: str, migration: Callable[[Connection], None]) -> None:
 async def postgres_revision(url: str) -> str | None:
     """The revision that a database is at; None where it is empty."""
     try:
-        connection = await connect_directly(url)
+        connection = await connect_directly(
+            url, within_seconds=CONNECT_SECONDS, statement_seconds=HANGING_SECONDS
+        )
         try:
             if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
                 return None
             found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
             return found
         finally:
-            await connection.close()
+            await connection.close(timeout=CONNECT_SECONDS)
     except NOT_ANSWERED as error:
         raise unavailable(error) from error
 

@@ -272,6 +272,10 @@ class SqliteStore:
             raise Unavailable("the database is closed")
         return await self._loop.run_in_executor(self._readers, self._read, body)
 
+    async def check(self) -> None:
+        # An empty transaction passes the writer, and reads a table: both must be in order.
+        await self.transact(lambda t: t.last_event())
+
     async def close(self) -> None:
         if self._is_closed:
             return
@@ -378,6 +382,9 @@ class InlineSqliteStore:
 
     async def read(self, body: Callable[[Reads], T]) -> T:
         return self.read_now(body)
+
+    async def check(self) -> None:
+        self.transact_now(lambda t: t.last_event())
 
     async def close(self) -> None:
         self._connection.driver.close()

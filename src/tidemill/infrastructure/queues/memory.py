@@ -35,6 +35,9 @@ class MemoryQueue:
         for lane in lanes_naming(gone, self._waiting):
             del self._waiting[lane]
 
+    async def check(self) -> None:
+        """It is here."""
+
     async def close(self) -> None:
         self._waiting.clear()
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import asyncpg
 import msgspec
 
 from tidemill.domain.task import parse_lane
@@ -19,7 +18,11 @@ from tidemill.domain.worker import Worker
 from tidemill.errors import Unavailable
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.wakeups import Topic, Wakeups
-from tidemill.infrastructure.database.postgres_pool import NOT_ANSWERED, unavailable
+from tidemill.infrastructure.database.postgres_pool import (
+    NOT_ANSWERED,
+    PostgresPool,
+    unavailable,
+)
 from tidemill.infrastructure.queues.envelope import LIFETIME
 from tidemill.infrastructure.queues.lane_names import lanes_naming, workers_named
 
@@ -58,9 +61,7 @@ _give_back = (
 class PostgresQueue:
     """Messages are rows; a wake-up says that there are some."""
 
-    def __init__(
-        self, pool: "asyncpg.Pool[Any]", wakeups: Wakeups, *, aside_seconds: float = 5.0
-    ) -> None:
+    def __init__(self, pool: PostgresPool, wakeups: Wakeups, *, aside_seconds: float = 5.0) -> None:
         self._pool = pool
         self._wakeups = wakeups
         self._aside_seconds = aside_seconds
@@ -79,6 +80,9 @@ class PostgresQueue:
 
     async def tidy(self, gone: Collection[str]) -> None:
         await self.run(_tidy, lanes_naming(gone, await self._lanes()), LIFETIME.total_seconds())
+
+    async def check(self) -> None:
+        await self.run("SELECT 1")
 
     async def close(self) -> None:
         """The pool is its owner's."""
@@ -106,10 +110,9 @@ class PostgresQueue:
     async def run(self, sql: str, *values: Any) -> Sequence[Any]:
         """Run one statement; raises Unavailable."""
         try:
-            rows: Sequence[Any] = await self._pool.fetch(sql, *values)
+            return await self._pool.fetch(sql, *values)
         except NOT_ANSWERED as error:
             raise unavailable(error) from error
-        return rows
 
 
 class PostgresSubscription:

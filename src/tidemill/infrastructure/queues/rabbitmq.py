@@ -52,6 +52,9 @@ class RabbitMqQueue:
         self._subscriptions.add(subscription)
         return subscription
 
+    async def check(self) -> None:
+        await self._publisher.check()
+
     async def kept_for(self) -> set[str]:
         return set()  # queues of single workers expire at the broker, and messages as well
 

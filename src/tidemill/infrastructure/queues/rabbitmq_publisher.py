@@ -114,7 +114,20 @@ class RabbitMqPublisher:
                         return
                     await self._clock.sleep(backoff.next_seconds())
         except TimeoutError:
-            raise self._unavailable(failure) from failure
+            raise self._unavailable(failure, was_reached=False) from failure
+
+    async def check(self) -> None:
+        """Return when the broker answers; raises Unavailable."""
+        try:
+            async with asyncio.timeout(self._options.answer_within_seconds):
+                line = await self._open_line()
+                # One of its own: what is given up half-way breaks no other.
+                channel = await line.connection.channel()
+                await channel.close()
+        except _REFUSED as error:
+            raise self._unavailable(error) from error
+        except FAILURES as error:
+            raise self._unavailable(error, was_reached=False) from error
 
     async def close(self) -> None:
         """Hang up."""
@@ -236,9 +249,12 @@ class RabbitMqPublisher:
     def _confirm_within_seconds(self) -> float:
         return self._options.answer_within_seconds * _CONFIRMED_WITHIN
 
-    def _unavailable(self, error: BaseException) -> Unavailable:
+    def _unavailable(self, error: BaseException, *, was_reached: bool = True) -> Unavailable:
         said = self._address.said(error)
-        return Unavailable(f"the message queue at {self._address.shown} is unavailable: {said}")
+        return Unavailable(
+            f"the message queue at {self._address.shown} is unavailable: {said}",
+            was_reached=was_reached,
+        )
 
 
 def _failure_of(task: "asyncio.Task[None]") -> BaseException | None:

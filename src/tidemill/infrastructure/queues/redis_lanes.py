@@ -64,6 +64,10 @@ class RedisLanes:
         self._redis = redis
         self._max_length = max_length
 
+    async def ping(self) -> None:
+        """Return when the server answers."""
+        await self._redis.ping()
+
     async def add(self, bodies: Sequence[tuple[str, bytes]]) -> None:
         """Append messages to their lanes."""
         pipeline = self._redis.pipeline(transaction=False)

@@ -73,6 +73,14 @@ class RedisStreamsQueue:
         self._subscriptions.add(subscription)
         return subscription
 
+    async def check(self) -> None:
+        try:
+            await self._lanes.ping()
+        except (AuthenticationError, ResponseError) as error:
+            raise self._unavailable(error) from error
+        except FAILURES as error:
+            raise self._unavailable(error, was_reached=False) from error
+
     async def kept_for(self) -> set[str]:
         return await self._for_sure(self._lanes.workers)
 
@@ -109,11 +117,14 @@ class RedisStreamsQueue:
                         heed_cancellation()
                         await self._clock.sleep(backoff.next_seconds())
         except TimeoutError:
-            raise self._unavailable(failure) from failure
+            raise self._unavailable(failure, was_reached=False) from failure
 
-    def _unavailable(self, error: BaseException) -> Unavailable:
+    def _unavailable(self, error: BaseException, *, was_reached: bool = True) -> Unavailable:
         said = self._address.said(error)
-        return Unavailable(f"the message queue at {self._address.shown} is unavailable: {said}")
+        return Unavailable(
+            f"the message queue at {self._address.shown} is unavailable: {said}",
+            was_reached=was_reached,
+        )
 
 
 def _client(url: str, socket_timeout: float) -> Redis:

@@ -31,7 +31,8 @@ from tidemill.infrastructure.queues.shelf import HeldDelivery, Shelf
 
 _log = logging.getLogger("tidemill.queue")
 
-FAILURES = (RedisError, OSError, TimeoutError)
+# A RuntimeError is what uvloop says of a connection that is closed.
+FAILURES = (RedisError, OSError, TimeoutError, RuntimeError)
 
 BLOCK_SECONDS = 1.0  # how soon a lane that is new is seen
 _BLOCK_WHILE_FULL_SECONDS = 0.1  # a lane that is full now may soon have room
