@@ -364,6 +364,18 @@ async def test_a_function_that_is_to_end_as_it_begins_hears_it(make: Make) -> No
         assert outcome.reason in ("cancelled", "exception")
 
 
+async def test_runs_of_an_async_function_that_nobody_knew_share_a_loop_at_once(make: Make) -> None:
+    python = make(processes=1)
+    running = [Started(python, "wait_async") for _ in range(4)]
+    processes = {await each.printed() for each in running}
+    for each in running:
+        each.stop.request(LONG)
+    outcomes = [await each.ended() for each in running]
+
+    assert len(processes) == 1
+    assert {outcome.reason for outcome in outcomes} == {"exception"}
+
+
 async def test_a_function_whose_process_dies_does_not_pass_for_the_async_one_before_it(
     make: Make, tmp_path: Path
 ) -> None:
@@ -549,7 +561,7 @@ async def test_a_process_that_cannot_start_says_why_and_all_that_wait_are_told(
 async def test_an_async_function_whose_process_cannot_start_is_told_so_and_can_be_closed(
     python: PythonExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await run(python, "give_async")  # the first run finds out that it is async
+    await run(python, "give")  # whose process will find out that the other is async
     (tmp_path / "json.py").write_text("raise RuntimeError('a broken path')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     outcome, _ = await run(python, "give_async")
@@ -563,6 +575,7 @@ async def test_a_function_whose_process_finds_the_warden_dead_is_told_so(
     python: PythonExecutor,
 ) -> None:
     await run(python, "give_async")
+    await run(python, "quit_async")
     warden = warden_of(os.getpid())
     os.kill(warden, signal.SIGKILL)
     wait_until_dead(warden)

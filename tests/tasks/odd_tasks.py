@@ -242,6 +242,10 @@ async def block_the_loop(block: bool = True) -> None:
         swallow_everything()
 
 
+async def quit_async() -> None:
+    os._exit(3)
+
+
 async def fail_async() -> None:
     raise Odd("async")
 

@@ -10,7 +10,7 @@ from tidemill.errors import Problem
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
 from tidemill.worker.executors.containment import Containment
 from tidemill.worker.executors.python_pool import SyncPool
-from tidemill.worker.executors.python_process import Host, HostFailed, Mode, Withdrawn
+from tidemill.worker.executors.python_process import Host, HostFailed, IsAsync, Mode, Withdrawn
 
 
 class PythonExecutor:
@@ -69,10 +69,11 @@ class PythonExecutor:
             return failure("cancelled", "stopped before a process was free")
         try:
             ended = await place.run(execution, reports, stop)
+        except IsAsync:
+            self._async_commands.add(command)
+            raise Withdrawn from None
         finally:
             self._pool.give_back(place, command)
-        if ended.is_async:
-            self._async_commands.add(command)
         self._pool.learn(command, ended.seconds)
         return ended.outcome
 

@@ -81,7 +81,7 @@ class _AsyncHost:
         del self._tasks[attempt.id], self._attempts[attempt.id]
         if not self._tasks:
             end_what_is_left_behind()
-        attempt.end(outcome, is_async=True)
+        attempt.end(outcome)
 
     def _say(self, stream: str, data: bytes) -> None:
         attempt = running.get()

@@ -1,8 +1,8 @@
 """One run in a warm process: what it is told, what it says and how it ended.
 
 Messages in: `run` [id, execution's values], `cancel` {id}, `withdraw`.
-Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` [id, outcome, is_async, seconds],
-`withdrawn` [ids that were not begun].
+Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` [id, outcome, seconds], `withdrawn`
+[ids that were not begun], `async` id: it was not begun, since its function is async.
 
 Nothing of asyncio is loaded here: it is half of what a process needs to start, and most functions
 are sync.
@@ -131,9 +131,9 @@ class Attempt:
     def checkpoint(self, data: Any) -> None:
         self._channel.send({"checkpoint": [self.id, data]})
 
-    def end(self, outcome: dict[str, Any], *, is_async: bool, seconds: float = 0.0) -> None:
+    def end(self, outcome: dict[str, Any], seconds: float = 0.0) -> None:
         """Tell how it ended; `seconds` is how long a sync function kept its thread."""
-        ended = {"end": [self.id, outcome, is_async, seconds]}
+        ended = {"end": [self.id, outcome, seconds]}
         with self._lock:
             said = [] if self._output is None else self._output.finish()
             self._channel.send(*self._messages_of(said), ended)

@@ -39,11 +39,15 @@ class Withdrawn(Exception):
     """The run was given to a process that did not come to it; it was not begun."""
 
 
+class IsAsync(Exception):
+    """The run was given to a process for sync functions, and its function is async; it was not
+    begun."""
+
+
 class Ended(msgspec.Struct, frozen=True):
     """How a run in a process ended; `seconds` is None where the process ended before it."""
 
     outcome: Outcome
-    is_async: bool = False
     seconds: float | None = None
 
 
@@ -103,7 +107,7 @@ class Host(asyncio.Protocol):
     async def run(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
     ) -> Ended:
-        """Run one attempt to its end; raises Withdrawn where it was not begun."""
+        """Run one attempt to its end; raises Withdrawn or IsAsync where it was not begun."""
         if stop.is_requested:
             return Ended(failure("cancelled", "stopped before it was started"))
         if not self.is_alive:
@@ -206,12 +210,14 @@ class Host(asyncio.Protocol):
                     running.reports.checkpoint(checkpoint)
             elif "withdrawn" in message:
                 for attempt_id in message["withdrawn"]:
-                    self._running.pop(attempt_id).withdraw()
+                    self._running.pop(attempt_id).refuse(Withdrawn())
+            elif "async" in message:
+                self._running.pop(message["async"]).refuse(IsAsync())
             elif not self._ready.done():
                 self._ready.set_result(None)
 
-    def _hear_end(self, id: int, outcome: dict[str, Any], is_async: bool, seconds: float) -> None:
-        self._running.pop(id).end(Ended(_outcome_of(outcome), is_async, seconds))
+    def _hear_end(self, id: int, outcome: dict[str, Any], seconds: float) -> None:
+        self._running.pop(id).end(Ended(_outcome_of(outcome), seconds))
 
     def _hear_raw(self, lines: Lines) -> None:
         """What the process says past its attempts: warnings at start, last words."""
@@ -231,7 +237,7 @@ class Host(asyncio.Protocol):
         running, self._running = self._running, {}
         for place, each in enumerate(running.values()):
             if self.mode == "sync" and place > 0:
-                each.withdraw()
+                each.refuse(Withdrawn())
             else:
                 each.end(Ended(self._outcome_of_death(end, each.id)))
 
@@ -267,10 +273,10 @@ class _Running:
         if not self.ended.done():
             self.ended.set_result(ended)
 
-    def withdraw(self) -> None:
+    def refuse(self, why: Exception) -> None:
         """Tell them that it was not begun."""
         if not self.ended.done():
-            self.ended.set_exception(Withdrawn())
+            self.ended.set_exception(why)
 
     def kill_later(self, grace: timedelta, kill: Any) -> None:
         self.forget_kill()

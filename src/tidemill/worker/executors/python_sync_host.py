@@ -1,4 +1,4 @@
-"""A warm process that runs sync Python functions, one at a time.
+"""A warm process that runs sync Python functions, one at a time; async ones it gives back.
 
 Started in a slot as `python -m tidemill.worker.executors.python_sync_host PATHS FIELDS`. Where a
 function runs, SIGUSR1, which the slot sends, says that there is a message to be heard.
@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine
 from typing import Any
 
 from tidemill.task_context import TaskCancelled, _current
@@ -91,24 +90,9 @@ class _SyncHost:
         with self._draining:
             self._attempt = attempt
         self._effort.begin()
-        is_async = False
         before, current = running.set(attempt), _current.set(attempt.context)
         self._show_environment(attempt.context.environment)
-        try:
-            try:
-                self._may_interrupt = True
-                if self._was_signalled:
-                    self._interrupt()
-                attempt.context.raise_if_cancelled()  # while nothing could be interrupted yet
-                function = resolve(attempt.command)
-                is_async = function.is_async
-                value = function.call_for(attempt)
-                result = _run_to_its_end(value) if is_async else value
-            finally:
-                self._may_interrupt = False
-            outcome = success(result)
-        except BaseException as error:
-            outcome = failure(error, attempt)
+        outcome = self._outcome_of(attempt)
         end_what_is_left_behind()
         with self._draining:
             for descriptor, _ in self._written.poll(0):
@@ -116,7 +100,28 @@ class _SyncHost:
             self._attempt = None
         running.reset(before)
         _current.reset(current)
-        attempt.end(outcome, is_async=is_async, seconds=self._effort.seconds())
+        if outcome is None:
+            self._channel.send({"async": attempt.id})
+        else:
+            attempt.end(outcome, self._effort.seconds())
+
+    def _outcome_of(self, attempt: Attempt) -> dict[str, Any] | None:
+        """What the function came to; None where it is async and was not called."""
+        try:
+            try:
+                self._may_interrupt = True
+                if self._was_signalled:
+                    self._interrupt()
+                attempt.context.raise_if_cancelled()  # while nothing could be interrupted yet
+                function = resolve(attempt.command)
+                if function.is_async:
+                    return None
+                result = function.call_for(attempt)
+            finally:
+                self._may_interrupt = False
+            return success(result)
+        except BaseException as error:
+            return failure(error, attempt)
 
     def _show_environment(self, environment: dict[str, str]) -> None:
         """As bytes: to convert them again for each look and each change would cost twice that."""
@@ -191,13 +196,6 @@ class _Effort:
             return took  # it waited for something
         worked = self._before.ru_utime + self._before.ru_stime - before.ru_utime - before.ru_stime
         return min(took, worked)
-
-
-def _run_to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The first run of an async function, before the worker knows that it is one."""
-    import asyncio  # half of what a process loads, and most never need it
-
-    return asyncio.run(coroutine)
 
 
 def _capture(descriptor: int) -> int:
