@@ -21,6 +21,7 @@ from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import Conflict, InvalidInput, LimitExceeded, Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import (
+    CALL_HEADER,
     AttemptReport,
     Begin,
     ClaimedRun,
@@ -203,13 +204,21 @@ class HttpControlPlane:
         within_seconds: float,
         headers: dict[str, str] | None = None,
     ) -> T:
+        call = uuid4().hex
+        named = {CALL_HEADER: call, "Content-Type": "application/json"}
         try:
-            response = await self._http.post(
+            async with self._http.stream(
+                "POST",
                 f"/api/v1/workers{path}",
                 content=msgspec.json.encode(said),
-                headers={"Content-Type": "application/json"} | (headers or {}),
+                headers=named | (headers or {}),
                 timeout=within_seconds,
-            )
+            ) as response:
+                # What was sent twice is answered twice, and the second answer meets the next call.
+                # Left unread, it ends the connection, and with it whatever else comes too late.
+                if response.headers.get(CALL_HEADER, call) != call:
+                    raise Unavailable(f"{self._http.base_url} answers something else")
+                await response.aread()
         except httpx2.TransportError as error:
             why = str(error) or type(error).__name__
             raise Unavailable(f"{self._http.base_url} does not answer: {why}") from error
@@ -226,12 +235,13 @@ def _error_of(response: httpx2.Response) -> Exception:
         detail = str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"{response.status_code} {response.reason_phrase}"
+    is_ours = response.headers.get("Content-Type") == "application/problem+json"
     match response.status_code:
-        case 404 | 409:  # the worker is not, or not as it thinks it is
-            return Conflict(detail)
-        case 413:
+        case 413:  # whoever on the way says it
             return LimitExceeded(detail)
-        case 400 | 422:
+        case 404 | 409 if is_ours:  # the worker is not, or not as it thinks it is
+            return Conflict(detail)
+        case 400 | 422 if is_ours:
             return InvalidInput(detail)
         case _:
             return Unavailable(f"the server says: {detail}")
