@@ -1,6 +1,7 @@
 """Brokers and the network to them fail; messages may come late or twice, and do come."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -246,6 +247,28 @@ async def test_what_cannot_be_said_for_sure_is_unavailable_until_the_network_is_
 
     assert effects
     assert {1, 3} <= received <= {1, 2, 3}
+
+
+@pytest.mark.parametrize("fault", [Fault.DOUBLE, Fault.REORDER])
+async def test_a_network_that_garbles_is_a_broken_connection_and_loses_nothing(
+    broker: Broker, fault: Fault
+) -> None:
+    with broker.link() as link:
+        queue = broker.queue(link.through(broker.url), answer_within_seconds=SOON)
+        subscription = await queue.subscribe(worker())
+        await publish_when_possible(queue, RunMessage(SHELL, (1,)))
+        assert await take_ids(subscription, 1) == [1]
+        waiting = asyncio.create_task(take_until(subscription, 3))
+        link.fault = fault
+        with contextlib.suppress(Unavailable):  # it may well be understood, and done twice
+            await queue.publish([RunMessage(SHELL, (2,))])
+        await asyncio.to_thread(link.wait_for, fault, 2)
+        link.fault = None
+        await publish_when_possible(queue, RunMessage(SHELL, (3,)))
+        received = await waiting
+        await queue.close()
+
+    assert {3} <= received <= {1, 2, 3}
 
 
 async def test_a_subscriber_that_was_cut_off_goes_on_when_the_network_is_back(
