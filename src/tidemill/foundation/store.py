@@ -422,6 +422,14 @@ class Transaction(Reads, Protocol):
     def silent_workers(self, before: datetime) -> list[Worker]:
         """Active or draining workers whose last heartbeat is older than this instant."""
 
+    # a clock that was set
+
+    def date_leases(self, after: datetime, until: datetime) -> None:
+        """Let the leases that end later than `after` end at `until`."""
+
+    def date_heartbeats(self, after: datetime) -> None:
+        """Let the active or draining workers that were heard of later than `after` be so now."""
+
     # idempotency
 
     def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
