@@ -14,6 +14,10 @@ import redis.asyncio
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import SystemClock
 from tidemill.foundation.queue import Fact, MessageQueue, RunMessage, Subscription
+from tidemill.infrastructure.database.schema import empty_schema
+from tidemill.infrastructure.database.sqlite import InlineSqliteStore
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.queues.rabbitmq import RabbitMqQueue
 from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
 from tidemill.infrastructure.queues.rabbitmq_names import (
@@ -25,7 +29,10 @@ from tidemill.infrastructure.queues.rabbitmq_names import (
 from tidemill.infrastructure.queues.redis_lanes import stream_of
 from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.infrastructure.queues.redis_subscription import RedisOptions
+from tidemill.infrastructure.store_control_plane import StoreControlPlane
 from tidemill.testing.builders import worker
+from tidemill.testing.clock import FakeClock
+from tidemill.testing.conformance.control_plane_suite import LEASE, Begun, ready_runs
 from tidemill.testing.conformance.queue_suite import SHELL, take, take_ids
 from tidemill.testing.faults import Fault, FaultyLink
 from tidemill.testing.pytest_plugin import Services
@@ -381,6 +388,38 @@ async def test_a_message_that_is_published_twice_is_delivered_twice(broker: Brok
     await queue.publish([RunMessage(SHELL, (1,))])
 
     assert await take_ids(await queue.subscribe(worker()), 2) == [1, 1]
+
+
+async def test_messages_that_come_twice_and_in_another_order_start_each_run_once(
+    broker: Broker,
+) -> None:
+    clock = FakeClock()
+    store = InlineSqliteStore(clock, MemoryWakeups(), schema=empty_schema())
+    ways = [StoreControlPlane(store, broker.queue(), clock, LEASE) for _ in range(2)]
+    for number, way in enumerate(ways):
+        await way.register(worker(f"worker-{number}", max_concurrent_tasks=20))
+    runs = await ready_runs(store, MemoryQueue(), 10)
+    garbled = [RunMessage(SHELL, (run.id,)) for run in reversed(runs)] * 2
+    await broker.queue().publish(garbled)
+    [last] = await ready_runs(store, broker.queue())  # all others come before it
+    begun = Begun()
+
+    async def claim_up_to_the_last(way: StoreControlPlane) -> None:
+        while last.id not in begun.ids:
+            await way.claim(3, begun)
+
+    claiming = [asyncio.create_task(claim_up_to_the_last(way)) for way in ways]
+    await asyncio.wait(claiming, return_when=asyncio.FIRST_COMPLETED)
+    for each in claiming:
+        each.cancel()
+    await asyncio.wait(claiming)
+    for way in ways:
+        await way.stop_claiming(begun)  # begins what was claimed just now
+
+    assert sorted(begun.ids) == sorted(run.id for run in [*runs, last])
+    assert await broker.kind.waiting(broker.url) < len(garbled)  # they were there, and are taken
+    for way in ways:
+        await way.close()
 
 
 async def test_what_was_acknowledged_takes_no_room_at_the_broker(broker: Broker) -> None:
