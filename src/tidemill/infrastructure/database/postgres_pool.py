@@ -57,6 +57,7 @@ async def _leave_as_it_is(_: Any) -> None:
 
 
 def milliseconds(seconds: float) -> str:
+    """As PostgreSQL's settings take a time."""
     return str(round(seconds * 1000))
 
 

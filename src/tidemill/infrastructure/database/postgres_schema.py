@@ -23,7 +23,14 @@ from tidemill.infrastructure.database.postgres_pool import (
     milliseconds,
     unavailable,
 )
-from tidemill.infrastructure.database.schema import HEAD, Schema, downgrade, upgrade
+from tidemill.infrastructure.database.schema import (
+    FITS_FROM,
+    HEAD,
+    REVISION,
+    Schema,
+    downgrade,
+    upgrade,
+)
 
 _LOCK = 7_382_746_113  # of this purpose alone, in the database's advisory locks
 
@@ -76,15 +83,17 @@ async def _connected(url: str) -> "AsyncIterator[asyncpg.Connection[Any]]":
 
 async def _schema_at(connection: "asyncpg.Connection[Any]") -> Schema:
     return Schema(
-        await _only_value(connection, "alembic_version", "version_num"),
-        await _only_value(connection, "schema_compatibility", "fits_from"),
+        await _only_value(connection, "alembic_version", REVISION),
+        await _only_value(connection, "schema_compatibility", FITS_FROM),
     )
 
 
-async def _only_value(connection: "asyncpg.Connection[Any]", table: str, column: str) -> str | None:
+async def _only_value(
+    connection: "asyncpg.Connection[Any]", table: str, statement: str
+) -> str | None:
     if await connection.fetchval("SELECT to_regclass($1)", table) is None:
         return None
-    found: str | None = await connection.fetchval(f"SELECT {column} FROM {table}")  # noqa: S608
+    found: str | None = await connection.fetchval(statement)
     return found
 
 

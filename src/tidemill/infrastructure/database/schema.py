@@ -19,6 +19,10 @@ _log = logging.getLogger("tidemill.database")
 
 HEAD = "0006"  # the newest migration; a test holds it against the folder
 
+# What a database says of itself, in tables that are not there before the first migration.
+REVISION = "SELECT version_num FROM alembic_version"
+FITS_FROM = "SELECT fits_from FROM schema_compatibility"
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -88,19 +92,19 @@ def sqlite_schema(path: Path) -> Schema:
     connection = sqlite3.connect(path)
     try:
         return Schema(
-            _only_value(connection, "alembic_version", "version_num"),
-            _only_value(connection, "schema_compatibility", "fits_from"),
+            _only_value(connection, "alembic_version", REVISION),
+            _only_value(connection, "schema_compatibility", FITS_FROM),
         )
     finally:
         connection.close()
 
 
-def _only_value(connection: sqlite3.Connection, table: str, column: str) -> str | None:
+def _only_value(connection: sqlite3.Connection, table: str, statement: str) -> str | None:
     if not connection.execute(
         "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
     ).fetchone():
         return None
-    row = connection.execute(f"SELECT {column} FROM {table}").fetchone()  # noqa: S608  constants
+    row = connection.execute(statement).fetchone()
     return row[0] if row else None
 
 
