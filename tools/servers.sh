@@ -1,5 +1,6 @@
 #!/bin/sh
-# Sees to the servers that tests start: PostgreSQL, PgBouncer, Redis, RabbitMQ. Quick when all are there.
+# Sees to the servers that tests start: PostgreSQL, PgBouncer, Redis, RabbitMQ, and to what breaks
+# processes: strace, libfaketime. Quick when all are there.
 # As root on Debian it installs what is missing and leaves it stopped. Elsewhere it says what is
 # missing and goes on: the tests may find a container engine, or are reported as not run.
 set -eu
@@ -12,6 +13,8 @@ fi
 [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null 2>&1 || packages="$packages pgbouncer"
 command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server"
 command -v rabbitmq-server >/dev/null 2>&1 || packages="$packages rabbitmq-server"
+command -v strace >/dev/null 2>&1 || packages="$packages strace"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || packages="$packages libfaketime"
 [ -n "$packages" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

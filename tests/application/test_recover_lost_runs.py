@@ -1,5 +1,7 @@
 """Owners vanish, messages get lost, deadlines pass."""
 
+from datetime import timedelta
+
 import pytest
 
 from tidemill.application.cancel_runs import cancel_runs
@@ -8,6 +10,7 @@ from tidemill.application.recover_lost_runs import (
     recover_after_restart,
     recover_from_dead_workers,
 )
+from tidemill.application.renew_leases import renew_leases
 from tidemill.domain.events import EventType
 from tidemill.domain.lease import MAX_LOSSES
 from tidemill.domain.run_status import RunStatus
@@ -30,6 +33,63 @@ def test_a_run_whose_lease_is_over_is_taken_back_once(scheduler: InlineScheduler
     taken = scheduler.run(held)
     assert (taken.status, taken.reason) == (RunStatus.RETRYING, "worker_lost")
     assert [each.outcome for each in scheduler.attempts(held)] == [AttemptOutcome.LOST]
+
+
+def test_a_run_is_taken_back_though_the_clock_was_put_back_by_an_hour(
+    scheduler: InlineScheduler,
+) -> None:
+    gone = scheduler.register("worker-1")
+    held = scheduler.start(scheduler.trigger(scheduler.create()), gone)
+    scheduler.clock.put(-timedelta(hours=1))
+    assert not scheduler.recover().found_anything  # both may be alive still
+    scheduler.pass_time(10.1)
+
+    found = scheduler.recover()
+    assert (found.lost, found.workers_lost) == (1, 1)
+    assert scheduler.run(held).status is RunStatus.RETRYING
+
+
+def test_nobody_is_given_up_when_the_clock_is_put_ahead_who_has_a_lease_to_speak_in(
+    scheduler: InlineScheduler,
+) -> None:
+    worker_id = scheduler.register()
+    held = scheduler.start(scheduler.trigger(scheduler.create()), worker_id)
+    expected = scheduler.clock.now()
+    scheduler.clock.put(timedelta(hours=1))
+    assert not scheduler.recover(expected).found_anything
+    scheduler.pass_time(9)
+    assert not scheduler.recover(scheduler.clock.now()).found_anything
+    scheduler.pass_time(1.1)
+
+    found = scheduler.recover(scheduler.clock.now())
+    assert (found.lost, found.workers_lost) == (1, 1)
+    assert scheduler.run(held).status is RunStatus.RETRYING
+
+
+def test_whose_lease_was_over_already_is_given_up_though_the_clock_is_put_ahead(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.start(scheduler.trigger(scheduler.create()), scheduler.register())
+    scheduler.pass_time(11)
+    expected = scheduler.clock.now()
+    scheduler.clock.put(timedelta(hours=1))
+
+    assert scheduler.recover(expected).lost == 1
+
+
+def test_a_worker_that_goes_on_loses_nothing_when_the_clock_is_put_back(
+    scheduler: InlineScheduler,
+) -> None:
+    worker_id = scheduler.register()
+    held = scheduler.start(scheduler.trigger(scheduler.create()), worker_id)
+    scheduler.clock.put(-timedelta(hours=1))
+    for _ in range(5):
+        assert not scheduler.recover().found_anything
+        scheduler.do(renew_leases, worker_id, {held.id: held.fence}, timedelta(seconds=10))
+        scheduler.pass_time(5)
+
+    scheduler.record(held)
+    assert (scheduler.run(held).status, scheduler.run(held).attempt) == (RunStatus.SUCCEEDED, 1)
 
 
 def test_a_lost_run_is_run_again_though_it_has_no_attempts_left(

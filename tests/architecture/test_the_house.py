@@ -180,7 +180,7 @@ def described(url: str) -> dict[str, object]:
         ):
             described[f"{kind} {name}"] = " ".join(sql.replace('"', "").split())
         for table in found.get_table_names():
-            if table == "alembic_version":
+            if table in {"alembic_version", "schema_compatibility"}:
                 continue
             columns = [
                 (each["name"], str(each["type"]), each["nullable"])

@@ -1,6 +1,7 @@
 """Brokers and the network to them fail; messages may come late or twice, and do come."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -16,6 +17,10 @@ import redis.asyncio
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import SystemClock
 from tidemill.foundation.queue import Fact, MessageQueue, RunMessage, Subscription
+from tidemill.infrastructure.database.schema import empty_schema
+from tidemill.infrastructure.database.sqlite import InlineSqliteStore
+from tidemill.infrastructure.memory_wakeups import MemoryWakeups
+from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.queues.rabbitmq import RabbitMqQueue
 from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
 from tidemill.infrastructure.queues.rabbitmq_names import (
@@ -29,8 +34,10 @@ from tidemill.infrastructure.queues.rabbitmq_names import (
 from tidemill.infrastructure.queues.redis_lanes import stream_of
 from tidemill.infrastructure.queues.redis_streams import RedisStreamsQueue
 from tidemill.infrastructure.queues.redis_subscription import RedisOptions
+from tidemill.infrastructure.store_control_plane import StoreControlPlane
 from tidemill.testing.builders import worker
 from tidemill.testing.clock import FakeClock
+from tidemill.testing.conformance.control_plane_suite import LEASE, Begun, ready_runs
 from tidemill.testing.conformance.queue_suite import SHELL, take, take_ids
 from tidemill.testing.faults import Fault, FaultyLink
 from tidemill.testing.pytest_plugin import Services
@@ -270,6 +277,28 @@ async def test_what_cannot_be_said_for_sure_is_unavailable_until_the_network_is_
     assert {1, 3} <= received <= {1, 2, 3}
 
 
+@pytest.mark.parametrize("fault", [Fault.DOUBLE, Fault.REORDER])
+async def test_a_network_that_garbles_is_a_broken_connection_and_loses_nothing(
+    broker: Broker, fault: Fault
+) -> None:
+    with broker.link() as link:
+        queue = broker.queue(link.through(broker.url), answer_within_seconds=SOON)
+        subscription = await queue.subscribe(worker())
+        await publish_when_possible(queue, RunMessage(SHELL, (1,)))
+        assert await take_ids(subscription, 1) == [1]
+        waiting = asyncio.create_task(take_until(subscription, 3))
+        link.fault = fault
+        with contextlib.suppress(Unavailable):  # it may well be understood, and done twice
+            await queue.publish([RunMessage(SHELL, (2,))])
+        await asyncio.to_thread(link.wait_for, fault, 2)
+        link.fault = None
+        await publish_when_possible(queue, RunMessage(SHELL, (3,)))
+        received = await waiting
+        await queue.close()
+
+    assert {3} <= received <= {1, 2, 3}
+
+
 async def test_a_subscriber_that_was_cut_off_goes_on_when_the_network_is_back(
     broker: Broker,
 ) -> None:
@@ -398,6 +427,38 @@ async def test_a_message_that_is_published_twice_is_delivered_twice(broker: Brok
     await queue.publish([RunMessage(SHELL, (1,))])
 
     assert await take_ids(await queue.subscribe(worker()), 2) == [1, 1]
+
+
+async def test_messages_that_come_twice_and_in_another_order_start_each_run_once(
+    broker: Broker,
+) -> None:
+    clock = FakeClock()
+    store = InlineSqliteStore(clock, MemoryWakeups(), schema=empty_schema())
+    ways = [StoreControlPlane(store, broker.queue(), clock, LEASE) for _ in range(2)]
+    for number, way in enumerate(ways):
+        await way.register(worker(f"worker-{number}", max_concurrent_tasks=20))
+    runs = await ready_runs(store, MemoryQueue(), 10)
+    garbled = [RunMessage(SHELL, (run.id,)) for run in reversed(runs)] * 2
+    await broker.queue().publish(garbled)
+    [last] = await ready_runs(store, broker.queue())  # all others come before it
+    begun = Begun()
+
+    async def claim_up_to_the_last(way: StoreControlPlane) -> None:
+        while last.id not in begun.ids:
+            await way.claim(3, begun)
+
+    claiming = [asyncio.create_task(claim_up_to_the_last(way)) for way in ways]
+    await asyncio.wait(claiming, return_when=asyncio.FIRST_COMPLETED)
+    for each in claiming:
+        each.cancel()
+    await asyncio.wait(claiming)
+    for way in ways:
+        await way.stop_claiming(begun)  # begins what was claimed just now
+
+    assert sorted(begun.ids) == sorted(run.id for run in [*runs, last])
+    assert await broker.kind.waiting(broker.url) < len(garbled)  # they were there, and are taken
+    for way in ways:
+        await way.close()
 
 
 async def test_what_was_acknowledged_takes_no_room_at_the_broker(broker: Broker) -> None:

@@ -143,6 +143,31 @@ def test_nothing_is_lost_or_run_twice_when_answers_do_not_arrive(
     assert effects.read_text().split() == ["first", "second"]
 
 
+@pytest.mark.parametrize("fault", [Fault.DOUBLE, Fault.REORDER])
+def test_nothing_is_lost_or_run_twice_when_requests_and_answers_are_garbled(
+    client: Client, cut_off: RemoteWorker, link: FaultyLink, tmp_path: Path, fault: Fault
+) -> None:
+    effects = tmp_path / "effects"
+    note = f'echo "$TIDEMILL_RUN_ID $TIDEMILL_ATTEMPT" >> {effects}'
+    first = start(client, "anywhere", command=note)
+    client.wait(first["id"], timeout_seconds=60)
+    link.fault = fault
+    runs = [start(client, "anywhere", command=note) for _ in range(4)]
+    link.wait_for(fault, effects=10)
+    link.fault = None
+    final = [client.wait(run["id"], timeout_seconds=60) for run in runs]
+    attempts = [client.call("GET", f"/runs/{run['id']}/attempts")["items"] for run in runs]
+
+    assert {run["status"] for run in final} == {"succeeded"}
+    assert all(
+        [each["outcome"] for each in found] == ["lost"] * (len(found) - 1) + ["succeeded"]
+        for found in attempts
+    )
+    started = effects.read_text().splitlines()
+    assert len(started) == len(set(started))
+    assert {f"{run['id']} {run['attempt']}" for run in final} <= set(started)
+
+
 def test_a_run_elsewhere_goes_on_when_its_server_is_killed_and_started_again(
     tmp_path: Path, gate: Path
 ) -> None:

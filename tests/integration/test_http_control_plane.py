@@ -46,10 +46,21 @@ class Network(httpx2.AsyncBaseTransport):
         self.lost: list[str] = []
         self.statuses: list[int] = []
         self._to_lose: list[tuple[str, str]] = []
+        self._last: httpx2.Response | None = None
+        self._comes_again = False
+        self._answers_instead: list[int] = []
+
+    def answer_instead(self, status: int) -> None:
+        """The next request meets something on the way that answers it, and never arrives."""
+        self._answers_instead.append(status)
 
     def lose(self, what: str, path: str) -> None:
         """The next `request` to this path, or its `answer`."""
         self._to_lose.append((what, path))
+
+    def repeat_answer(self) -> None:
+        """The next request meets the answer to the one before, as if that had been sent twice."""
+        self._comes_again = True
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         is_lost = [each for each in self._to_lose if request.url.path.endswith(each[1])][:1]
@@ -58,8 +69,15 @@ class Network(httpx2.AsyncBaseTransport):
             self.lost.append(each[1])
         if is_lost and is_lost[0][0] == "request":
             raise httpx2.ConnectTimeout("nobody hears")
+        if self._answers_instead:
+            return httpx2.Response(self._answers_instead.pop(), text="no page here")
         transport = httpx2.ASGITransport(app=self._place.application)
         response = await transport.handle_async_request(request)
+        await response.aread()
+        self._last, last = response, self._last
+        if self._comes_again and last is not None:
+            self._comes_again = False
+            return httpx2.Response(last.status_code, headers=last.headers, content=last.content)
         self.statuses.append(response.status_code)
         if is_lost:
             raise httpx2.ReadError("the connection was reset")
@@ -160,6 +178,39 @@ async def test_a_claim_whose_request_is_lost_takes_nothing_and_loses_nothing(pla
 
     assert (await place.claim()).ids == []
     assert (await place.claim()).ids == [run.id]
+
+
+async def test_an_answer_that_comes_a_second_time_is_not_taken_for_another(place: Place) -> None:
+    await place.register()
+    runs = await ready_runs(place.store, place.queue, 2)
+    begun = Begun()
+    await place.way.claim(1, begun)
+    place.network.repeat_answer()
+    with pytest.raises(Unavailable, match="answers something else"):
+        await place.way.claim(1, begun)
+    await place.way.claim(1, begun)
+
+    assert begun.ids == [run.id for run in runs]
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422, 502])
+async def test_what_something_on_the_way_answers_is_no_word_of_the_server(
+    place: Place, status: int
+) -> None:
+    await place.register()
+    [run] = await ready_runs(place.store, place.queue)
+    [claimed] = (await place.claim()).runs
+    for call in (
+        lambda: place.way.claim(1, Begun()),
+        lambda: place.way.renew({run.id: claimed.run.fence}),
+        lambda: place.way.report([], [ending(claimed)]),
+    ):
+        place.network.answer_instead(status)
+        with pytest.raises(Unavailable, match=str(status)):
+            await call()
+    await place.way.report([], [ending(claimed)])
+
+    assert (await place.row(run.id)).status is RunStatus.SUCCEEDED
 
 
 async def test_what_became_of_a_claim_is_asked_for_until_it_is_known(place: Place) -> None:

@@ -408,6 +408,29 @@ async def test_a_network_that_swallows_is_told_of_and_left_behind(
             await store.close()
 
 
+@pytest.mark.parametrize("fault", [Fault.DOUBLE, Fault.REORDER])
+async def test_a_network_that_garbles_is_a_broken_connection_and_makes_nothing_twice(
+    postgres_template: str, shared_postgres: Postgres, fault: Fault
+) -> None:
+    with (
+        shared_postgres.fresh(template=postgres_template) as url,
+        FaultyLink("127.0.0.1", shared_postgres.port) as link,
+    ):
+        async with open_pool(link.through(url), 2) as pool:
+            store = PostgresStore(pool, MemoryWakeups())
+            await create(store, "before")
+            wish = TriggerRequest(task="name:before", idempotency_key="once")
+            link.fault = fault
+            with pytest.raises(Unavailable):
+                await store.transact(lambda t: trigger_runs(t, [wish]))
+            await asyncio.to_thread(link.wait_for, fault)
+            link.fault = None
+
+            [made] = await store.transact(lambda t: trigger_runs(t, [wish]))
+            assert [run.id for run in await runs_of(store)] == [made.id]
+            await store.close()
+
+
 @pytest.mark.slow
 async def test_work_goes_on_by_itself_after_the_database_was_killed(
     services: Services,

@@ -215,6 +215,40 @@ def test_delayed_bytes_come_late_and_in_order(link: FaultyLink, server: EchoServ
     assert server.heard.endswith(b"4now")
 
 
+def test_doubled_bytes_arrive_twice_on_both_sides_until_the_connection_is_reset(
+    link: FaultyLink, server: EchoServer
+) -> None:
+    with connect(link) as client:
+        echo(client, b"once")
+        link.fault = Fault.DOUBLE
+        client.sendall(b"twice")
+        link.wait_for(Fault.DOUBLE)
+        received = receive(client, 4 * len(b"twice"))
+        link.fault = None
+        assert is_reset(client)
+
+    assert server.heard == b"oncetwicetwice"
+    assert received == b"twice" * 4
+    assert server.ends(1) == ["broken"]
+
+
+def test_reordered_bytes_arrive_with_their_halves_swapped_until_the_connection_is_reset(
+    link: FaultyLink, server: EchoServer
+) -> None:
+    with connect(link) as client:
+        echo(client, b"before")
+        link.fault = Fault.REORDER
+        client.sendall(b"first second")
+        link.wait_for(Fault.REORDER)
+        server.wait_until_heard(b"secondfirst ")
+        link.fault = None
+        while not is_reset(client):
+            pass
+
+    assert server.heard == b"beforesecondfirst "
+    assert server.ends(1) == ["broken"]
+
+
 def test_a_refused_connection_is_reset_and_others_go_on(link: FaultyLink) -> None:
     with connect(link) as before:
         echo(before, b"x")

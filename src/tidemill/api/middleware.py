@@ -9,8 +9,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api.problems import problem, unexpected
+from tidemill.foundation.control_plane import CALL_HEADER
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _MEDIA_TYPES = {
     "POST": {"application/json"},
     "PUT": {"application/json"},
@@ -33,9 +34,12 @@ class Gate:
             return
         headers = Headers(scope=scope)
         asked = headers.get("x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid4().hex
+        request_id = asked if _ID.fullmatch(asked) else uuid4().hex
         scope["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        ids = {"X-Request-ID": request_id}
+        if _ID.fullmatch(call := headers.get(CALL_HEADER, "")):
+            ids[CALL_HEADER] = call
+        answer = _Answer(send, ids)
         refusal = self._refusal(headers, request_id)
         body = b""
         if refusal is None and scope["method"] in _MEDIA_TYPES:
@@ -52,7 +56,7 @@ class Gate:
         except Exception as error:
             if answer.has_begun:
                 raise
-            answer = _Answer(send, request_id)
+            answer = _Answer(send, ids)
             await unexpected(request_id, error)(scope, receive, answer.send)
 
     def _refusal(self, headers: Headers, request_id: str) -> Response | None:
@@ -102,9 +106,9 @@ class Gate:
 class _Answer:
     """Adds to each answer what all have."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, ids: dict[str, str]) -> None:
         self._send = send
-        self._request_id = request_id
+        self._ids = ids
         self.has_begun = False
         self._is_void = False
 
@@ -117,7 +121,7 @@ class _Answer:
             return
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self._request_id
+            headers.update(self._ids)
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)

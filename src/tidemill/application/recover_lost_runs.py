@@ -33,6 +33,7 @@ from tidemill.foundation.wakeups import Topic
 
 _EVERYTHING = 1_000_000
 _OVERLOOKED_AFTER = timedelta(seconds=3)
+_LONGEST_LEASE = timedelta(minutes=10)  # what ends later is of a clock that was ahead
 _LOST = "the worker that ran it stopped answering"
 
 
@@ -50,10 +51,20 @@ class Recovered(msgspec.Struct, frozen=True):
 
 
 def recover_lost_runs(
-    transaction: Transaction, limit: int, *, claim_within: timedelta, silent_after: timedelta
+    transaction: Transaction,
+    limit: int,
+    *,
+    claim_within: timedelta,
+    silent_after: timedelta,
+    expected: datetime | None = None,
 ) -> Recovered:
-    """One sweep. `claim_within` is how long a dispatched run may stay unclaimed."""
+    """One sweep. `claim_within` is how long a dispatched run may stay unclaimed.
+
+    `expected` is what the clock should show: what it did at the sweep before, and what was
+    measured since.
+    """
     now = transaction.now
+    _heed_a_clock_that_was_set(transaction, expected or now, silent_after)
     overdue = transaction.overdue_runs(limit)
     time_out_runs(transaction, overdue)
     expired = transaction.expired_leases(limit)
@@ -72,6 +83,22 @@ def recover_lost_runs(
     if recovered.found_anything:
         transaction.announce(Topic.READY, Topic.EVENTS)
     return recovered
+
+
+def _heed_a_clock_that_was_set(
+    transaction: Transaction, expected: datetime, silent_after: timedelta
+) -> None:
+    """Silence and leases begin anew.
+
+    Ahead, all would be given up who have had no time to speak. Back, nobody would be missed and
+    nothing taken back before the clock is again where it was.
+    """
+    now = transaction.now
+    if now - expected > silent_after / 2:
+        transaction.date_heartbeats(expected - silent_after)
+        transaction.date_leases(expected, now + silent_after)
+    transaction.date_heartbeats(now + silent_after)
+    transaction.date_leases(now + max(_LONGEST_LEASE, silent_after), now + silent_after)
 
 
 def _overlooked(transaction: Transaction, known: Collection[int]) -> list[TaskRun]:

@@ -12,6 +12,7 @@ from tidemill.errors import InvalidSettings, NotFound, Problem
 
 if TYPE_CHECKING:
     from tidemill.config.settings import Settings
+    from tidemill.infrastructure.database.schema import Schema
 
 _DATA_DIR = Annotated[str | None, Parameter(help="where everything is kept (default: ./data)")]
 
@@ -121,12 +122,12 @@ def db_current(*, data_dir: _DATA_DIR = None) -> int:
 
 
 def db_check(*, data_dir: _DATA_DIR = None) -> int:
-    """Exit with 0 where the schema is the one that this version needs."""
+    """Exit with 0 where the schema fits this version, which a newer one may."""
     from tidemill.infrastructure.database.schema import HEAD
 
-    found = _revision(_settings(data_dir))
-    sys.stderr.write(f"found {found or 'none'}, needed {HEAD}\n")
-    return 0 if found == HEAD else 1
+    found = _schema(_settings(data_dir))
+    sys.stderr.write(f"found {found.revision or 'none'}, needed {HEAD}\n")
+    return 1 if found.is_behind() else 0
 
 
 def db_downgrade(revision: str, /, *, data_dir: _DATA_DIR = None) -> int:
@@ -163,15 +164,19 @@ def db_sql() -> int:
 
 
 def _revision(settings: "Settings") -> str | None:
+    return _schema(settings).revision
+
+
+def _schema(settings: "Settings") -> "Schema":
     import asyncio
 
-    from tidemill.infrastructure.database.schema import sqlite_revision
+    from tidemill.infrastructure.database.schema import sqlite_schema
 
     if not settings.database.is_postgres:
-        return sqlite_revision(settings.database_file)
-    from tidemill.infrastructure.database.postgres_schema import postgres_revision
+        return sqlite_schema(settings.database_file)
+    from tidemill.infrastructure.database.postgres_schema import postgres_schema
 
-    return asyncio.run(postgres_revision(settings.database.url))
+    return asyncio.run(postgres_schema(settings.database.url))
 
 
 def _settings(data_dir: str | None) -> "Settings":

@@ -64,6 +64,7 @@ class Dispatcher:
         self._clock = clock
         self._strategies = strategies
         self._options = options
+        self._swept: _Then | None = None
         self.firing = Loop("firing", self._fire, wakeups.listen(Topic.SCHEDULES))
         self.preparation = Loop("preparation", self._prepare, wakeups.listen())
         self.dispatch = Loop("dispatch", self._dispatch, wakeups.listen(Topic.READY))
@@ -118,14 +119,16 @@ class Dispatcher:
         return 0 if dispatched.has_more else self._until(dispatched.next_ready_at, then)
 
     async def _recover(self) -> float:
-        await self._store.transact(
-            partial(
-                recover_lost_runs,
-                limit=self._options.scan_batch,
+        def recover(transaction: Transaction) -> None:
+            recover_lost_runs(
+                transaction,
+                self._options.scan_batch,
                 claim_within=timedelta(seconds=self._options.claim_within_seconds),
                 silent_after=timedelta(seconds=self._options.silent_after_seconds),
+                expected=self._swept and self._swept.later(self._clock.monotonic()),
             )
-        )
+
+        _, self._swept = await self._decide(recover)
         return self._options.recovery_interval_seconds
 
     async def _prune(self) -> float:
@@ -165,3 +168,7 @@ class _Then(NamedTuple):
 
     now: datetime
     monotonic: float
+
+    def later(self, monotonic: float) -> datetime:
+        """What the database's clock shows by now, unless it was set."""
+        return self.now + timedelta(seconds=monotonic - self.monotonic)

@@ -17,6 +17,8 @@ from tidemill.domain.task_run import LeasedRun, Shard
 from tidemill.domain.worker import Worker
 from tidemill.foundation.store import LogLines
 
+CALL_HEADER = "Tidemill-Call"  # names a call over HTTP; the answer to it carries the same
+
 Cause = Literal["itself", "timeout", "deadline", "cancel", "drain"]
 
 

@@ -447,6 +447,14 @@ class Transaction(Reads, Protocol):
     def give_up_duty(self, duty: Duty, fence: int) -> None:
         """End the lease that was taken with this fence now; one that is over stays as it is."""
 
+    # a clock that was set
+
+    def date_leases(self, after: datetime, until: datetime) -> None:
+        """Let the leases that end later than `after` end at `until`."""
+
+    def date_heartbeats(self, after: datetime) -> None:
+        """Let the active or draining workers that were heard of later than `after` be so now."""
+
     # idempotency
 
     def hold_key(self, scope: str, key: str) -> bool:

@@ -22,6 +22,7 @@ from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import Conflict, InvalidInput, LimitExceeded, Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import (
+    CALL_HEADER,
     AttemptReport,
     Begin,
     ClaimedRun,
@@ -225,12 +226,31 @@ class HttpControlPlane:
             raise Unavailable(f"{self._http.base_url} is no Tidemill: {error}") from error
 
     async def _ask(
-        self, method: str, path: str, within_seconds: float, **said: Any
+        self,
+        method: str,
+        path: str,
+        within_seconds: float,
+        *,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> httpx2.Response:
+        call = uuid4().hex
+        asking = self._http.stream(
+            method,
+            path,
+            content=content,
+            headers={CALL_HEADER: call} | (headers or {}),
+            timeout=within_seconds,
+        )
         try:
             # The client's own limits are for each of its steps, of which there may be many.
-            async with asyncio.timeout(within_seconds):
-                return await self._http.request(method, path, timeout=within_seconds, **said)
+            async with asyncio.timeout(within_seconds), asking as response:
+                # What was sent twice is answered twice, and the second answer meets the next call.
+                # Left unread, it ends the connection, and with it whatever else comes too late.
+                if response.headers.get(CALL_HEADER, call) != call:
+                    raise Unavailable(f"{self._http.base_url} answers something else")
+                await response.aread()
+                return response
         except (httpx2.TransportError, TimeoutError) as error:
             why = str(error) or "no answer in time"
             raise Unavailable(
@@ -243,12 +263,13 @@ def _error_of(response: httpx2.Response) -> Exception:
         detail = str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"{response.status_code} {response.reason_phrase}"
+    is_ours = response.headers.get("Content-Type") == "application/problem+json"
     match response.status_code:
-        case 404 | 409:  # the worker is not, or not as it thinks it is
-            return Conflict(detail)
-        case 413:
+        case 413:  # whoever on the way says it
             return LimitExceeded(detail)
-        case 400 | 422:
+        case 404 | 409 if is_ours:  # the worker is not, or not as it thinks it is
+            return Conflict(detail)
+        case 400 | 422 if is_ours:
             return InvalidInput(detail)
         case _:
             return Unavailable(f"the server says: {detail}")

@@ -40,6 +40,10 @@ class FakeClock:
         assert by >= timedelta(0)
         self._passed += by
 
+    def put(self, by: timedelta) -> None:
+        """Set the wall clock ahead, or back where `by` is negative; no time passes."""
+        self._start += by
+
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose timers are those of a FakeClock."""

@@ -33,6 +33,8 @@ class Fault(StrEnum):
     DROP_REQUESTS = "drop_requests"  # swallows what clients send: a chunk
     DROP_REPLIES = "drop_replies"  # swallows what the server sends: a chunk
     DELAY = "delay"  # bytes of both sides come late, in their order: a chunk
+    DOUBLE = "double"  # bytes of both sides come twice: a chunk
+    REORDER = "reorder"  # the second half of a chunk comes before the first: a chunk
     REFUSE = "refuse"  # resets new connections before their first byte: a connection
     RESET = "reset"  # `reset_connections` was called: a connection
 
@@ -47,8 +49,9 @@ class FaultyLink:
     """A port of this machine that leads to `host:port`, unless `fault` says otherwise.
 
     A chunk is what the link reads at once: one or more messages of the client or the server. TCP
-    delivers every byte or breaks: a connection that lost some is reset when the fault changes, and
-    hears nothing until then, not even that the other side is gone.
+    delivers every byte once and in its order, or breaks: a connection that lost, doubled or swapped
+    some is reset when the fault changes, and one that lost some hears nothing until then, not even
+    that the other side is gone.
 
     It works in a thread of its own, and goes on when its test blocks. Its methods may be called
     from any thread or event loop; those that change something return when it is so.
@@ -156,7 +159,7 @@ class FaultyLink:
     async def _change(self, fault: Fault | None) -> None:
         self._fault = fault
         for connection in list(self._connections):
-            if connection.has_lost_bytes:
+            if connection.has_lost_bytes or connection.has_spoilt_bytes:
                 connection.reset()
 
     async def _reset(self) -> int:
@@ -183,6 +186,7 @@ class _Connection:
         self, link: FaultyLink, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.has_lost_bytes = False
+        self.has_spoilt_bytes = False
         self._link = link
         self._reader = reader
         self._writer = writer
@@ -242,7 +246,8 @@ class _Connection:
                 self._link.count(fault)
                 await under_way.put((loop.time() + self._link.delay_seconds, data))
             else:
-                await under_way.put((loop.time(), data))
+                for part in self._spoil(data, fault):
+                    await under_way.put((loop.time(), part))
         if self.has_lost_bytes:
             await _for_ever()  # the other side does not hear of the end
 
@@ -256,6 +261,19 @@ class _Connection:
                 return
             sink.write(data)
             await sink.drain()
+
+    def _spoil(self, data: bytes, fault: Fault | None) -> tuple[bytes, ...]:
+        """What the other side is given instead."""
+        half = len(data) // 2
+        if data and fault is Fault.DOUBLE:
+            given = data, data
+        elif half and fault is Fault.REORDER:
+            given = data[half:], data[:half]
+        else:
+            return (data,)
+        self.has_spoilt_bytes = True
+        self._link.count(fault)
+        return given
 
     def _lose(self, fault: Fault) -> None:
         self.has_lost_bytes = True

@@ -8,7 +8,7 @@ scheduler.fire()
 """
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tidemill.application.claim_runs import claim_runs
@@ -140,13 +140,14 @@ class InlineScheduler:
         report = AttemptReport(held.id, held.fence, cause, outcome or success(), 0)
         return self.do(record_outcomes, [report])
 
-    def recover(self) -> Recovered:
-        """One sweep."""
+    def recover(self, expected: datetime | None = None) -> Recovered:
+        """One sweep; `expected` is what the clock should show."""
         return self.do(
             recover_lost_runs,
             BATCH,
             claim_within=timedelta(seconds=30),
             silent_after=LEASE,
+            expected=expected,
         )
 
     # what is there

@@ -59,12 +59,15 @@ class Process:
         """Where it is asked how it is; `observability.port` has to be set."""
         return self.greeting.split("; probes at ", 1)[1].rstrip()
 
-    def start(self) -> Self:
-        """Return once it says that it is ready; raises StartFailed."""
+    def start(self, command: tuple[str, ...] | None = None) -> Self:
+        """Return once it says that it is ready; raises StartFailed.
+
+        `command` starts it this time, in place of the one that it was made with.
+        """
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._log_file.open("a")
         self._process = subprocess.Popen(
-            [*self._command, *self._arguments],
+            [*(command or self._command), *self._arguments],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,

@@ -32,7 +32,7 @@ from tidemill.infrastructure.database.postgres_pool import (
 )
 from tidemill.infrastructure.database.prepared import struct_columns
 from tidemill.infrastructure.database.rows import StatementCache
-from tidemill.infrastructure.database.schema import HEAD
+from tidemill.infrastructure.database.schema import Schema
 from tidemill.infrastructure.database.tables import run_events
 from tidemill.infrastructure.database.transaction import DatabaseTransaction
 
@@ -50,8 +50,8 @@ _LOST_RACES = (
 )
 
 _standing = (
-    "SELECT version_num, current_setting('transaction_read_only')::boolean AS is_read_only"
-    " FROM alembic_version"
+    "SELECT version_num, (SELECT fits_from FROM schema_compatibility) AS fits_from,"
+    " current_setting('transaction_read_only')::boolean AS is_read_only FROM alembic_version"
 )
 _take_ids = "SELECT nextval(pg_get_serial_sequence('task_runs', 'id')) FROM generate_series(1, $1)"
 # In their order, so that no two wait for one another.
@@ -198,7 +198,7 @@ class PostgresStore:
             rows = await self._pool.fetch(_standing)
         except NOT_ANSWERED as error:
             raise unavailable(error) from error
-        if not rows or rows[0]["version_num"] < HEAD:  # a newer one serves both versions
+        if not rows or Schema(rows[0]["version_num"], rows[0]["fits_from"]).is_behind():
             raise Unavailable("the database's schema is too old; run `tidemill db upgrade`")
         if rows[0]["is_read_only"]:
             raise Unavailable("the database is a replica, which cannot be written to")

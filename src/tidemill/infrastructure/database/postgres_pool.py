@@ -22,7 +22,7 @@ _log = logging.getLogger("tidemill.database")
 
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 5.0
-_LOCK_SECONDS = 2.0
+LOCK_SECONDS = 2.0
 # A process that stands still between two statements: its locks go well within a lease.
 _IDLE_SECONDS = 3.0
 HANGING_SECONDS = STATEMENT_SECONDS + 2.0  # then it is not the database that is slow
@@ -117,9 +117,9 @@ async def open_pool(
             reset=_leave_as_it_is,
             server_settings={
                 "application_name": "tidemill",
-                "statement_timeout": _milliseconds(STATEMENT_SECONDS),
-                "lock_timeout": _milliseconds(_LOCK_SECONDS),
-                "idle_in_transaction_session_timeout": _milliseconds(_IDLE_SECONDS),
+                "statement_timeout": milliseconds(STATEMENT_SECONDS),
+                "lock_timeout": milliseconds(LOCK_SECONDS),
+                "idle_in_transaction_session_timeout": milliseconds(_IDLE_SECONDS),
             },
         )
         async with pool.acquire():
@@ -154,7 +154,8 @@ async def _leave_as_it_is(_: Any) -> None:
     """No transaction changes its session: to reset it would cost a round trip for nothing."""
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """As PostgreSQL's settings take a time."""
     return str(round(seconds * 1000))
 
 

@@ -215,6 +215,11 @@ _expired = (
     .order_by(_runs.lease_expires_at)
     .limit(bindparam("limit"))
 )
+_date = (
+    task_runs.update()
+    .where(text(IS_LEASED), _runs.lease_expires_at > bindparam("after"))
+    .values(lease_expires_at=bindparam("until"))
+)
 # By the index of what is leased: that of the workers holds all that they ever ran.
 _held_by = _locked.where(text(IS_LEASED), in_array(func.coalesce(_runs.worker_id, ""), "workers"))
 _overdue = _free.where(
@@ -391,6 +396,9 @@ class RunRows(Rows):
 
     def expired_leases(self, limit: int) -> list[TaskRun]:
         return _all(self.fetch(_expired, now=self.now, limit=limit))
+
+    def date_leases(self, after: datetime, until: datetime) -> None:
+        self.execute(_date, after=after, until=until)
 
     def runs_held_by(self, worker_ids: Collection[str]) -> list[TaskRun]:
         return _all(self.fetch(_held_by, workers=worker_ids))

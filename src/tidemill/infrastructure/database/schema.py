@@ -1,9 +1,10 @@
 """Which schema a database has, and the way to the one that this version needs."""
 
+import logging
 import sqlite3
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
@@ -14,19 +15,57 @@ from tidemill.errors import InvalidInput, Unavailable
 if TYPE_CHECKING:
     from alembic.config import Config
 
+_log = logging.getLogger("tidemill.database")
+
 HEAD = "0007"  # the newest migration; a test holds it against the folder
 
+# What a database says of itself, in tables that are not there before the first migration.
+REVISION = "SELECT version_num FROM alembic_version"
+FITS_FROM = "SELECT fits_from FROM schema_compatibility"
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Schema(NamedTuple):
+    """What a database says of itself.
+
+    `revision` is its newest migration, None where it is empty. `fits_from` is the oldest version,
+    by its own newest migration, that may use it as well.
+    """
+
+    revision: str | None
+    fits_from: str | None
+
+    def is_behind(self) -> bool:
+        """Whether it has to be migrated for this version.
+
+        Raises Unavailable where a newer version did so and left nothing that fits this one.
+        """
+        if self.revision is None or self.revision < HEAD:
+            return True
+        if (self.fits_from or self.revision) > HEAD:
+            raise Unavailable(
+                "the database was written by a newer version of Tidemill; run that one, or name "
+                f"another database: this is at schema {self.revision}, for versions from "
+                f"{self.fits_from or self.revision} on, and this version has {HEAD}"
+            )
+        return False
+
+    def log_where_newer(self) -> None:
+        """Tell operators of a version that runs on a newer one's schema."""
+        if self.revision is not None and self.revision > HEAD:
+            _log.info("the schema is at %s: newer than %s, and it fits", self.revision, HEAD)
 
 
 def prepare_sqlite(path: Path) -> None:
     """Create the database where there is none, and migrate it where it is older.
 
-    Raises Unavailable where the file cannot be used, or was written by a newer version.
+    Raises Unavailable where the file cannot be used, or a newer version left nothing that fits.
     """
     try:
-        found = sqlite_revision(path)
-        if found == HEAD:
+        found = sqlite_schema(path)
+        if not found.is_behind():
+            found.log_where_newer()
             return
         engine = _engine(path)
         with engine.connect() as connection:
@@ -51,21 +90,27 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def sqlite_revision(path: Path) -> str | None:
-    """The revision that a database file is at; None where it is empty or missing."""
+def sqlite_schema(path: Path) -> Schema:
+    """What a database file says of itself."""
     if not path.exists():
-        return None
+        return Schema(None, None)
     connection = sqlite3.connect(path)
     try:
-        rows = connection.execute(
-            "SELECT name FROM sqlite_master WHERE name = 'alembic_version'"
-        ).fetchall()
-        if not rows:
-            return None
-        versions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-        return versions[0][0] if versions else None
+        return Schema(
+            _only_value(connection, "alembic_version", REVISION),
+            _only_value(connection, "schema_compatibility", FITS_FROM),
+        )
     finally:
         connection.close()
+
+
+def _only_value(connection: sqlite3.Connection, table: str, statement: str) -> str | None:
+    if not connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
+    ).fetchone():
+        return None
+    row = connection.execute(statement).fetchone()
+    return row[0] if row else None
 
 
 def upgrade(connection: Connection) -> None:
@@ -78,8 +123,7 @@ def upgrade(connection: Connection) -> None:
         command.upgrade(_config(connection), "head")
     except CommandError as error:
         raise Unavailable(
-            "the database was written by a newer version of Tidemill; run that one, or name "
-            f"another data directory ({error})"
+            f"the database is not one of Tidemill's; name another ({error})"
         ) from error
 
 

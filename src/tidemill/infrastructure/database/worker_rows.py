@@ -28,6 +28,11 @@ _silent = _worker.where(
 _prune_workers = workers.delete().where(
     text(_IS_GONE), workers.c.last_heartbeat < bindparam("before")
 )
+_date = (
+    workers.update()
+    .where(text(_IS_ALIVE), workers.c.last_heartbeat > bindparam("after"))
+    .values(last_heartbeat=bindparam("now"))
+)
 _update = (
     workers.update()
     .where(workers.c.id == bindparam("worker_id"))
@@ -62,6 +67,9 @@ class WorkerRows(Rows):
 
     def silent_workers(self, before: datetime) -> list[Worker]:
         return [worker_from(row) for row in self.fetch(_silent, before=before)]
+
+    def date_heartbeats(self, after: datetime) -> None:
+        self.execute(_date, after=after, now=self.now)
 
     def save_worker(self, worker: Worker) -> None:
         values = {f"new_{name}": getattr(worker, name) for name in _FIELDS[1:]}

@@ -587,6 +587,28 @@ class StoreSuite:
         alive = await store.read(lambda r: r.workers_alive())
         assert {each.id for each in alive} == {"w-1", "w-3"}
 
+    async def test_leases_and_heartbeats_are_dated_anew_when_the_clock_was_set(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        runs = await add_runs(store, owner, [clock.now(), clock.now() - MINUTE])
+        for minutes, run in enumerate(runs, 1):
+            until = clock.now() + minutes * MINUTE
+            await store.transact(lambda t, r=run, u=until: start(t, r, u))  # type: ignore[misc]
+        for minutes in (1, 2):
+            await store.transact(
+                lambda t, m=minutes: t.save_worker(worker(f"w-{m}", at=t.now + m * MINUTE))  # type: ignore[misc]
+            )
+
+        await store.transact(lambda t: t.date_leases(t.now + MINUTE, t.now))
+        await store.transact(lambda t: t.date_heartbeats(t.now + MINUTE))
+        expired = await store.transact(lambda t: t.expired_leases(10))
+        assert [run.id for run in expired] == [runs[1].id]
+        heard = {each.id: each.last_heartbeat for each in await store.read(
+            lambda r: r.workers_alive()
+        )}  # fmt: skip
+        assert heard == {"w-1": clock.now() + MINUTE, "w-2": clock.now()}
+
     async def test_answers_are_kept_for_a_day_and_then_make_way(
         self, store: Store, clock: FakeClock
     ) -> None:

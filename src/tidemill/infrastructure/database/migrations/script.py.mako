@@ -6,6 +6,9 @@ ${imports if imports else ""}
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+# The oldest version, by its newest migration, that may use the database after this one. What only
+# adds fits the version before; what changes or removes fits this version alone.
+fits_from = ${repr(up_revision)}
 
 
 def upgrade() -> None:

@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
+fits_from = "0006"
 
 instant = sa.BigInteger().with_variant(sa.DateTime(timezone=True), "postgresql")
 number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
