@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from in_process import InProcess
 
+from tidemill.api import probes
 from tidemill.api.permissions import Requirement, visible_namespace
 from tidemill.api.routes import runs, system, tasks, worker_calls, workers
 
@@ -19,7 +20,7 @@ SPAN = {"from": "2025-12-01T00:00:00Z", "to": "2025-12-02T00:00:00Z"}
 def _routes() -> Iterator[APIRoute]:
     for module in (tasks, runs, workers, worker_calls, system):
         yield from _routes_of(module.router)
-    yield from _routes_of(system.public)
+    yield from _routes_of(probes.router)
 
 
 def _routes_of(router: APIRouter) -> Iterator[APIRoute]:

@@ -149,9 +149,9 @@ def test_a_role_is_not_ready_while_its_database_cannot_be_reached(
     roles: Roles, role: str, cut: Cut
 ) -> None:
     roles.wait_ready()
-    cut(roles[role].link)
+    cut(roles[role].links["database"])
     during = roles.are_ready()
-    roles[role].link.fault = None
+    roles[role].links["database"].fault = None
     roles.wait_ready()
 
     assert during == {each: each != role for each in ROLES}
@@ -205,10 +205,10 @@ def test_breakers_are_seen_to_open_and_to_close_again(roles: Roles) -> None:
     roles.wait_ready()
     dispatcher = roles["dispatcher"]
     before = numbers(dispatcher.process)
-    refuse(dispatcher.link)
+    refuse(dispatcher.links["database"])
     while numbers(dispatcher.process)["tidemill_circuit_breaker_state", "database"] != 2:
         pass
-    dispatcher.link.fault = None
+    dispatcher.links["database"].fault = None
     wait_ready(dispatcher.process)
     after = numbers(dispatcher.process)
 
@@ -237,9 +237,9 @@ def test_a_worker_elsewhere_is_ready_as_long_as_its_server_is(roles: Roles, tmp_
             cut_off = is_ready(worker)
             link.fault = None
             wait_ready(worker)
-            refuse(roles["api"].link)
+            refuse(roles["api"].links["database"])
             says = probe(worker, "/ready")
-            roles["api"].link.fault = None
+            roles["api"].links["database"].fault = None
             wait_ready(worker)
 
     assert (at_first, cut_off, says.status_code) == (True, False, 503)

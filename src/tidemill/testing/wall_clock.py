@@ -42,6 +42,8 @@ class WallClock:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
+            # With it, waits by the monotonic clock end at once, and whoever waits spins.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
 
 

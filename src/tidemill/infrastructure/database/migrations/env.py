@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from alembic import context
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import Column, MetaData, Table, Text
 from sqlalchemy.schema import CreateTable
@@ -22,10 +23,11 @@ def note_what_fits(
     """
     ctx.execute(CreateTable(compatibility, if_not_exists=True))
     ctx.execute(compatibility.delete())
+    literal = Operations(ctx)  # `db sql` prints the statement, values and all
     for revision in step.destination_revision_ids:
         script = context.script.get_revision(revision)
         fits_from = getattr(script.module, "fits_from", revision)
-        ctx.execute(compatibility.insert().values(fits_from=fits_from))
+        ctx.execute(compatibility.insert().values(fits_from=literal.inline_literal(fits_from)))
 
 
 connection = context.config.attributes["connection"]
