@@ -105,6 +105,12 @@ async def _only_value(
     return found
 
 
+def _is_deadlock(error: DBAPIError) -> bool:
+    """With processes that work meanwhile: one of the two had to give way, and may try again."""
+    cause = error.orig.__cause__ if error.orig is not None else None
+    return isinstance(cause, asyncpg.DeadlockDetectedError)
+
+
 async def _migrate(url: str, migration: Callable[[Connection], None]) -> None:
     # Whoever asks for a table that a migration waits for waits behind it: so it does not for long.
     impatient = {"server_settings": {"lock_timeout": milliseconds(LOCK_SECONDS)}}
@@ -114,7 +120,13 @@ async def _migrate(url: str, migration: Callable[[Connection], None]) -> None:
         connect_args=impatient,
     )
     try:
-        async with engine.connect() as connection:
-            await connection.run_sync(migration)
+        for last in (False, False, True):
+            try:
+                async with engine.connect() as connection:
+                    await connection.run_sync(migration)
+                return
+            except DBAPIError as error:
+                if last or not _is_deadlock(error):
+                    raise
     finally:
         await engine.dispose()
