@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from benchmarks.account import attempts_of, lateness_of, settle
+from benchmarks.account import attempts_of, lateness_of, let_schedules_end, settle
 from benchmarks.failover.callers import Callers
 from benchmarks.failover.stage import on_each, stage
 
@@ -22,7 +22,7 @@ def rolling_restart(queue: str | None = None, rounds: int = 2) -> dict[str, Any]
 
 def _rolling_restart(queue: str, rounds: int) -> dict[str, Any]:
     with stage(queue, apis=2, dispatchers=2) as cluster:
-        cluster.fire()
+        schedules = cluster.fire()
         with cluster.client() as client:
             for name, seconds in (("quick", 0.0), ("long", _LONG_SECONDS)):
                 file = str(cluster.directory / name)
@@ -37,6 +37,7 @@ def _rolling_restart(queue: str, rounds: int) -> dict[str, Any]:
                         member.process.stop()
                         member.process.start()
         with cluster.client() as client:
+            let_schedules_end(client, schedules, _SETTLES_WITHIN_SECONDS)
             settle(client, _SETTLES_WITHIN_SECONDS)
             runs = list(client.items("/runs", sort="id"))
             again = attempts_of(client, [run for run in runs if run["attempt"] > 1])
