@@ -165,3 +165,23 @@ def test_a_message_tells_the_attempts_of_its_runs_and_the_trace_that_all_of_them
     [message] = scheduler.dispatch().messages
 
     assert (message.attempts, message.traceparent) == ((1, 1), None)
+
+
+def test_runs_are_dealt_to_as_many_workers_as_serve_them_the_most_urgent_first(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.register("worker-1", max_concurrent_tasks=2)
+    scheduler.register("worker-2", max_concurrent_tasks=2)
+    task = scheduler.create()
+    runs = [scheduler.trigger(task).id for _ in range(4)]
+    assert [each.run_ids for each in scheduler.dispatch().messages] == [
+        (runs[0], runs[2]),
+        (runs[1], runs[3]),
+    ]
+    for run_id in runs:
+        scheduler.claim(run_id)
+    runs = [scheduler.trigger(task).id for _ in range(8)]
+
+    # More than all have slots for: in hands that are small enough for whoever has room first.
+    dealt = [each.run_ids for each in scheduler.dispatch().messages]
+    assert dealt == [(runs[number], runs[number + 4]) for number in range(4)]

@@ -1,6 +1,7 @@
 """A dispatcher's loops on time that jumps to whatever is next."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -9,7 +10,9 @@ from tidemill.application.define_task import create_task
 from tidemill.application.manage_workers import register_worker
 from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
 from tidemill.domain.duty import DutyLease
+from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.errors import Unavailable
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.queue import RunMessage
 from tidemill.infrastructure.database.schema import empty_schema
@@ -63,6 +66,55 @@ def test_a_dispatcher_whose_wall_clock_is_wrong_fires_on_time_and_does_not_spin(
     [run] = store.read_now(lambda r: r.list_runs(RunFilter(), everything)).items
     assert run.created_at - at < timedelta(milliseconds=1)
     assert rounds < 10
+
+
+class QueueThatMayBeAway(MemoryQueue):
+    """Takes nothing while it is away."""
+
+    is_away = True
+
+    async def check(self) -> None:
+        if self.is_away:
+            raise Unavailable("the queue is away", was_reached=False)
+
+    async def publish(self, messages: Sequence[RunMessage]) -> None:
+        if messages:
+            await self.check()
+        await super().publish(messages)
+
+
+def test_what_the_queue_did_not_take_waits_for_it_and_is_dispatched_when_it_is_back() -> None:
+    clock, wakeups, queue = FakeClock(), MemoryWakeups(), QueueThatMayBeAway()
+    store = InlineSqliteStore(clock, wakeups, schema=empty_schema())
+    roomy = worker(max_concurrent_tasks=100)
+    task = definition("often", schedule="@every 1s", overlap="allow")
+    store.transact_now(lambda t: create_task(t, task, lambda _: ()))
+    store.transact_now(lambda t: register_worker(t, roomy))
+    options = DispatcherOptions(silent_after_seconds=60)
+    dispatcher = Dispatcher(
+        store, queue, wakeups, clock, built_in_strategies(), options, "dispatcher-1"
+    )
+
+    def statuses() -> set[RunStatus]:
+        everything = PageRequest(limit=100, sort="id")
+        runs = store.read_now(lambda r: r.list_runs(RunFilter(), everything)).items
+        return {run.status for run in runs}
+
+    async def story() -> int:
+        subscription = await queue.subscribe(roomy)
+        await dispatcher.start()
+        await clock.sleep(10.5)
+        assert statuses() == {RunStatus.PENDING}  # fired on time, and handed to nobody
+        queue.is_away = False
+        await clock.sleep(2.1)  # the longest pause of a loop that failed
+        received = 0
+        while delivery := subscription.received():
+            received += len(delivery.message.run_ids)
+        await dispatcher.stop()
+        return received
+
+    assert run_in_virtual_time(story(), clock) == 12
+    assert statuses() == {RunStatus.DISPATCHED}
 
 
 class Two:

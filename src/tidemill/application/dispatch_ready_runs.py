@@ -8,7 +8,7 @@ import msgspec
 
 from tidemill.application.place_runs import Placed, free_runs, load_of, place_runs, room_among
 from tidemill.domain.events import EventType
-from tidemill.domain.gates import GateFinding, concurrency_gate, queue_room, serving_workers
+from tidemill.domain.gates import GateFinding, concurrency_gate, deal, queue_room, serving_workers
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.placement import Candidate
 from tidemill.domain.strategies.registry import StrategyRegistry
@@ -49,7 +49,8 @@ def dispatch_ready_runs(
             # Whom a full key kept back has left room to those behind.
             has_more = has_more or held > 0 or len(goes) == limit
             if goes:
-                messages.append(message_of(lane, goes))
+                hands = deal(goes, serving_workers(lane, workers))
+                messages += [message_of(lane, hand) for hand in hands]
         elif parsed.worker_id is not None and not serving_workers(lane, workers):
             freed = transaction.runs_to_place(lane, limit)
             free_runs(transaction, freed)

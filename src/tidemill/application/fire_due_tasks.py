@@ -30,10 +30,17 @@ class Fired(msgspec.Struct, frozen=True):
     next_due_at: datetime | None
 
 
-def fire_due_tasks(transaction: Transaction, limit: int, strategies: StrategyRegistry) -> Fired:
+def fire_due_tasks(
+    transaction: Transaction,
+    limit: int,
+    strategies: StrategyRegistry,
+    *,
+    may_dispatch: bool = True,
+) -> Fired:
     """Fire up to `limit` due tasks, the longest overdue first, and dispatch what is ready.
 
-    The caller publishes it once this is committed.
+    The caller publishes it once this is committed. Where it cannot publish, it may not dispatch:
+    others will.
     """
     due = transaction.due_tasks(limit)
     if not due:
@@ -42,11 +49,16 @@ def fire_due_tasks(transaction: Transaction, limit: int, strategies: StrategyReg
     _fire_plainly(transaction, plain)
     others = transaction.tasks([task.id for task in due if not task.is_plain])
     fired, created = _fire(transaction, [others[task.id] for task in due if task.id in others])
-    dispatched = dispatch_ready_runs(transaction, limit, strategies)
     transaction.announce(Topic.EVENTS)
-    if dispatched.has_more or any(run.hold is Hold.TIME for run in created):
+    messages: list[RunMessage] = []
+    is_left = True
+    if may_dispatch:
+        dispatched = dispatch_ready_runs(transaction, limit, strategies)
+        messages = dispatched.messages
+        is_left = dispatched.has_more or any(run.hold is Hold.TIME for run in created)
+    if is_left:
         transaction.announce(Topic.READY)
-    return Fired(len(plain) + fired, dispatched.messages, transaction.next_due_at())
+    return Fired(len(plain) + fired, messages, transaction.next_due_at())
 
 
 def _fire_plainly(transaction: Transaction, task_ids: Sequence[int]) -> None:

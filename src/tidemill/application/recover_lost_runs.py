@@ -148,6 +148,17 @@ def recover_stranded_runs(transaction: Transaction) -> int:
     return len(runs)
 
 
+def recover_unpublished_runs(transaction: Transaction, run_ids: Sequence[int]) -> None:
+    """Withdraw what was dispatched in vain: the queue did not say that it has the messages.
+
+    Whoever got one all the same and was faster has the run.
+    """
+    runs = transaction.runs(run_ids).values()
+    unclaimed = [run for run in runs if run.status is RunStatus.DISPATCHED]
+    _dispatch_again(transaction, unclaimed, reason="unpublished")
+    transaction.announce(Topic.READY, Topic.EVENTS)
+
+
 def recover_after_restart(transaction: Transaction) -> int:
     """Take back what workers of the process held, where no other works on this database.
 

@@ -4,7 +4,7 @@ A dispatcher keeps nothing in memory that matters: any number of them may run, s
 of them fire, dispatch and recover at once; what only one of them should do is a duty.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -16,12 +16,13 @@ from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import workers_gone
 from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.prune_history import prune_history
-from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.application.recover_lost_runs import recover_lost_runs, recover_unpublished_runs
 from tidemill.domain.duty import Duty
 from tidemill.domain.strategies.registry import StrategyRegistry
+from tidemill.errors import Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.leadership import Leadership
-from tidemill.foundation.queue import MessageQueue
+from tidemill.foundation.queue import MessageQueue, RunMessage
 from tidemill.foundation.service import Loop
 from tidemill.foundation.store import Store, Transaction
 from tidemill.foundation.wakeups import Topic, Wakeups
@@ -65,6 +66,7 @@ class Dispatcher:
         self._strategies = strategies
         self._options = options
         self._swept: _Then | None = None
+        self._reaches_queue = True
         self.firing = Loop("firing", self._fire, wakeups.listen(Topic.SCHEDULES))
         self.preparation = Loop("preparation", self._prepare, wakeups.listen())
         self.dispatch = Loop("dispatch", self._dispatch, wakeups.listen(Topic.READY))
@@ -95,9 +97,14 @@ class Dispatcher:
     async def _fire(self) -> float:
         limit = self._options.scan_batch
         fired, then = await self._decide(
-            partial(fire_due_tasks, limit=limit, strategies=self._strategies)
+            partial(
+                fire_due_tasks,
+                limit=limit,
+                strategies=self._strategies,
+                may_dispatch=self._reaches_queue,
+            )
         )
-        await self._queue.publish(fired.messages)
+        await self._publish(fired.messages)
         if fired.tasks == limit:
             return 0
         return max(self._until(fired.next_due_at, then), _GATHER_SECONDS)
@@ -111,12 +118,25 @@ class Dispatcher:
         return max(self._until(next_due_at and next_due_at - horizon, then), _PREPARE_SECONDS)
 
     async def _dispatch(self) -> float:
+        if not self._reaches_queue:
+            await self._queue.check()
+            self._reaches_queue = True
         limit = self._options.scan_batch
         dispatched, then = await self._decide(
             partial(dispatch_ready_runs, limit=limit, strategies=self._strategies)
         )
-        await self._queue.publish(dispatched.messages)
+        await self._publish(dispatched.messages)
         return 0 if dispatched.has_more else self._until(dispatched.next_ready_at, then)
+
+    async def _publish(self, messages: Sequence[RunMessage]) -> None:
+        """Publish, or let others do it, and dispatch no more until the queue answers again."""
+        try:
+            await self._queue.publish(messages)
+        except Unavailable:
+            self._reaches_queue = False
+            run_ids = [run_id for message in messages for run_id in message.run_ids]
+            await self._store.transact(partial(recover_unpublished_runs, run_ids=run_ids))
+            raise
 
     async def _recover(self) -> float:
         def recover(transaction: Transaction) -> None:

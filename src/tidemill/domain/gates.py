@@ -4,8 +4,9 @@ The loops ask single gates on their way; `explain` asks all of them of one run. 
 functions, so that what is explained is what is decided.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -17,6 +18,8 @@ from tidemill.domain.worker import Worker, WorkerStatus
 # How many runs may wait in the queue for each slot of the workers that serve them: enough that
 # no slot waits for the dispatcher, few enough that an urgent run overtakes nearly all.
 PREFETCH = 2
+
+T = TypeVar("T")
 
 
 class GateFinding(msgspec.Struct, frozen=True):
@@ -188,6 +191,18 @@ def queue_refill(slots: int, waiting: int) -> int:
     """
     most = slots * PREFETCH
     return most - waiting if waiting <= most // 2 else 0
+
+
+def deal(runs: Sequence[T], serving: Collection[Worker]) -> list[Sequence[T]]:
+    """Hands of runs for workers that serve them all: no worker is handed what others could start.
+
+    Each hand begins with the most urgent that are left. A batch of more runs than there are slots
+    is dealt in smaller ones, so that whoever has room first gets the next.
+    """
+    slots = sum(worker.max_concurrent_tasks for worker in serving)
+    among = len(serving) if len(runs) <= slots else len(serving) * PREFETCH
+    hands = max(min(among, len(runs)), 1)
+    return [runs[number::hands] for number in range(hands)]
 
 
 def serving_workers(lane: str, workers: Iterable[Worker]) -> list[Worker]:

@@ -26,7 +26,7 @@ from tidemill.application.manage_workers import drain_worker, register_worker, s
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.record_outcomes import record_outcomes
-from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.application.recover_lost_runs import recover_lost_runs, recover_unpublished_runs
 from tidemill.application.renew_leases import renew_leases
 from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
@@ -154,8 +154,7 @@ class Simulation:
         fired = self.store.transact_now(
             partial(fire_due_tasks, limit=BATCH, strategies=self.strategies)
         )
-        for message in fired.messages:
-            self._send(message)
+        self._publish(fired.messages)
 
     def _prepare(self) -> None:
         horizon = self._between(0.5, 30)
@@ -165,10 +164,16 @@ class Simulation:
         dispatched = self.store.transact_now(
             partial(dispatch_ready_runs, limit=BATCH, strategies=self.strategies)
         )
-        for message in dispatched.messages:
-            self._send(message)
+        self._publish(dispatched.messages)
         if not dispatched.has_more:
             self._check_nobody_waits_for_the_gone(self.store.read_now(lambda r: r.ready_lanes()))
+
+    def _publish(self, messages: Sequence[RunMessage]) -> None:
+        for message in messages:
+            self._send(message)
+        if messages and self.is_unlucky(0.03):  # no word of whether the broker has them
+            run_ids = [run_id for message in messages for run_id in message.run_ids]
+            self.store.transact_now(partial(recover_unpublished_runs, run_ids=run_ids))
 
     def _send(self, message: RunMessage) -> None:
         serving = [each for each in self.workers if each.serves(message)]

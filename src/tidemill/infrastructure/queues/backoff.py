@@ -3,11 +3,11 @@
 import random
 
 _FIRST_SECONDS = 0.1
-_LONGEST_SECONDS = 5.0
+_LONGEST_SECONDS = 2.0
 
 
 class Backoff:
-    """Pauses that double up to five seconds, each cut by chance so that not all come at once."""
+    """Pauses that double up to two seconds, each cut by chance so that not all come at once."""
 
     def __init__(self) -> None:
         self._next = _FIRST_SECONDS

@@ -43,12 +43,16 @@ _tidy = (
     " OR published_at < now() - make_interval(secs => $2)"
 )
 _lanes = "SELECT DISTINCT lane FROM queue_messages"
+# No more of a lane than its worker may start at once, but always one.
 _take = (
     "UPDATE queue_messages SET taken_by = $2, taken_until = now() + make_interval(secs => $3)"
-    " WHERE id IN (SELECT found.id FROM unnest($1::text[]) AS wanted(lane), LATERAL"
-    " (SELECT id FROM queue_messages AS message WHERE message.lane = wanted.lane"
-    " AND (taken_until IS NULL OR taken_until < now())"
-    " ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED) AS found)"
+    " WHERE id IN (SELECT id FROM (SELECT found.id, row_number() OVER its_lane AS place,"
+    " sum(runs) OVER its_lane AS runs_until FROM unnest($1::text[]) AS wanted(lane), LATERAL"
+    " (SELECT id, cardinality(run_ids) AS runs FROM queue_messages AS message"
+    " WHERE message.lane = wanted.lane AND (taken_until IS NULL OR taken_until < now())"
+    " ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED) AS found"
+    " WINDOW its_lane AS (PARTITION BY lane ORDER BY found.id)) AS counted"
+    " WHERE place = 1 OR runs_until <= $5)"
     " RETURNING id, lane, run_ids"
 )
 _acknowledge = "DELETE FROM queue_messages WHERE id = ANY($1::bigint[]) AND taken_by = $2"
@@ -92,7 +96,8 @@ class PostgresQueue:
         served = [lane for lane in await self._lanes() if worker.serves(parse_lane(lane))]
         if not served:
             return []
-        rows = await self.run(_take, served, worker.id, self._aside_seconds, _PER_LANE)
+        slots = worker.max_concurrent_tasks
+        rows = await self.run(_take, served, worker.id, self._aside_seconds, _PER_LANE, slots)
         return [(row[0], RunMessage(row[1], tuple(row[2]))) for row in sorted(rows)]
 
     async def acknowledge(self, ids: Sequence[int], worker: Worker) -> None:

@@ -10,16 +10,15 @@ Lanes of labels, strategies and single workers are not known to every worker: pu
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
-from aiormq.exceptions import ChannelLockedResource
+from aiormq.exceptions import ChannelLockedResource, ChannelNotFoundEntity
 
 from tidemill.domain.task import parse_lane
-from tidemill.infrastructure.queues.backoff import Backoff
 from tidemill.infrastructure.queues.lane_names import name_of
 from tidemill.infrastructure.queues.rabbitmq_link import RabbitMqOptions
 
@@ -29,6 +28,7 @@ LANES_ANNOUNCED = "lanes.announced"
 LANES_ASKED = "lanes.asked"
 
 _DEAD_LETTERS = 10_000
+_ASK_AGAIN_SECONDS = (0.02, 0.1)  # whether another has created it
 _UNUSED_MILLISECONDS = 600_000  # then the queue of a single worker goes
 
 
@@ -44,12 +44,15 @@ def queue_of(lane: str) -> str:
 
 async def declare_exchanges(connection: AbstractConnection) -> None:
     """The exchanges and the queue of dead letters."""
-    async with _alone(connection, DEAD) as channel:
+    arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-max-length": _DEAD_LETTERS}
+
+    async def declare(channel: AbstractChannel) -> None:
         await channel.declare_exchange(EXCHANGE, ExchangeType.TOPIC, durable=True)
         dead = await channel.declare_exchange(DEAD, ExchangeType.FANOUT, durable=True)
-        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-max-length": _DEAD_LETTERS}
         letters = await channel.declare_queue(DEAD, durable=True, arguments=arguments)
         await letters.bind(dead)
+
+    await _declare(connection, DEAD, declare)
 
 
 async def declare_lane(connection: AbstractConnection, lane: str, options: RabbitMqOptions) -> None:
@@ -63,30 +66,49 @@ async def declare_lane(connection: AbstractConnection, lane: str, options: Rabbi
     }
     if parse_lane(lane).worker_id is not None:
         arguments["x-expires"] = _UNUSED_MILLISECONDS  # workers come back under other ids
-    async with _alone(connection, name) as channel:
+
+    async def declare(channel: AbstractChannel) -> None:
         queue = await channel.declare_queue(name, durable=True, arguments=arguments)
         await queue.bind(EXCHANGE, key_of(lane))
 
+    await _declare(connection, name, declare)
 
-@asynccontextmanager
-async def _alone(connection: AbstractConnection, name: str) -> AsyncIterator[AbstractChannel]:
-    """A channel for declaring `name` while nobody else does.
 
-    RabbitMQ 3.10 may fail for seconds where two declare one quorum queue at the same time. A queue
+async def _declare(
+    connection: AbstractConnection,
+    queue: str,
+    declare: Callable[[AbstractChannel], Awaitable[None]],
+) -> None:
+    """Declare a queue and what belongs to it; while nobody else does, where it is not there yet.
+
+    RabbitMQ 3.10 may fail for seconds where two create one quorum queue at the same time. A queue
     that is exclusive to this connection is the lock, and gone with it.
     """
-    lock, backoff = f"{name}:lock", Backoff()
+    lock = f"{queue}:lock"
     while True:
+        is_there = await _exists(connection, queue)
         channel = await connection.channel()
         try:
-            await channel.declare_queue(lock, exclusive=True)
+            if not is_there:
+                await channel.declare_queue(lock, exclusive=True)
         except ChannelLockedResource:
-            await asyncio.sleep(backoff.next_seconds())
+            await asyncio.sleep(random.uniform(*_ASK_AGAIN_SECONDS))  # noqa: S311  no secret
             continue
-        yield channel
-        await channel.queue_delete(lock)
+        await declare(channel)
+        if not is_there:
+            await channel.queue_delete(lock)
         await channel.close()
         return
+
+
+async def _exists(connection: AbstractConnection, queue: str) -> bool:
+    channel = await connection.channel()
+    try:
+        await channel.declare_queue(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    await channel.close()
+    return True
 
 
 async def declare_ear(channel: AbstractChannel, route: str) -> AbstractQueue:

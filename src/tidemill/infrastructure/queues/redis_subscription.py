@@ -37,6 +37,7 @@ FAILURES = (RedisError, OSError, TimeoutError, RuntimeError)
 BLOCK_SECONDS = 1.0  # how soon a lane that is new is seen
 _BLOCK_WHILE_FULL_SECONDS = 0.1  # a lane that is full now may soon have room
 _ANSWERS_AT_ONCE = 500
+_READ_AT_ONCE = 2  # messages of a lane: what one has read, others do without
 
 
 class RedisOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +173,9 @@ class RedisSubscription:
         return await self._lanes.read(
             self._worker.id,
             [self._streams[lane] for lane in open_lanes],
-            count=self._options.prefetch - max(held[lane] for lane in open_lanes),
+            count=min(
+                self._options.prefetch - max(held[lane] for lane in open_lanes), _READ_AT_ONCE
+            ),
             block_seconds=_BLOCK_WHILE_FULL_SECONDS if is_one_full else BLOCK_SECONDS,
         )
 
