@@ -112,7 +112,7 @@ REASONS = {
     "signal": "the command was ended by a signal",
     "task_deleted": "its task was deleted before it started",
     "unclaimed": "no worker took it in time; it goes back to the queue",
-    "unpublished": "the queue did not say that it has the message; it waits until the queue answers",
+    "unpublished": "the queue did not confirm its message; it waits until the queue answers",
     "worker_gone": "the worker that it was meant for takes no more; it goes to another",
     "worker_lost": "its worker is gone, and its lease with it",
 }
