@@ -12,7 +12,7 @@ from tidemill.api.context import ApiContext
 from tidemill.api.middleware import Gate
 from tidemill.api.openapi import complete
 from tidemill.api.problems import BadRequest, add_handlers, told
-from tidemill.api.routes import runs, system, tasks, worker_calls, workers
+from tidemill.api.routes import flow_runs, runs, system, tasks, worker_calls, workers
 from tidemill.errors import Problem
 
 BASE = "/api/v1"
@@ -42,8 +42,8 @@ def create_routes(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.probes = probes.Probes(context.health, context.metrics)
-    for router in (tasks.router, runs.router, workers.router, worker_calls.router, system.router):
-        app.include_router(router, prefix=BASE)
+    for routes in (tasks, runs, flow_runs, workers, worker_calls, system):
+        app.include_router(routes.router, prefix=BASE)
     app.include_router(probes.router)
     add_handlers(app)
     return app

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from tidemill.domain.duty import Duty
+from tidemill.domain.flow_run import FlowStatus
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, TaskStatus
 from tidemill.domain.task_run import AttemptOutcome, Hold, Trigger
@@ -136,7 +137,7 @@ class ConcurrencyBody(Body):
 
 
 class DependencyBody(Body):
-    """An upstream task and what is asked of its run; kept, and not acted on so far."""
+    """An upstream task and what its run in the same flow run has to come to."""
 
     task: TaskText
     condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
@@ -480,6 +481,59 @@ class RunOut(BaseModel):
     dispatched_at: AwareDatetime | None
     started_at: AwareDatetime | None
     completed_at: AwareDatetime | None
+
+
+class MemberOut(BaseModel):
+    """A run of a flow run, in short."""
+
+    id: int
+    task_id: int
+    task_name: str
+    status: RunStatus
+    reason: str | None
+    attempt: int
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    completed_at: AwareDatetime | None
+
+
+class EdgeOut(BaseModel):
+    """What one run of a flow run waits for.
+
+    `upstream_run_id` is null while no run of a task outside the flow run counts; `ended_as` is how
+    the upstream run ended, and null until then.
+    """
+
+    upstream_task_id: int
+    upstream_run_id: int | None
+    downstream_run_id: int
+    condition: Literal["succeeded", "failed", "completed", "skipped"]
+    ended_as: RunStatus | None
+
+
+class FlowRunSummaryOut(BaseModel):
+    """The runs of one firing of connected tasks, `total` of them."""
+
+    id: str
+    namespace: str
+    root_task_id: int
+    root_run_id: int
+    trigger: Trigger
+    scheduled_for: AwareDatetime
+    status: FlowStatus
+    total: int
+    unfinished: int
+    created_at: AwareDatetime
+    completed_at: AwareDatetime | None
+
+
+class FlowRunOut(FlowRunSummaryOut):
+    """A flow run with its graph; `critical_path` names the runs that it took so long for."""
+
+    started_at: AwareDatetime | None
+    runs: list[MemberOut]
+    edges: list[EdgeOut]
+    critical_path: list[int]
 
 
 class AttemptOut(BaseModel):

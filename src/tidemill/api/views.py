@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from tidemill.application.queries.ledger import Ledger
+from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
+from tidemill.domain.flow_run import FlowRun, Member, critical_path
 from tidemill.domain.gates import Explanation
 from tidemill.domain.schedule import Fire
 from tidemill.domain.task import Priority, Task, TaskDefinition
@@ -75,6 +77,60 @@ def run_view(run: TaskRun) -> dict[str, Any]:
     view["trigger"] = run.trigger.value
     view["priority"] = _LEVELS[run.priority]
     return view
+
+
+def flow_run_view(flow_run: FlowRun) -> dict[str, Any]:
+    """A flow run in short."""
+    return {
+        "id": flow_run.id,
+        "namespace": flow_run.namespace,
+        "root_task_id": flow_run.root_task_id,
+        "root_run_id": flow_run.root_run_id,
+        "trigger": flow_run.trigger.value,
+        "scheduled_for": instant(flow_run.scheduled_for),
+        "status": flow_run.status.value,
+        "total": flow_run.total,
+        "unfinished": flow_run.unfinished,
+        "created_at": instant(flow_run.created_at),
+        "completed_at": instant(flow_run.completed_at),
+    }
+
+
+def graph_view(
+    flow_run: FlowRun, members: Sequence[Member], edges: Sequence[Edge]
+) -> dict[str, Any]:
+    """A flow run, its runs and what waits for what."""
+    started = [each.started_at for each in members if each.started_at is not None]
+    return {
+        **flow_run_view(flow_run),
+        "started_at": instant(min(started, default=None)),
+        "runs": [_member_view(each) for each in members],
+        "edges": [
+            {
+                "upstream_task_id": edge.upstream_task_id,
+                "upstream_run_id": edge.upstream_run_id,
+                "downstream_run_id": edge.downstream_run_id,
+                "condition": edge.condition,
+                "ended_as": edge.ended_as,
+            }
+            for edge in edges
+        ],
+        "critical_path": critical_path(members, edges),
+    }
+
+
+def _member_view(member: Member) -> dict[str, Any]:
+    return {
+        "id": member.id,
+        "task_id": member.task_id,
+        "task_name": member.task_name,
+        "status": member.status.value,
+        "reason": member.reason,
+        "attempt": member.attempt,
+        "created_at": instant(member.created_at),
+        "started_at": instant(member.started_at),
+        "completed_at": instant(member.completed_at),
+    }
 
 
 def attempt_view(attempt: RunAttempt) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import msgspec
 
+from tidemill.application.open_flow_runs import insert_roots
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task, concurrency_key_of
 from tidemill.domain.task_run import TaskRun, Trigger
@@ -60,7 +61,9 @@ def backfill_task(
         )
     if dry_run:
         return Backfill(times, [])
-    runs = transaction.insert_runs(_runs_of(transaction, task, times, max_parallel))
+    runs = insert_roots(
+        transaction, {task.id: task}, _runs_of(transaction, task, times, max_parallel)
+    )
     transaction.announce(Topic.READY, Topic.EVENTS)
     return Backfill(times, runs)
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from tidemill.application.follow_up import follow_up_ended
+from tidemill.application.release_dependents import release_dependents
 from tidemill.domain.events import EventType
 from tidemill.domain.run_status import NOT_STARTED, RunStatus
 from tidemill.domain.task_run import TaskRun, move
@@ -47,7 +50,9 @@ def cancel_runs(transaction: Transaction, runs: Sequence[TaskRun], reason: str) 
         transaction.announce(Topic.LEASES)
     if any(run.status is RunStatus.DISPATCHED for run in idle):
         transaction.announce(Topic.READY)  # there is room for others in their place
-    follow_up_ended(transaction, idle)
+    follow_up_ended(
+        transaction, [msgspec.structs.replace(run, status=RunStatus.CANCELLED) for run in idle]
+    )
     return len(idle) + len(running)
 
 
@@ -67,5 +72,8 @@ def skip_runs(transaction: Transaction, runs: Sequence[TaskRun], reason: str) ->
             )
             for run in runs
         ]
+    )
+    release_dependents(
+        transaction, [msgspec.structs.replace(run, status=RunStatus.SKIPPED) for run in runs]
     )
     transaction.announce(Topic.EVENTS)

@@ -98,7 +98,7 @@ def _in_order(run_ids: Collection[int], claimed: Sequence[ClaimedRun]) -> list[C
 
 def with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[ClaimedRun]:
     """Runs that a worker holds, each with all that it needs to know."""
-    taken = _with_log_seq(transaction, taken)
+    taken = _with_upstream(transaction, _with_log_seq(transaction, taken))
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in taken})
     successes = transaction.previous_successes({run.task_id for run in taken})
     shards = _shards_of(transaction, taken)
@@ -118,6 +118,22 @@ def _shards_of(transaction: Transaction, taken: Sequence[LeasedRun]) -> dict[int
     """Only what a strategy was asked for may have been split."""
     asked = [run.id for run in taken if parse_lane(run.lane).strategy not in (None, QUEUE)]
     return transaction.shards(asked) if asked else {}
+
+
+def _with_upstream(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:
+    """What the upstream runs returned stands in `parameters.upstream`, by task."""
+    in_flow = [run.id for run in taken if run.flow_run_id is not None]
+    if not in_flow:
+        return taken
+    results = transaction.upstream_results(in_flow)
+    return [
+        msgspec.structs.replace(
+            run, parameters=run.parameters | {"upstream": results.get(run.id, {})}
+        )
+        if run.flow_run_id is not None
+        else run
+        for run in taken
+    ]
 
 
 def _with_log_seq(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:

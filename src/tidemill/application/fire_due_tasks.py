@@ -7,6 +7,7 @@ import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs, skip_runs
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
+from tidemill.application.open_flow_runs import insert_roots
 from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
 from tidemill.domain.new_run import fired_run, rows_of_skips, skipped_run
 from tidemill.domain.overlap import UnfinishedRun, plan_overlaps
@@ -88,7 +89,7 @@ def _fire(transaction: Transaction, tasks: Sequence[Task]) -> tuple[int, Sequenc
         if len(firing.rows) >= _ROWS_AT_ONCE:
             break
         firing.add(task, unfinished.get(task.id, []))
-    created = transaction.insert_runs(firing.rows)
+    created = insert_roots(transaction, {task.id: task for task in tasks}, firing.rows)
     coalesced = transaction.insert_runs(firing.coalesced(created))
     transaction.advance_tasks(firing.advances)
     _make_way(transaction, firing)

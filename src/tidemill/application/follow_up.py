@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
+import msgspec
+
+from tidemill.application.release_dependents import release_dependents
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import concurrency_gate
 from tidemill.domain.run_status import FINAL
@@ -17,16 +20,21 @@ def follow_up_attempts(transaction: Transaction, changes: Sequence[RunChange]) -
     A run that is to be tried again has left its key; only one that is final has made way for the
     next of its task.
     """
-    final = [change.before for change in changes if change.changes["status"] in FINAL]
+    final = [
+        msgspec.structs.replace(change.before, status=change.changes["status"])
+        for change in changes
+        if change.changes["status"] in FINAL
+    ]
     retried = [change.before for change in changes if change.changes["status"] not in FINAL]
     follow_up_ended(transaction, final)
     let_waiting_for_keys_go(transaction, _limits_of(retried))
 
 
 def follow_up_ended(transaction: Transaction, ended: Sequence[RunHead]) -> None:
-    """Let go on what waited for these runs; their final status is written already."""
+    """Let go on what waited for these runs, which have the final status that is written already."""
     if not ended:
         return
+    release_dependents(transaction, ended)
     let_next_of_task_go(transaction, {run.task_id for run in ended})
     let_waiting_for_keys_go(transaction, _limits_of(ended))
     _rearm_fixed_delays(transaction, ended)

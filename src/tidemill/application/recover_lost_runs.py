@@ -11,6 +11,7 @@ from tidemill.application.follow_up import (
     let_next_of_task_go,
     let_waiting_for_keys_go,
 )
+from tidemill.application.release_dependents import count_outside_edges
 from tidemill.application.time_out_runs import time_out_runs
 from tidemill.domain.deadline import overdue_reason, queue_deadline
 from tidemill.domain.events import EventType
@@ -72,6 +73,7 @@ def recover_lost_runs(
     silent = transaction.silent_workers(now - silent_after)
     for worker in silent:
         transaction.save_worker(msgspec.structs.replace(worker, status=WorkerStatus.LOST))
+    count_outside_edges(transaction)
     stranded = recover_stranded_runs(transaction)
     stuck = transaction.stuck_dispatches(now - claim_within, limit)
     stuck += _overlooked(transaction, {run.id for run in stuck})

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+import msgspec
+
 from tidemill.application.follow_up import follow_up_ended
 from tidemill.domain.deadline import overdue_reason
 from tidemill.domain.events import EventType
@@ -17,7 +19,9 @@ def time_out_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
     if not runs:
         return
     transaction.change_runs([_timed_out(run, transaction.now) for run in runs])
-    follow_up_ended(transaction, runs)
+    follow_up_ended(
+        transaction, [msgspec.structs.replace(run, status=RunStatus.TIMED_OUT) for run in runs]
+    )
     transaction.announce(Topic.EVENTS)
 
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import msgspec
 
+from tidemill.application.open_flow_runs import insert_roots
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task
 from tidemill.domain.task_run import TaskRun, Trigger
@@ -55,7 +56,9 @@ def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -
             if key in known or first_with.setdefault(key, index) != index:
                 continue
         fresh[index] = _run_of(transaction, task, request)
-    created = dict(zip(fresh, transaction.insert_runs(list(fresh.values())), strict=True))
+    by_id = {task.id: task for task in tasks}
+    made = insert_roots(transaction, by_id, list(fresh.values()))
+    created = dict(zip(fresh, made, strict=True))
     transaction.note_last_run({run.task_id for run in created.values()})
     _remember(transaction, {key: (requests[n], created[n]) for key, n in first_with.items()})
     transaction.announce(Topic.READY, Topic.EVENTS)

@@ -72,6 +72,14 @@ NOUNS = {
             "wait": "run_commands:wait",
         },
     ),
+    "flow-run": (
+        "Flow runs: the runs of one firing of connected tasks.",
+        {
+            "list": "flow_run_commands:list_flow_runs",
+            "get": "flow_run_commands:get",
+            "cancel": "flow_run_commands:cancel",
+        },
+    ),
     "worker": (
         "Workers: who runs tasks.",
         {

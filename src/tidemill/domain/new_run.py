@@ -8,7 +8,7 @@ import msgspec
 from tidemill.domain.jitter import jittered
 from tidemill.domain.misfire import MisfirePlan
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Priority, Task, concurrency_key_of, lane_of
+from tidemill.domain.task import Priority, Task, TaskStatus, concurrency_key_of, lane_of
 from tidemill.domain.task_run import Hold, TaskRun, Trigger, rank_of
 
 SCHEDULE_KEY = "schedule"  # trigger_key of every firing: with the fire time it is one of a kind
@@ -64,6 +64,33 @@ def new_run(
         missed_count=missed_count,
         retry_of=retry_of,
         traceparent=traceparent,
+    )
+
+
+def dependent_run(task: Task, root: TaskRun, now: datetime) -> TaskRun:
+    """The run of a task that hangs on `root`, in its flow run; that of a paused one is skipped."""
+    run = msgspec.structs.replace(
+        new_run(
+            task,
+            Trigger.DEPENDENCY,
+            f"flow:{root.task_id}:{root.trigger_key}",
+            root.scheduled_for,
+            now,
+            traceparent=root.traceparent,
+        ),
+        flow_run_id=root.flow_run_id,
+    )
+    if task.status is TaskStatus.PAUSED:
+        return msgspec.structs.replace(
+            run, status=RunStatus.SKIPPED, reason="paused", hold=None, completed_at=now
+        )
+    return waiting_run(run)
+
+
+def waiting_run(run: TaskRun) -> TaskRun:
+    """The same run, once its upstream runs have ended: no time limit is counted before."""
+    return msgspec.structs.replace(
+        run, status=RunStatus.WAITING, hold=None, queue_deadline_at=None, deadline_at=None
     )
 
 
@@ -138,13 +165,13 @@ def _blank_run(
         event_seq=0,
         worker_id=None,
         started_at=None,
+        flow_run_id=None,
         task_name=definition.name,
         task_type=definition.task_type,
         lane=lane_of(definition),
         scheduled_for=scheduled_for,
         not_before=scheduled_for,
         parameters={},
-        flow_run_id=None,
         timeout_seconds=None,
         deadline_at=None,
         missed_count=0,

@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from tidemill.domain.dependency import Condition, Rule
 from tidemill.domain.schedule import Schedule, ScheduleSpec, compile_schedule
 
 
@@ -79,7 +80,7 @@ class Dependency(msgspec.Struct, frozen=True):
     """An edge to an upstream task and what its run must come to."""
 
     task: str  # "name:NAME" or the id in digits
-    condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
+    condition: Condition = "succeeded"
 
 
 # A strategy by its name alone, or `{"name": …}` with its settings.
@@ -114,7 +115,7 @@ class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     worker_selector: dict[str, str] = {}
     strategy: StrategyChoice | None = None  # None: the dispatcher's own
     dependencies: list[Dependency] = []
-    trigger_rule: str = "all"
+    trigger_rule: Rule = "all"
     tags: list[str] = []
     metadata: dict[str, Any] = {}
 
@@ -132,6 +133,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     last_run_at: datetime | None = None  # when a run was last made, by its schedule or by hand
     created_at: datetime
     updated_at: datetime
+    has_dependents: bool = False  # other tasks name it as their upstream
 
     @property
     def edition(self) -> str:

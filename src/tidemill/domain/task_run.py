@@ -72,6 +72,7 @@ class RunHead(msgspec.Struct, frozen=True):
     event_seq: int
     worker_id: str | None
     started_at: datetime | None
+    flow_run_id: str | None
 
 
 class ReadyRun(msgspec.Struct, frozen=True):
@@ -95,7 +96,6 @@ class LeasedRun(RunHead, frozen=True):
     scheduled_for: datetime  # the fire time the rule demanded
     not_before: datetime
     parameters: dict[str, Any]
-    flow_run_id: str | None
     timeout_seconds: float | None
     deadline_at: datetime | None
     missed_count: int
@@ -196,15 +196,23 @@ class RunChange(msgspec.Struct, frozen=True):
     event: RunEvent
 
 
-def created(run_id: int, namespace: str, at: datetime, trigger: Trigger) -> RunEvent:
-    """What is told of a new run that is to start."""
-    data = {"to": RunStatus.PENDING.value, "trigger": trigger.value}
+def created(
+    run_id: int,
+    namespace: str,
+    at: datetime,
+    trigger: Trigger,
+    status: RunStatus = RunStatus.PENDING,
+) -> RunEvent:
+    """What is told of a new run that is to start, or waits for others."""
+    data = {"to": status.value, "trigger": trigger.value}
     return RunEvent(run_id, 1, EventType.RUN_CREATED, at, data, namespace)
 
 
-def skipped(run_id: int, namespace: str, at: datetime, reason: str | None) -> RunEvent:
-    """What is told of a firing that was never to start."""
-    data = {"to": RunStatus.SKIPPED.value, "trigger": Trigger.SCHEDULE.value, "reason": reason}
+def skipped(
+    run_id: int, namespace: str, at: datetime, trigger: Trigger, reason: str | None
+) -> RunEvent:
+    """What is told of a run that was never to start."""
+    data = {"to": RunStatus.SKIPPED.value, "trigger": trigger.value, "reason": reason}
     return RunEvent(run_id, 1, EventType.RUN_SKIPPED, at, data, namespace)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from tidemill.domain.flow_run import FlowStatus
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskStatus
 from tidemill.domain.task_run import Trigger
@@ -20,6 +21,7 @@ MAX_LIMIT = 1_000
 _LARGEST = 2**57  # above all ids, and below what is no instant in microseconds any more
 
 TASK_SORTS = ("id", "-id", "name", "-name")
+FLOW_RUN_SORTS = ("-id", "id")
 RUN_SORTS = ("-id", "id", "-scheduled_for", "scheduled_for")
 
 
@@ -45,6 +47,14 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     scheduled_before: datetime | None = None  # exclusive
     flow_run_id: str | None = None
     part_of: int | None = None
+
+
+class FlowRunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Flow runs that match everything that is given."""
+
+    namespace: str | None = None
+    root_task_id: int | None = None
+    status: FlowStatus | None = None
 
 
 class WorkerFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from tidemill.domain.dependency import Condition, Edge, Tally
 from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
+from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.prepared_firing import PreparedFiring
 from tidemill.domain.run_status import RunStatus
@@ -31,6 +33,7 @@ from tidemill.domain.task_run import (
 )
 from tidemill.domain.worker import Worker
 from tidemill.foundation.listing import (
+    FlowRunFilter,
     LaneDepth,
     LedgerCount,
     Page,
@@ -62,6 +65,21 @@ class TaskAdvance(msgspec.Struct, frozen=True):
     task_id: int
     next_run_at: datetime | None
     last_run_at: datetime | None
+
+
+class TaskEdge(msgspec.Struct, frozen=True):
+    """One task names another as its upstream."""
+
+    task_id: int
+    upstream_task_id: int
+    condition: Condition
+
+
+class RunEnd(msgspec.Struct, frozen=True):
+    """How a run ended."""
+
+    run_id: int
+    status: RunStatus
 
 
 class LogLines(msgspec.Struct, frozen=True):
@@ -140,6 +158,15 @@ class Reads(Protocol):
     ) -> Mapping[tuple[int, int], TaskDefinition]:
         """The definitions of (task id, version) pairs; a version never changes."""
 
+    def flow_run(self, flow_run_id: str, namespace: str | None = None) -> FlowRun | None:
+        """One flow run; in `namespace` only, where one is given."""
+
+    def members(self, flow_run_id: str) -> list[Member]:
+        """The runs of a flow run, in the order of their ids."""
+
+    def edges_into(self, run_ids: Collection[int]) -> list[Edge]:
+        """What each of these runs waited for, or still does."""
+
     def workers_alive(self) -> list[Worker]:
         """Workers that are active or draining."""
 
@@ -158,7 +185,8 @@ class Reads(Protocol):
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
         """The unfinished runs of these tasks that a firing may meet, oldest first.
 
-        Left out are backfills, and runs that were asked for at an hour still to come.
+        Left out are backfills, runs that wait for others, and runs that were asked for at an hour
+        still to come.
         """
 
     # lists, newest or smallest first as asked; every one by an index
@@ -168,6 +196,9 @@ class Reads(Protocol):
 
     def list_runs(self, wanted: RunFilter, page: PageRequest) -> Page[TaskRun]:
         """Runs."""
+
+    def list_flow_runs(self, wanted: FlowRunFilter, page: PageRequest) -> Page[FlowRun]:
+        """Flow runs."""
 
     def list_workers(self, wanted: WorkerFilter, page: PageRequest) -> Page[Worker]:
         """Workers, by id, those that left included."""
@@ -269,6 +300,9 @@ class Transaction(Reads, Protocol):
     def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
         """The tasks of these names, locked; deleted ones are left out."""
 
+    def tasks_in_force(self, task_ids: Collection[int]) -> dict[int, Task]:
+        """These tasks, not locked; deleted ones are left out."""
+
     def note_last_run(self, task_ids: Collection[int]) -> None:
         """Set `last_run_at` of these tasks to now: a run of each was made."""
 
@@ -296,6 +330,51 @@ class Transaction(Reads, Protocol):
 
     def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
         """The upstream tasks of a task and their conditions."""
+
+    # flow runs
+
+    def task_edges_below(self, task_ids: Collection[int]) -> list[TaskEdge]:
+        """Every edge into these tasks, and into all that can be reached downstream from them."""
+
+    def open_flow_runs(
+        self, flow_runs: Sequence[FlowRun], edges: Sequence[Edge], tallies: Sequence[Tally]
+    ) -> None:
+        """Store new flow runs, what waits for what in them, and the tallies of what waits."""
+
+    def flow_runs(self, flow_run_ids: Collection[str]) -> dict[str, FlowRun]:
+        """These flow runs, locked: nobody else counts in them until the commit."""
+
+    def save_flow_runs(self, flow_runs: Sequence[FlowRun]) -> None:
+        """Store the status, counts and end of flow runs."""
+
+    def end_edges(self, ends: Sequence[RunEnd]) -> list[Edge]:
+        """Count the edges from these runs, once each; those that were counted by this call."""
+
+    def open_edges_below(self, run_ids: Collection[int]) -> list[Edge]:
+        """Every edge not yet counted that can be reached downstream from these runs."""
+
+    def outside_edges(self, limit: int) -> list[tuple[Edge, RunEnd]]:
+        """Edges from outside their flow run whose upstream task has finished a run for the same
+        or a later period, each with its latest."""
+
+    def take_outside_edges(self, found: Sequence[tuple[Edge, RunEnd]]) -> list[Edge]:
+        """Count these, once each; those that were counted by this call."""
+
+    def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
+        """The tallies of those of these runs that still wait."""
+
+    def save_tallies(self, tallies: Collection[Tally]) -> None:
+        """Store what was counted."""
+
+    def forget_tallies(self, run_ids: Collection[int]) -> None:
+        """These wait no longer."""
+
+    def unhandled_ends(self, flow_run_ids: Collection[str]) -> dict[str, dict[str, int]]:
+        """For each flow run, how many of its runs ended in which status with no run downstream
+        of them that was to start because, or in spite, of it."""
+
+    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+        """For each of these runs, the results of its upstream runs that have one, by task."""
 
     # runs
 

@@ -13,7 +13,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, Task
 from tidemill.domain.task_run import Trigger, created
 from tidemill.foundation.store import DueTask
-from tidemill.infrastructure.database.prepared import in_array, struct_columns
+from tidemill.infrastructure.database.prepared import in_array
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
     FIRES,
@@ -22,7 +22,7 @@ from tidemill.infrastructure.database.tables import (
     task_runs,
     tasks,
 )
-from tidemill.infrastructure.database.task_rows import task_from
+from tidemill.infrastructure.database.task_rows import TASK_COLUMNS, task_from
 
 _FIELDS = PreparedFiring.__struct_fields__
 _next = prepared_firings.c
@@ -33,7 +33,7 @@ _is_of_next_firing = and_(
     _next.scheduled_for == tasks.c.next_run_at,
 )
 _unprepared = (
-    struct_columns(tasks, Task.__struct_fields__)
+    select(*TASK_COLUMNS)
     .where(
         text(FIRES),
         tasks.c.next_run_at > bindparam("now"),
@@ -42,7 +42,7 @@ _unprepared = (
     )
     .order_by(tasks.c.next_run_at)
     .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, of=tasks)
 )
 _next_due_after = select(func.min(tasks.c.next_run_at)).where(
     text(FIRES), tasks.c.next_run_at > bindparam("until")

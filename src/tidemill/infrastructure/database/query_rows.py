@@ -23,12 +23,14 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
 from tidemill.domain.events import RunEvent
+from tidemill.domain.flow_run import FlowRun
 from tidemill.domain.new_run import SCHEDULE_KEY
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import Task
 from tidemill.domain.task_run import RunAttempt, TaskRun
 from tidemill.domain.worker import Worker
 from tidemill.foundation.listing import (
+    FlowRunFilter,
     LaneDepth,
     LedgerCount,
     Page,
@@ -40,6 +42,7 @@ from tidemill.foundation.listing import (
     WorkerFilter,
 )
 from tidemill.foundation.store import EventPosition, LogLines, StoredEvent, TaskVersion
+from tidemill.infrastructure.database.flow_rows import flow_run_from
 from tidemill.infrastructure.database.prepared import HasElement, SecondsBetween, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.run_rows import run_from
@@ -49,6 +52,7 @@ from tidemill.infrastructure.database.tables import (
     IS_READY,
     IS_UNFINISHED,
     NOT_DELETED,
+    flow_runs,
     run_attempts,
     run_events,
     run_logs,
@@ -57,7 +61,7 @@ from tidemill.infrastructure.database.tables import (
     tasks,
     workers,
 )
-from tidemill.infrastructure.database.task_rows import task_from
+from tidemill.infrastructure.database.task_rows import TASK_COLUMNS, task_from
 from tidemill.infrastructure.database.types import instant_of, microseconds_of
 from tidemill.infrastructure.database.worker_rows import worker_from
 
@@ -160,7 +164,7 @@ class QueryRows(Rows):
             conditions.append(tasks.c.name == wanted.name)
         if wanted.tag is not None:
             conditions.append(HasElement(tasks.c.tags, bindparam("tag", wanted.tag)))
-        query = struct_columns(tasks, Task.__struct_fields__).where(*conditions)
+        query = select(*TASK_COLUMNS).where(*conditions)
         found = [task_from(row) for row in self._page(query, tasks, page)]
         return _cut(found, page, lambda task: _sort_value(task, task.definition, page.sort))
 
@@ -186,6 +190,15 @@ class QueryRows(Rows):
             name = page.sort.removeprefix("-")
             found.sort(key=lambda run: (getattr(run, name), run.id), reverse=page.sort[0] == "-")
         return _cut(found[: page.limit + 1], page, lambda run: _sort_value(run, run, page.sort))
+
+    def list_flow_runs(self, wanted: FlowRunFilter, page: PageRequest) -> Page[FlowRun]:
+        query = struct_columns(flow_runs, FlowRun.__struct_fields__)
+        for name in FlowRunFilter.__struct_fields__:
+            value = getattr(wanted, name)
+            if value is not None:
+                query = query.where(flow_runs.c[name] == value)
+        found = [flow_run_from(row) for row in self._page(query, flow_runs, page)]
+        return _cut(found, page, lambda each: each.id)
 
     def list_workers(self, wanted: WorkerFilter, page: PageRequest) -> Page[Worker]:
         query = struct_columns(workers, Worker.__struct_fields__)

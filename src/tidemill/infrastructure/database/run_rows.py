@@ -46,7 +46,9 @@ from tidemill.infrastructure.database.tables import (
     IS_NOT_LEASED,
     IS_READY,
     IS_UNFINISHED,
+    flow_runs,
     run_attempts,
+    run_edges,
     run_events,
     run_logs,
     task_runs,
@@ -103,14 +105,18 @@ _SUCCEEDS = (
 
 
 def _meets_firings(runs: Any) -> tuple[ColumnElement[bool], ...]:
-    """Neither backfills nor what was asked for at an hour still to come."""
+    """Neither backfills, nor what waits for others or was asked for at an hour still to come."""
     is_wish_for_later = and_(
         runs.status == RunStatus.PENDING,
         runs.hold.is_not(None),
         runs.hold == Hold.TIME,
         runs.trigger != Trigger.SCHEDULE,
     )
-    return runs.trigger != Trigger.BACKFILL, not_(is_wish_for_later)
+    return (
+        runs.trigger != Trigger.BACKFILL,
+        runs.status != RunStatus.WAITING,
+        not_(is_wish_for_later),
+    )
 
 
 _unfinished = (
@@ -245,12 +251,17 @@ _prunable = (
     .order_by(_runs.completed_at)
     .limit(bindparam("limit"))
 )
+_prune_flow_runs = flow_runs.delete().where(
+    flow_runs.c.completed_at <= bindparam("before"),
+    not_(select(_runs.id).where(_runs.flow_run_id == flow_runs.c.id).exists()),
+)
 _prune_statements = [
     table.delete().where(in_array(column, "ids"))
     for table, column in (
         (run_logs, run_logs.c.run_id),
         (run_events, run_events.c.run_id),
         (run_attempts, run_attempts.c.run_id),
+        (run_edges, run_edges.c.downstream_run_id),
         (task_runs, task_runs.c.id),
     )
 ]
@@ -459,6 +470,7 @@ class RunRows(Rows):
         if ids:
             for statement in _prune_statements:
                 self.execute(statement, ids=ids)
+            self.execute(_prune_flow_runs, before=completed_before)
         return len(ids)
 
 
@@ -483,5 +495,5 @@ def _all(rows: list[list[Any]]) -> list[TaskRun]:
 
 def _first_event(run: TaskRun) -> RunEvent:
     if run.status is RunStatus.SKIPPED:
-        return skipped(run.id, run.namespace, run.created_at, run.reason)
-    return created(run.id, run.namespace, run.created_at, run.trigger)
+        return skipped(run.id, run.namespace, run.created_at, run.trigger, run.reason)
+    return created(run.id, run.namespace, run.created_at, run.trigger, run.status)

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from tidemill.domain.events import EventType
+from tidemill.domain.flow_run import FlowStatus
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition, TaskStatus
 from tidemill.domain.task_run import AttemptOutcome, Hold, Trigger
@@ -219,6 +220,57 @@ task_runs = Table(
     _partial("ix_task_runs_success", "task_id", "completed_at", where=HAS_SUCCEEDED),
     _partial("ix_task_runs_completed", "completed_at", where=HAS_ENDED),
     sqlite_autoincrement=True,
+)
+
+flow_runs = Table(
+    "flow_runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("root_task_id", _Id, nullable=False),
+    Column("root_run_id", _Id, nullable=False),
+    Column("trigger", Enumerated(Trigger), nullable=False),
+    Column("scheduled_for", Instant, nullable=False),
+    Column("status", Enumerated(FlowStatus), nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("unfinished", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("completed_at", Instant),
+    Index("ix_flow_runs_namespace_id", "namespace", "id"),
+    Index("ix_flow_runs_root_task_id", "root_task_id", "id"),
+    _partial("ix_flow_runs_completed", "completed_at", where=HAS_ENDED),
+    sqlite_with_rowid=False,
+)
+
+IS_OUTSIDE = "upstream_run_id IS NULL"
+
+run_edges = Table(
+    "run_edges",
+    metadata,
+    Column("downstream_run_id", _Id, primary_key=True),
+    Column("upstream_task_id", _Id, primary_key=True),
+    Column("upstream_run_id", _Id),
+    Column("flow_run_id", Text, nullable=False),
+    Column("condition", Text, nullable=False),
+    Column("ended_as", Enumerated(RunStatus)),
+    _partial(
+        "ix_run_edges_upstream_run_id", "upstream_run_id", where="upstream_run_id IS NOT NULL"
+    ),
+    _partial("ix_run_edges_outside", "upstream_task_id", where=IS_OUTSIDE),
+    sqlite_with_rowid=False,
+)
+
+# Only of runs that still wait.
+run_tallies = Table(
+    "run_tallies",
+    metadata,
+    Column("run_id", _Id, primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("met", Integer, nullable=False),
+    Column("unmet", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # How often somebody was chosen in turn in a lane: all dispatchers count on.

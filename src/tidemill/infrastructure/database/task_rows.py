@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, func, select, text
 from tidemill.domain.task import Task, TaskDefinition
 from tidemill.errors import Conflict, VersionMismatch
 from tidemill.foundation.store import TaskAdvance
-from tidemill.infrastructure.database.prepared import in_array, struct_columns
+from tidemill.infrastructure.database.prepared import in_array
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
     FIRES,
@@ -23,7 +23,15 @@ from tidemill.infrastructure.database.tables import (
 
 _FIELDS = Task.__struct_fields__
 
-_task = struct_columns(tasks, _FIELDS).where(text(NOT_DELETED))
+# A task and whether others depend on it, in the order of the fields of `Task`.
+TASK_COLUMNS = (
+    *(tasks.c[name] for name in _FIELDS if name in tasks.c),
+    select(task_dependencies.c.task_id)
+    .where(task_dependencies.c.upstream_task_id == tasks.c.id)
+    .exists()
+    .label("has_dependents"),
+)
+_task = select(*TASK_COLUMNS).where(text(NOT_DELETED))
 _by_id = _task.where(tasks.c.id == bindparam("task_id"))
 _by_id_in_namespace = _by_id.where(tasks.c.namespace == bindparam("namespace"))
 _by_name = _task.where(
@@ -31,6 +39,7 @@ _by_name = _task.where(
 )
 # The keys of tasks never change: rows that refer to one need not wait for whoever changes it.
 _by_ids = _task.where(in_array(tasks.c.id, "ids")).with_for_update(key_share=True)
+_in_force = _task.where(in_array(tasks.c.id, "ids"))
 _by_names = _task.where(
     tasks.c.namespace == bindparam("namespace"), in_array(tasks.c.name, "names")
 ).with_for_update(key_share=True)
@@ -61,9 +70,6 @@ _delete = (
     .where(tasks.c.id == bindparam("task_id"), text(NOT_DELETED))
     .values(deleted_at=bindparam("now"), next_run_at=None)
 )
-_forget_prepared = prepared_firings.delete().where(
-    prepared_firings.c.task_id == bindparam("task_id")
-)
 _definitions = select(
     task_versions.c.task_id, task_versions.c.version, task_versions.c.definition
 ).where(in_array(task_versions.c.task_id, "ids"), in_array(task_versions.c.version, "versions"))
@@ -71,11 +77,14 @@ _has_version = select(task_versions.c.version).where(
     task_versions.c.task_id == bindparam("task_id"),
     task_versions.c.version == bindparam("version"),
 )
+_forget_prepared = prepared_firings.delete().where(in_array(prepared_firings.c.task_id, "ids"))
 _edges = select(task_dependencies.c.task_id, task_dependencies.c.upstream_task_id).where(
     task_dependencies.c.namespace == bindparam("namespace")
 )
-_delete_edges = task_dependencies.delete().where(
-    task_dependencies.c.task_id == bindparam("task_id")
+_delete_edges = (
+    task_dependencies.delete()
+    .where(task_dependencies.c.task_id == bindparam("task_id"))
+    .returning(task_dependencies.c.upstream_task_id)
 )
 
 
@@ -96,6 +105,9 @@ class TaskRows(Rows):
     def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
         found = [task_from(row) for row in self.fetch(_by_names, namespace=namespace, names=names)]
         return {task.definition.name: task for task in found}
+
+    def tasks_in_force(self, task_ids: Collection[int]) -> dict[int, Task]:
+        return {row[0]: task_from(row) for row in self.fetch(_in_force, ids=task_ids)}
 
     def note_last_run(self, task_ids: Collection[int]) -> None:
         self.execute(_note_last_run, ids=task_ids, now=self.now)
@@ -149,7 +161,7 @@ class TaskRows(Rows):
 
     def delete_task(self, task_id: int) -> None:
         self.execute(_delete, task_id=task_id, now=self.now)
-        self.execute(_forget_prepared, task_id=task_id)
+        self.execute(_forget_prepared, ids=[task_id])
 
     def definitions(
         self, keys: Collection[tuple[int, int]]
@@ -175,7 +187,9 @@ class TaskRows(Rows):
         return edges
 
     def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
-        self.execute(_delete_edges, task_id=task_id)
+        before = {row[0] for row in self.fetch(_delete_edges, task_id=task_id)}
+        # Whether a firing is plain hangs on whether others depend on its task.
+        self.execute(_forget_prepared, ids=before | edges.keys())
         self.insert_rows(
             task_dependencies,
             ("task_id", "upstream_task_id", "namespace", "condition"),

@@ -2,6 +2,7 @@
 
 from tidemill.infrastructure.database.duty_rows import DutyRows
 from tidemill.infrastructure.database.firing_rows import FiringRows
+from tidemill.infrastructure.database.flow_rows import FlowRows
 from tidemill.infrastructure.database.placement_rows import PlacementRows
 from tidemill.infrastructure.database.query_rows import QueryRows
 from tidemill.infrastructure.database.run_rows import RunRows
@@ -10,6 +11,6 @@ from tidemill.infrastructure.database.worker_rows import WorkerRows
 
 
 class DatabaseTransaction(
-    TaskRows, FiringRows, RunRows, PlacementRows, WorkerRows, DutyRows, QueryRows
+    TaskRows, FiringRows, RunRows, FlowRows, PlacementRows, WorkerRows, DutyRows, QueryRows
 ):
     """Implements `foundation.store.Transaction` on any engine that SQLAlchemy writes SQL for."""

@@ -1,0 +1,103 @@
+"""Flow runs: the runs of one firing of connected tasks, with their graph."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from tidemill.api.answers import (
+    Answer,
+    Cursor,
+    IdempotencyKey,
+    JsonRoute,
+    Limit,
+    Text,
+    carry_out,
+    documented,
+    json_answer,
+    page_answer,
+    page_request,
+)
+from tidemill.api.context import Context
+from tidemill.api.permissions import Permission, Visible, requires, within
+from tidemill.api.schemas import FlowRunOut, FlowRunSummaryOut, Listed, NoBody
+from tidemill.api.views import flow_run_view, graph_view
+from tidemill.application.cancel_runs import cancel_runs
+from tidemill.domain.flow_run import FlowStatus
+from tidemill.domain.run_status import FINAL
+from tidemill.errors import Conflict, NotFound
+from tidemill.foundation.listing import FLOW_RUN_SORTS, FlowRunFilter
+from tidemill.foundation.store import Reads, Transaction
+
+router = APIRouter(prefix="/flow-runs", tags=["flow runs"], route_class=JsonRoute)
+
+FlowRunId = Annotated[str, Path(min_length=1, max_length=100)]
+
+
+@router.get(
+    "",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Listed[FlowRunSummaryOut]),
+)
+async def list_flow_runs(
+    context: Context,
+    visible: Visible,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    sort: str = "-id",
+    namespace: Text = None,
+    root_task_id: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
+    status: FlowStatus | None = None,
+) -> Response:
+    """The flow runs that match every filter, the newest first."""
+    wanted = FlowRunFilter(
+        namespace=within(visible, namespace), root_task_id=root_task_id, status=status
+    )
+    page = page_request(limit, cursor, sort, FLOW_RUN_SORTS, ids=str)
+    found = await context.store.read(lambda r: r.list_flow_runs(wanted, page))
+    return page_answer(found, flow_run_view)
+
+
+@router.get(
+    "/{id}",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, FlowRunOut, 404),
+)
+async def get(context: Context, visible: Visible, id: FlowRunId) -> Response:
+    """One flow run: every run of it, what waits for what, and its critical path."""
+    return json_answer(await context.store.read(lambda r: _graph(r, id, visible)))
+
+
+@router.post(
+    "/{id}/cancel",
+    status_code=202,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(202, FlowRunOut, 404, 409, 413, 415, 422),
+)
+async def cancel(
+    request: Request,
+    context: Context,
+    visible: Visible,
+    id: FlowRunId,
+    body: NoBody | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """End all of its runs that have not ended: at once, or by their workers."""
+
+    def act(transaction: Transaction) -> Answer:
+        _graph(transaction, id, visible)
+        unfinished = [run.id for run in transaction.members(id) if run.status not in FINAL]
+        if not unfinished:
+            raise Conflict(f"flow run {id} has ended already")
+        cancel_runs(transaction, list(transaction.runs(unfinished).values()), "cancelled_by_user")
+        return Answer(202, _graph(transaction, id, visible))
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+def _graph(reads: Reads, flow_run_id: str, visible: str | None) -> dict[str, Any]:
+    flow_run = reads.flow_run(flow_run_id, visible)
+    if flow_run is None:
+        raise NotFound("flow run", flow_run_id)
+    members = reads.members(flow_run_id)
+    return graph_view(flow_run, members, reads.edges_into([each.id for each in members]))

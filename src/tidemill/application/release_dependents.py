@@ -1,0 +1,174 @@
+"""Runs ended: those that waited for them start, or will never start and have ended as well.
+
+All of it in the transaction that ends them. The flow run is locked first, so that of two that end
+at the same time one sees what the other counted.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from tidemill.domain.dependency import Settled, settle
+from tidemill.domain.events import EventType
+from tidemill.domain.flow_run import FlowRun, flow_status
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import TaskDefinition
+from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, move, rank_of
+from tidemill.foundation.store import RunEnd, Transaction
+from tidemill.foundation.wakeups import Topic
+
+_OUTSIDE_AT_ONCE = 1_000
+
+
+def release_dependents(transaction: Transaction, ended: Sequence[RunHead]) -> None:
+    """Count that these runs, of any flow run or none, have ended, and see who is free by that."""
+    in_flow = [run for run in ended if run.flow_run_id is not None]
+    if not in_flow:
+        return
+    flow_runs = transaction.flow_runs({run.flow_run_id for run in in_flow if run.flow_run_id})
+    ends = {run.id: run.status for run in in_flow}
+    transaction.forget_tallies([run.id for run in in_flow if not run.attempt])
+    settled = _settle(transaction, ends)
+    skipped = _move(transaction, settled)
+    gone = Counter(run.flow_run_id for run in [*in_flow, *skipped])
+    _count_down(transaction, flow_runs, gone)
+
+
+def count_outside_edges(transaction: Transaction) -> None:
+    """Count what ended outside of the flow runs that wait for it, for the same period or later."""
+    found = transaction.outside_edges(_OUTSIDE_AT_ONCE)
+    if not found:
+        return
+    flow_runs = transaction.flow_runs({edge.flow_run_id for edge, _ in found})
+    taken = transaction.take_outside_edges(found)
+    ends = {end.run_id: end.status for _, end in found}
+    tallies = transaction.tallies({edge.downstream_run_id for edge in taken})
+    settled = settle(tallies, taken, {each: ends[each] for each in ends})
+    settled = _with_those_below(transaction, settled)
+    skipped = _move(transaction, settled)
+    _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
+
+
+def _settle(transaction: Transaction, ends: Mapping[int, RunStatus]) -> Settled:
+    counted = transaction.end_edges([RunEnd(*each) for each in ends.items()])
+    if not counted:
+        return Settled({}, [], [])
+    tallies = transaction.tallies({edge.downstream_run_id for edge in counted})
+    return _with_those_below(transaction, settle(tallies, counted, ends))
+
+
+def _with_those_below(transaction: Transaction, settled: Settled) -> Settled:
+    """The same, and what is skipped or starts because others are skipped, however far down."""
+    if not settled.skips:
+        return settled
+    skipped = dict.fromkeys(settled.skips, RunStatus.SKIPPED)
+    edges = transaction.open_edges_below(skipped)
+    stored = transaction.tallies({edge.downstream_run_id for edge in edges})
+    tallies = {**stored, **settled.tallies}
+    waiting = {run_id: tally for run_id, tally in tallies.items() if run_id not in skipped}
+    further = settle(waiting, edges, skipped)
+    transaction.end_edges(
+        [RunEnd(run_id, RunStatus.SKIPPED) for run_id in [*settled.skips, *further.skips]]
+    )
+    starts = dict.fromkeys([*settled.starts, *further.starts])
+    return Settled(
+        {**settled.tallies, **further.tallies},
+        [run_id for run_id in starts if run_id not in further.skips],
+        [*settled.skips, *further.skips],
+    )
+
+
+def _move(transaction: Transaction, settled: Settled) -> list[TaskRun]:
+    """Let them start or skip them; those that were skipped."""
+    decided = {*settled.starts, *settled.skips}
+    transaction.save_tallies(
+        [tally for run_id, tally in settled.tallies.items() if run_id not in decided]
+    )
+    if not decided:
+        return []
+    transaction.forget_tallies(decided)
+    waiting = {
+        run_id: run
+        for run_id, run in transaction.runs(decided).items()
+        if run.status is RunStatus.WAITING
+    }
+    starts = [waiting[run_id] for run_id in settled.starts if run_id in waiting]
+    skips = [waiting[run_id] for run_id in settled.skips if run_id in waiting]
+    definitions = transaction.definitions({(run.task_id, run.task_version) for run in starts})
+    bound = [
+        run.task_id
+        for run in starts
+        if definitions[run.task_id, run.task_version].overlap != "allow"
+    ]
+    busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
+    transaction.change_runs(
+        [
+            _start(run, definitions[run.task_id, run.task_version], transaction.now, busy)
+            for run in starts
+        ]
+        + [_skip(run, transaction.now) for run in skips]
+    )
+    transaction.announce(Topic.READY, Topic.EVENTS)
+    return skips
+
+
+def _start(
+    run: TaskRun, definition: TaskDefinition, now: datetime, busy: Iterable[int]
+) -> RunChange:
+    """In a flow run nobody is skipped for overlap: it waits until the earlier run has ended."""
+    ready_at = max(run.not_before, now)
+    hold = Hold.TIME if run.not_before > now else None
+    if run.task_id in busy and definition.overlap != "allow":
+        hold = Hold.CATCH_UP
+    return move(
+        run,
+        RunStatus.PENDING,
+        now,
+        EventType.RUN_RELEASED,
+        {"held_for": RunStatus.WAITING.value},
+        hold=hold,
+        not_before=ready_at,
+        rank=rank_of(ready_at, run.priority),
+        queue_deadline_at=_after(ready_at, definition.queue_timeout_seconds),
+        deadline_at=_after(ready_at, definition.deadline_seconds),
+    )
+
+
+def _skip(run: TaskRun, now: datetime) -> RunChange:
+    return move(
+        run,
+        RunStatus.SKIPPED,
+        now,
+        EventType.RUN_SKIPPED,
+        {"reason": "upstream"},
+        reason="upstream",
+        completed_at=now,
+    )
+
+
+def _count_down(
+    transaction: Transaction, flow_runs: Mapping[str, FlowRun], gone: Mapping[str | None, int]
+) -> None:
+    """So many runs of each flow run have ended; with the last, so has the flow run."""
+    counted = [
+        msgspec.structs.replace(each, unfinished=each.unfinished - gone.get(each.id, 0))
+        for each in flow_runs.values()
+    ]
+    ended = [each.id for each in counted if not each.unfinished]
+    unhandled = transaction.unhandled_ends(ended) if ended else {}
+    transaction.save_flow_runs(
+        [
+            each
+            if each.unfinished
+            else msgspec.structs.replace(
+                each, status=flow_status(unhandled[each.id]), completed_at=transaction.now
+            )
+            for each in counted
+        ]
+    )
+
+
+def _after(instant: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else instant + timedelta(seconds=seconds)

@@ -1,0 +1,29 @@
+"""`tidemill flow-run …`."""
+
+from tidemill.cli.output import Common, show_many, show_one
+
+FLOW_RUN_COLUMNS = (
+    "id", "root_task_id", "status", "total", "unfinished", "scheduled_for", "completed_at",
+)  # fmt: skip
+
+
+def list_flow_runs(*, status: str | None = None, common: Common | None = None) -> None:
+    """List flow runs, the newest first."""
+    common = common or Common()
+    with common.client() as client:
+        show_many(client.items("/flow-runs", status=status), common.output, FLOW_RUN_COLUMNS)
+
+
+def get(flow_run: str, /, *, common: Common | None = None) -> None:
+    """Show a flow run: its runs, what waits for what, its critical path."""
+    common = common or Common()
+    with common.client() as client:
+        show_one(client.call("GET", f"/flow-runs/{flow_run}"), common.output)
+
+
+def cancel(flow_run: str, /, *, common: Common | None = None) -> None:
+    """End all runs of a flow run that have not ended."""
+    common = common or Common()
+    with common.client() as client:
+        found = client.call("POST", f"/flow-runs/{flow_run}/cancel")
+        show_one(found, common.output, FLOW_RUN_COLUMNS)

@@ -1,0 +1,291 @@
+"""Tasks that depend on tasks, one arrow of the story at a time."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.define_task import create_task
+from tidemill.domain.flow_run import FlowStatus
+from tidemill.domain.outcome import failure, success
+from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.task import Dependency, Task, TaskStatus
+from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.foundation.store import Transaction
+from tidemill.testing.builders import definition
+from tidemill.testing.inline import InlineScheduler
+
+
+def after(*tasks: Task, condition: str = "succeeded") -> list[Dependency]:
+    return [Dependency(f"name:{task.definition.name}", condition) for task in tasks]  # type: ignore[arg-type]
+
+
+def statuses(scheduler: InlineScheduler) -> dict[str, str]:
+    """The status of each task's latest run."""
+    return {run.task_name: run.status.value for run in scheduler.runs()}
+
+
+def end(scheduler: InlineScheduler, name: str, **outcome: Any) -> None:
+    """Run what is ready of this task, and end it."""
+    [run] = [run for run in scheduler.runs() if run.task_name == name and run.status not in FINAL]
+    how = failure("exit_code", "1") if outcome.get("fails") else success(outcome.get("result"))
+    scheduler.record(scheduler.start(run), how)
+
+
+def flow_status(scheduler: InlineScheduler, run: TaskRun) -> FlowStatus:
+    assert run.flow_run_id is not None
+    flow_run_id = run.flow_run_id
+    return scheduler.do(lambda t: t.flow_runs([flow_run_id]))[flow_run_id].status
+
+
+@pytest.fixture
+def worker(scheduler: InlineScheduler) -> str:
+    return scheduler.register(max_concurrent_tasks=1_000)
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_hangs_on_a_task_waits_in_its_flow_run_and_starts_when_it_has_succeeded(
+    scheduler: InlineScheduler,
+) -> None:
+    a = scheduler.create("a", schedule="@every 10s")
+    b = scheduler.create("b", dependencies=after(a))
+    scheduler.create("c", dependencies=after(a, b))
+    scheduler.pass_time(10)
+    scheduler.fire()
+    runs = scheduler.runs()
+    assert {run.flow_run_id for run in runs} != {None}
+    assert len({(run.flow_run_id, run.scheduled_for) for run in runs}) == 1
+    assert [run.trigger for run in runs] == [
+        Trigger.SCHEDULE, Trigger.DEPENDENCY, Trigger.DEPENDENCY,
+    ]  # fmt: skip
+    assert statuses(scheduler) == {"a": "dispatched", "b": "waiting", "c": "waiting"}
+    end(scheduler, "a", result=1)
+    assert statuses(scheduler) == {"a": "succeeded", "b": "pending", "c": "waiting"}
+    end(scheduler, "b", result={"two": 2})
+    [c] = [run for run in scheduler.runs() if run.task_name == "c"]
+    held = scheduler.start(c)
+    assert held.parameters["upstream"] == {"a": 1, "b": {"two": 2}}
+    assert flow_status(scheduler, c) is FlowStatus.RUNNING
+    scheduler.record(held)
+    assert flow_status(scheduler, c) is FlowStatus.SUCCEEDED
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_can_no_longer_start_is_skipped_and_so_on_downwards_and_the_flow_run_ends(
+    scheduler: InlineScheduler,
+) -> None:
+    a = scheduler.create("a")
+    b = scheduler.create("b", dependencies=after(a))
+    c = scheduler.create("c", dependencies=after(b))
+    scheduler.create("d", dependencies=after(c, condition="skipped"))
+    scheduler.create("e", dependencies=after(a, condition="failed"))
+    root = scheduler.trigger(a)
+    end(scheduler, "a", fails=True)
+    assert statuses(scheduler) == {
+        "a": "failed", "b": "skipped", "c": "skipped", "d": "pending", "e": "pending",
+    }  # fmt: skip
+    assert {run.reason for run in scheduler.runs(status=(RunStatus.SKIPPED,))} == {"upstream"}
+    end(scheduler, "d")
+    end(scheduler, "e")
+
+    # The failure was one that `e` waited for.
+    assert flow_status(scheduler, root) is FlowStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("rule", "ends", "then"),
+    [
+        ("all", [False], "waiting"),
+        ("all", [False, False], "pending"),
+        ("all", [True], "skipped"),
+        ("any", [True], "waiting"),
+        ("any", [True, False], "pending"),
+        ("any", [True, True], "skipped"),
+        ("none_failed", [False], "waiting"),
+        ("none_failed", [False, False], "pending"),
+        ("none_failed", [False, True], "skipped"),
+    ],
+)
+@pytest.mark.usefixtures("worker")
+def test_a_dependent_heeds_its_trigger_rule(
+    scheduler: InlineScheduler, rule: str, ends: Sequence[bool], then: str
+) -> None:
+    root = scheduler.create("root")
+    upstream = [scheduler.create(name, dependencies=after(root)) for name in ("u0", "u1")]
+    scheduler.create("d", dependencies=after(*upstream), trigger_rule=rule)
+    scheduler.trigger(root)
+    end(scheduler, "root")
+    for number, fails in enumerate(ends):
+        end(scheduler, f"u{number}", fails=fails)
+
+    assert statuses(scheduler)["d"] == then
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_paused_task_is_skipped_in_a_flow_run(scheduler: InlineScheduler) -> None:
+    a = scheduler.create("a")
+    b = scheduler.create("b", dependencies=after(a), status=TaskStatus.PAUSED)
+    scheduler.create("c", dependencies=after(b))
+    scheduler.create("d", dependencies=after(a))
+    scheduler.trigger(a)
+
+    assert statuses(scheduler) == {
+        "a": "pending", "b": "skipped", "c": "skipped", "d": "waiting",
+    }  # fmt: skip
+    assert {run.task_name: run.reason for run in scheduler.runs()}["b"] == "paused"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_that_is_cancelled_while_it_waits_never_starts_and_those_below_are_skipped(
+    scheduler: InlineScheduler,
+) -> None:
+    a = scheduler.create("a")
+    b = scheduler.create("b", dependencies=after(a))
+    scheduler.create("c", dependencies=after(b))
+    root = scheduler.trigger(a)
+    waiting = scheduler.runs(b)[0]
+    scheduler.do(lambda t: cancel_runs(t, list(t.runs([waiting.id]).values()), "cancelled_by_user"))
+    assert statuses(scheduler) == {"a": "pending", "b": "cancelled", "c": "skipped"}
+    end(scheduler, "a")
+
+    assert statuses(scheduler) == {"a": "succeeded", "b": "cancelled", "c": "skipped"}
+    assert flow_status(scheduler, root) is FlowStatus.CANCELLED
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_task_outside_the_flow_run_counts_by_its_latest_run_for_the_same_period_or_later(
+    scheduler: InlineScheduler,
+) -> None:
+    rates = scheduler.create("rates", schedule="@every 20s")
+    orders = scheduler.create("orders", schedule="@every 10s")
+    report = scheduler.create("report", dependencies=after(rates, orders))
+    scheduler.pass_time(10)
+    scheduler.fire()  # orders alone
+    end(scheduler, "orders")
+    scheduler.recover()
+    assert [run.status for run in scheduler.runs(report)] == [RunStatus.WAITING]
+    scheduler.pass_time(10)
+    scheduler.fire()
+    [of_rates] = scheduler.runs(rates)
+    scheduler.record(scheduler.start(of_rates))
+    scheduler.recover()
+
+    # For 00:10 the rates of 00:20 are late enough; so are they for the flow run of 00:20.
+    by_root = {run.flow_run_id: run for run in scheduler.runs(orders)}
+    found = {
+        (
+            by_root[run.flow_run_id].status.value if run.flow_run_id in by_root else "rates"
+        ): run.status.value
+        for run in scheduler.runs(report)
+    }
+    assert found == {"succeeded": "pending", "dispatched": "waiting", "rates": "waiting"}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_firing_waits_for_the_upstream_tasks_of_its_own_task_and_a_trigger_does_not(
+    scheduler: InlineScheduler,
+) -> None:
+    a = scheduler.create("a")
+    b = scheduler.create("b", schedule="@every 10s", dependencies=after(a))
+    scheduler.pass_time(10)
+    scheduler.fire()
+    assert statuses(scheduler) == {"b": "waiting"}
+    scheduler.trigger(b)
+    assert [run.status for run in scheduler.runs(b)] == [RunStatus.WAITING, RunStatus.PENDING]
+
+
+@pytest.mark.usefixtures("worker")
+def test_in_a_flow_run_a_task_waits_for_its_earlier_run_and_is_not_skipped(
+    scheduler: InlineScheduler,
+) -> None:
+    a = scheduler.create("a")
+    b = scheduler.create("b", dependencies=after(a))
+    for _ in range(2):
+        scheduler.trigger(a)
+        end(scheduler, "a")
+    first, second = scheduler.runs(b)
+    assert (first.hold, second.hold) == (None, "catch_up")
+    scheduler.record(scheduler.start(first))
+    assert scheduler.run(second).hold is None
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+def test_a_task_opens_flow_runs_from_the_firing_after_others_came_to_depend_on_it(
+    prepares: bool,
+) -> None:
+    scheduler = InlineScheduler(prepares=prepares)
+    a = scheduler.create("a", schedule="@every 10s", overlap="allow")
+    scheduler.pass_time(9)
+    scheduler.create("b", dependencies=after(a))
+    scheduler.pass_time(1)
+    scheduler.fire()
+
+    assert statuses(scheduler) == {"a": "pending", "b": "waiting"}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_long_chain_is_skipped_with_its_beginning(scheduler: InlineScheduler) -> None:
+    length = 1_500  # above any limit of recursion
+
+    def define(transaction: Transaction) -> Task:
+        first = create_task(transaction, definition("t0"), lambda _: ())
+        for number in range(1, length):
+            upstream = [Dependency(f"name:t{number - 1}")]
+            create_task(transaction, definition(f"t{number}", dependencies=upstream), lambda _: ())
+        return first
+
+    root = scheduler.trigger(scheduler.do(define))
+    end(scheduler, "t0", fails=True)
+
+    assert len(scheduler.runs(status=(RunStatus.SKIPPED,))) == length - 1
+    assert flow_status(scheduler, root) is FlowStatus.FAILED
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.usefixtures("worker")
+def test_in_any_graph_a_dependent_starts_only_after_all_that_it_waits_for(
+    scheduler: InlineScheduler, seed: int
+) -> None:
+    chance = random.Random(seed)
+    tasks = [scheduler.create("t0")]
+    for number in range(1, 20):
+        upstream = chance.sample(tasks, min(len(tasks), chance.randint(1, 3)))
+        tasks.append(
+            scheduler.create(
+                f"t{number}",
+                dependencies=after(
+                    *upstream,
+                    condition=chance.choice(("succeeded", "succeeded", "failed", "completed")),
+                ),
+                trigger_rule=chance.choice(("all", "all", "any", "none_failed")),
+            )
+        )
+    root = scheduler.trigger(tasks[0])
+    while ready := scheduler.runs(status=(RunStatus.PENDING, RunStatus.DISPATCHED)):
+        run = chance.choice(ready)
+        outcome = failure("x", "x") if chance.random() < 0.3 else success()
+        scheduler.record(scheduler.start(run), outcome)
+
+    runs = scheduler.runs()
+    assert len({run.task_id for run in runs}) == len(runs) == len(tasks)
+    assert all(run.status in FINAL for run in runs)
+    assert flow_status(scheduler, root) is not FlowStatus.RUNNING
+    by_task = {f"name:{run.task_name}": run for run in runs}
+    for run in runs:
+        said = scheduler.task(tasks[int(run.task_name[1:])]).definition
+        if not said.dependencies:
+            continue
+        ends = [(by_task[each.task], each.condition) for each in said.dependencies]
+        met = [may_start(each.status, condition) for each, condition in ends]
+        failed = [each.status is RunStatus.FAILED for each, _ in ends]
+        starts = {"all": all(met), "any": any(met), "none_failed": not any(failed)}
+        assert (run.status is not RunStatus.SKIPPED) == starts[said.trigger_rule], run
+
+
+def may_start(status: RunStatus, condition: str) -> bool:
+    """As the reference says it."""
+    if condition == "completed":
+        return status is not RunStatus.SKIPPED
+    return status.value == condition
