@@ -63,8 +63,8 @@ TASK_FIELDS = {
     "worker_selector": "labels that a worker must have",
     "strategy": "how a worker is chosen: a name, or `name` and settings "
     "([strategies](../explanation/strategies.md)); `null`: `dispatcher.strategy`",
-    "dependencies": "upstream tasks, each `task` and `condition`; kept, and not acted on so far",
-    "trigger_rule": "how many of them must be so; kept, and not acted on so far",
+    "dependencies": "upstream tasks, each `task` and `condition`",
+    "trigger_rule": "how many of them must be so: `all`, `any`, or `none_failed`",
     "tags": "for filters",
     "metadata": "yours; returned as it was given",
 }
@@ -113,6 +113,7 @@ REASONS = {
     "task_deleted": "its task was deleted before it started",
     "unclaimed": "no worker took it in time; it goes back to the queue",
     "unpublished": "the queue did not confirm its message; it waits until the queue answers",
+    "upstream": "what its upstream runs came to does not let it start any more",
     "worker_gone": "the worker that it was meant for takes no more; it goes to another",
     "worker_lost": "its worker is gone, and its lease with it",
 }

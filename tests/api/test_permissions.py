@@ -1,6 +1,7 @@
 """Every route says what it needs, and no query reaches beyond what its caller sees."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -11,14 +12,17 @@ from in_process import InProcess
 
 from tidemill.api import probes
 from tidemill.api.permissions import Requirement, visible_namespace
-from tidemill.api.routes import runs, system, tasks, worker_calls, workers
+from tidemill.api.routes import flow_runs, runs, system, tasks, worker_calls, workers
+from tidemill.domain.flow_run import FlowRun
+from tidemill.domain.task_run import Trigger
+from tidemill.foundation.store import Transaction
 
 TASK = {"name": "a-task", "executor": "shell", "command": "true", "schedule": "@hourly"}
 SPAN = {"from": "2025-12-01T00:00:00Z", "to": "2025-12-02T00:00:00Z"}
 
 
 def _routes() -> Iterator[APIRoute]:
-    for module in (tasks, runs, workers, worker_calls, system):
+    for module in (tasks, runs, flow_runs, workers, worker_calls, system):
         yield from _routes_of(module.router)
     yield from _routes_of(probes.router)
 
@@ -44,10 +48,11 @@ def test_a_route_declares_exactly_one_permission_or_is_a_probe(process: InProces
 
 @pytest.fixture
 async def of_team(api: httpx2.AsyncClient, process: InProcess) -> Any:
-    """A caller who sees the namespace `team`, where task 2 and run 2 are; 1 is in `default`."""
+    """A caller who sees the namespace `team`, where everything numbered 2 is; 1 is in `default`."""
     for number, namespace in ((1, "default"), (2, "team")):
         await api.post("/tasks", json=TASK | {"namespace": namespace})
         await api.post(f"/tasks/{number}/trigger")
+        process.store.transact_now(partial(_open_flow_run, number=number, namespace=namespace))
 
     async def team() -> str:
         return "team"
@@ -57,13 +62,28 @@ async def of_team(api: httpx2.AsyncClient, process: InProcess) -> Any:
     process.routes.dependency_overrides.clear()
 
 
+def _open_flow_run(transaction: Transaction, number: int, namespace: str) -> None:
+    opened = FlowRun(
+        id=str(number),
+        namespace=namespace,
+        root_task_id=number,
+        root_run_id=number,
+        trigger=Trigger.MANUAL,
+        scheduled_for=transaction.now,
+        total=0,
+        unfinished=0,
+        created_at=transaction.now,
+    )
+    transaction.open_flow_runs([opened], [], [])
+
+
 def _by_id() -> list[tuple[str, str]]:
-    """Every route about one task or one run."""
+    """Every route about one task, run or flow run."""
     return [
         (method, route.path)
         for route in _routes()
         for method in sorted(route.methods or ())
-        if route.path.startswith(("/tasks/{id}", "/runs/{id}"))
+        if route.path.startswith(("/tasks/{id}", "/runs/{id}", "/flow-runs/{id}"))
     ]
 
 
@@ -88,8 +108,9 @@ async def test_a_caller_does_not_find_what_is_in_another_namespace(
 
 
 async def test_a_caller_lists_only_what_they_see(of_team: httpx2.AsyncClient) -> None:
-    for path in ("/tasks", "/runs"):
-        assert [item["id"] for item in (await of_team.get(path)).json()["items"]] == [2]
+    for path in ("/tasks", "/runs", "/flow-runs"):
+        found = (await of_team.get(path)).json()["items"]
+        assert [str(item["id"]) for item in found] == ["2"]
         assert (await of_team.get(f"{path}?namespace=default")).status_code == 403
     assert (await of_team.get("/events?namespace=default")).status_code == 403
 

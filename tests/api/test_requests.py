@@ -127,7 +127,7 @@ async def _call(
 # idempotency keys
 
 
-def _posts(task: int, run: int) -> list[tuple[str, Any, Any]]:
+def _posts(task: int, run: int, flow_run: str) -> list[tuple[str, Any, Any]]:
     """Every POST there is: path, body, another body."""
     span = {"from": "2025-12-01T00:00:00Z", "to": "2025-12-02T00:00:00Z"}
     item = {"task": task}
@@ -141,6 +141,7 @@ def _posts(task: int, run: int) -> list[tuple[str, Any, Any]]:
         ("/runs/bulk", {"action": "cancel", "ids": [99]}, {"action": "retry", "ids": [99]}),
         (f"/runs/{run}/cancel", {}, None),
         (f"/runs/{run}/retry", {}, None),
+        (f"/flow-runs/{flow_run}/cancel", {}, None),
         ("/workers", {"name": "w"}, {"name": "v"}),
         ("/workers/w-1/heartbeat", {}, {"current_task_count": 1}),
         ("/workers/w-1/claim", {"number": 1}, {"number": 2}),
@@ -158,8 +159,8 @@ def _seed(transaction: Transaction) -> None:
 async def test_a_post_with_the_same_key_is_answered_as_the_first_time(
     api: httpx2.AsyncClient, process: InProcess
 ) -> None:
-    await _prepare(api, process)
-    for path, body, _ in _posts(1, 1):
+    flow_run = await _prepare(api, process)
+    for path, body, _ in _posts(1, 1, flow_run):
         key = {"Idempotency-Key": f"key of {path}"}
         first = await api.post(path, json=body, headers=key)
         events = process.store.read_now(lambda r: r.last_event())
@@ -174,8 +175,8 @@ async def test_a_post_with_the_same_key_is_answered_as_the_first_time(
 async def test_a_post_with_the_key_of_another_body_is_refused(
     api: httpx2.AsyncClient, process: InProcess
 ) -> None:
-    await _prepare(api, process)
-    for path, body, other in _posts(1, 1):
+    flow_run = await _prepare(api, process)
+    for path, body, other in _posts(1, 1, flow_run):
         key = {"Idempotency-Key": f"key of {path}"}
         await api.post(path, json=body, headers=key)
         before = process.store.read_now(lambda r: r.last_event())
@@ -195,7 +196,7 @@ async def test_every_post_takes_an_idempotency_key(process: InProcess) -> None:
         if "post" in operation
     }
 
-    assert len(documented) == len(_posts(1, 1))
+    assert len(documented) == len(_posts(1, 1, "a"))
     for path, parameters in documented.items():
         assert "idempotency-key" in {each["name"] for each in parameters}, path
 
@@ -222,10 +223,17 @@ async def test_a_key_belongs_to_the_whole_address(api: httpx2.AsyncClient) -> No
     assert elsewhere.json()["code"] == "idempotency_key_reused"
 
 
-async def _prepare(api: httpx2.AsyncClient, process: InProcess) -> None:
+async def _prepare(api: httpx2.AsyncClient, process: InProcess) -> str:
+    """A worker, task 1 with run 1, and two tasks with a flow run, of which this is the id."""
     process.store.transact_now(_seed)
     await api.post("/tasks", json=TASK | {"schedule": "@hourly"})
     await api.post("/tasks/1/trigger")
+    await api.post("/tasks", json=TASK | {"name": "upstream"})
+    downstream = {"name": "downstream", "dependencies": [{"task": "name:upstream"}]}
+    await api.post("/tasks", json=TASK | downstream)
+    opened = await api.post("/tasks/name:upstream/trigger")
+    flow_run_id: str = opened.json()["flow_run_id"]
+    return flow_run_id
 
 
 def _own(answer: httpx2.Response) -> dict[str, str]:

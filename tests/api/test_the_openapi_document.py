@@ -10,6 +10,7 @@ from in_process import InProcess
 from tidemill.application.define_task import create_task
 from tidemill.application.manage_workers import register_worker
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.task import Dependency
 from tidemill.foundation.store import Transaction
 from tidemill.testing import builders
 
@@ -26,7 +27,7 @@ Call = Callable[[Any], None]
 
 
 class Fuzzed:
-    """Each call meets the same database: one task, one run of it, one worker."""
+    """Each call meets the same database: one of each kind of thing."""
 
     def __init__(self) -> None:
         # It takes long to import, and only this test needs it.
@@ -45,7 +46,8 @@ class Fuzzed:
         )
         self._process = InProcess()
         self._process.context.close()
-        self._process.store.transact_now(_seed)
+        flow_run_id = self._process.store.transact_now(_seed)
+        self._stored = _STORED | {"flow-runs": flow_run_id}
         self._data: bytes = self._process.store._connection.driver.serialize()
         schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", self._process.app)
         found = (each.ok() for each in schema.get_all_operations())
@@ -55,15 +57,20 @@ class Fuzzed:
         """Make the call, about what is stored or about what is named, and look at the answer."""
         kind = case.operation.path.removeprefix("/api/v1/").partition("/")[0]
         if is_stored and "id" in case.path_parameters:
-            case.path_parameters["id"] = _STORED[kind]
+            case.path_parameters["id"] = self._stored[kind]
         self._process.hold(self._data)
         case.call_and_validate(checks=self._checks)
 
 
-def _seed(transaction: Transaction) -> None:
-    create_task(transaction, builders.definition(schedule="@hourly"), lambda _: [])
-    trigger_runs(transaction, [TriggerRequest(task=1)])
+def _seed(transaction: Transaction) -> str | None:
+    """The id of the flow run."""
+    first = builders.definition(schedule="@hourly")
+    then = builders.definition("then", dependencies=[Dependency(f"name:{first.name}")])
+    for definition in (first, then):
+        create_task(transaction, definition, lambda _: [])
+    [run] = trigger_runs(transaction, [TriggerRequest(task=1)])
     register_worker(transaction, builders.worker())
+    return run.flow_run_id
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ HERE = {
     *(f"task {verb}" for verb in NOUNS["task"][1]),
     *(f"run {verb}" for verb in NOUNS["run"][1]),
     *(f"worker {verb}" for verb in NOUNS["worker"][1]),
+    *(f"flow-run {verb}" for verb in NOUNS["flow-run"][1]),
     "queue list",
 }
 
@@ -82,6 +83,23 @@ def test_a_run_from_its_trigger_to_its_retry(call: Call) -> None:
     call("run", "wait", again, code=1)
     call("run", "cancel", again, code=5)
     call("task", "delete", "verbs-of-runs")
+
+
+def test_a_flow_run_from_its_beginning_to_its_end(call: Call, client: Client) -> None:
+    call("task", "create", "verbs-first", "--command", "sleep 600")
+    dependencies = [{"task": "name:verbs-first"}]
+    body = {"name": "verbs-then", "executor": "shell", "command": "true"}
+    client.call("POST", "/tasks", body=body | {"dependencies": dependencies})
+    flow_run = call("task", "trigger", "verbs-first")["flow_run_id"]
+    assert flow_run in [each["id"] for each in call("flow-run", "list", "--status", "running")]
+    found = call("flow-run", "get", flow_run)
+    assert [run["status"] for run in found["runs"]][1] == "waiting"
+    assert [edge["condition"] for edge in found["edges"]] == ["succeeded"]
+    call("flow-run", "cancel", flow_run)
+    call("run", "wait", found["root_run_id"], code=1)
+    assert call("flow-run", "get", flow_run)["status"] == "cancelled"
+    call("task", "delete", "verbs-then")
+    call("task", "delete", "verbs-first")
 
 
 def test_a_worker_from_its_registration_to_its_drain(call: Call, client: Client) -> None:
