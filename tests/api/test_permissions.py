@@ -74,7 +74,7 @@ def _open_flow_run(transaction: Transaction, number: int, namespace: str) -> Non
         unfinished=0,
         created_at=transaction.now,
     )
-    transaction.open_flow_runs([opened], [], [])
+    transaction.open_flow_runs([opened], [])
 
 
 def _by_id() -> list[tuple[str, str]]:

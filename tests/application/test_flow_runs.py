@@ -4,10 +4,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from tidemill.application.cancel_runs import cancel_runs
-from tidemill.application.define_task import create_task
+from tidemill.application.define_task import create_task, delete_task, replace_task
+from tidemill.application.queries.explain import explain
 from tidemill.domain.flow_run import FlowStatus
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, RunStatus
@@ -181,6 +183,43 @@ def test_a_task_outside_the_flow_run_counts_by_its_latest_run_for_the_same_perio
         for run in scheduler.runs(report)
     }
     assert found == {"succeeded": "pending", "dispatched": "waiting", "rates": "waiting"}
+
+
+@pytest.mark.usefixtures("worker")
+def test_nobody_waits_for_a_task_that_was_deleted(scheduler: InlineScheduler) -> None:
+    rates = scheduler.create("rates")
+    a = scheduler.create("a")
+    b = scheduler.create("b", dependencies=after(a, rates))
+    root = scheduler.trigger(a)
+    alone = msgspec.structs.replace(b.definition, dependencies=[])
+    scheduler.do(replace_task, b.id, alone, lambda _: ())
+    scheduler.do(delete_task, rates.id)
+    end(scheduler, "a")
+
+    assert statuses(scheduler) == {"a": "succeeded", "b": "skipped"}
+    assert flow_status(scheduler, root) is FlowStatus.SUCCEEDED
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_a_run_waits_for_is_explained(scheduler: InlineScheduler) -> None:
+    rates = scheduler.create("rates")
+    a = scheduler.create("a")
+    b = scheduler.create("b", dependencies=after(a, rates))
+    c = scheduler.create("c", dependencies=after(b))
+    root = scheduler.trigger(a)
+
+    def found(task: Task) -> tuple[str | None, str]:
+        [run] = scheduler.runs(task)
+        explained = scheduler.look(lambda reads: explain(reads, run, scheduler.strategies))
+        [gate] = [each for each in explained.gates if each.gate == "dependencies"]
+        return explained.blocking, gate.detail
+
+    blocking, detail = found(b)
+    assert blocking == "dependencies"
+    assert f"run {root.id} of a (pending)" in detail
+    assert "a run of rates for " in detail
+    end(scheduler, "a", fails=True)
+    assert found(c)[1] == "what its upstream runs came to does not let it start"
 
 
 @pytest.mark.usefixtures("worker")

@@ -121,11 +121,17 @@ def _shards_of(transaction: Transaction, taken: Sequence[LeasedRun]) -> dict[int
 
 
 def _with_upstream(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:
-    """What the upstream runs returned stands in `parameters.upstream`, by task."""
+    """What the upstream runs returned stands in `parameters.upstream`, by task.
+
+    Of a run that was split it is the list of what its parts returned.
+    """
     in_flow = [run.id for run in taken if run.flow_run_id is not None]
     if not in_flow:
         return taken
-    results = transaction.upstream_results(in_flow)
+    results = {
+        run_id: {name: each[0] if len(each) == 1 else each for name, each in by_task.items()}
+        for run_id, by_task in transaction.upstream_results(in_flow).items()
+    }
     return [
         msgspec.structs.replace(
             run, parameters=run.parameters | {"upstream": results.get(run.id, {})}

@@ -7,6 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.release_dependents import give_up_outside_edges
 from tidemill.application.settle_task import settle_task
 from tidemill.application.trigger_runs import find_task
 from tidemill.domain.run_status import LEASED, NOT_STARTED
@@ -87,6 +88,7 @@ def delete_task(
         raise _needed_by(dependents)
     transaction.delete_task(task_id)
     transaction.replace_dependencies(task_id, task.definition.namespace, {})
+    give_up_outside_edges(transaction, task_id)
     cancel_runs(transaction, transaction.runs_of_tasks([task_id], NOT_STARTED), "task_deleted")
     for run in transaction.runs_of_tasks([task_id], LEASED):
         transaction.note_progress(run.id, max_attempts=0)

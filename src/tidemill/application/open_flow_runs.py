@@ -60,10 +60,9 @@ def _open(transaction: Transaction, tasks: Mapping[int, Task], roots: Sequence[T
     edges = [edge for runs in in_flow.values() for edge in graph.edges_among(runs)]
     rules = {run.id: known[run.task_id].definition.trigger_rule for run in [*roots, *dependents]}
     transaction.open_flow_runs(
-        [_flow_run(runs, transaction.now) for runs in in_flow.values()],
-        edges,
-        _tallies(edges, rules),
+        [_flow_run(runs, transaction.now) for runs in in_flow.values()], _tallies(edges, rules)
     )
+    transaction.add_edges(edges)
     release_dependents(transaction, [run for run in dependents if run.status is RunStatus.SKIPPED])
     if any(edge.upstream_run_id is None for edge in edges):
         count_outside_edges(transaction)
@@ -96,6 +95,7 @@ class _Graph:
             Edge(
                 run.id,
                 edge.upstream_task_id,
+                0,
                 run_of.get(edge.upstream_task_id),
                 run.flow_run_id,
                 edge.condition,

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill.application.release_dependents import wait_for_parts
 from tidemill.domain.events import EventType
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.placement import (
@@ -78,7 +79,7 @@ def place_runs(
             dispatched.setdefault(goes_to, []).append(run)
         parts += [_part_of(transaction, run, each, _lane_of(asked, each)) for each in others]
     transaction.change_runs(changes)
-    transaction.insert_runs(parts)
+    wait_for_parts(transaction, transaction.insert_runs(parts))
     messages = [message_of(to, handed) for to, handed in dispatched.items()]
     # Parts are ready as well, and who waits for a full worker has left room to those behind.
     waits = len(changes) > sum(len(message.run_ids) for message in messages)

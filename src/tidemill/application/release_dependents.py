@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from tidemill.domain.dependency import Settled, settle
+from tidemill.domain.dependency import Edge, Settled, settle, settle_edges
 from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import FlowRun, flow_status
 from tidemill.domain.run_status import RunStatus
@@ -36,17 +36,57 @@ def release_dependents(transaction: Transaction, ended: Sequence[RunHead]) -> No
     _count_down(transaction, flow_runs, gone)
 
 
+def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
+    """Whoever waits for a run that was split waits for these further parts of it as well."""
+    in_flow = [part for part in parts if part.flow_run_id is not None]
+    if not in_flow:
+        return
+    flow_runs = transaction.flow_runs({part.flow_run_id for part in in_flow if part.flow_run_id})
+    edges = transaction.open_edges_from({part.part_of for part in in_flow if part.part_of})
+    further = [
+        msgspec.structs.replace(edge, part=part.id, upstream_run_id=part.id)
+        for part in in_flow
+        for edge in edges
+        if edge.upstream_run_id == part.part_of
+    ]
+    more = Counter(edge.downstream_run_id for edge in further)
+    transaction.add_edges(further)
+    transaction.save_tallies(
+        [
+            msgspec.structs.replace(tally, total=tally.total + more[run_id])
+            for run_id, tally in transaction.tallies(more.keys()).items()
+        ]
+    )
+    new = Counter(part.flow_run_id for part in in_flow)
+    transaction.save_flow_runs(
+        [
+            msgspec.structs.replace(
+                each, total=each.total + new[each.id], unfinished=each.unfinished + new[each.id]
+            )
+            for each in flow_runs.values()
+        ]
+    )
+
+
 def count_outside_edges(transaction: Transaction) -> None:
     """Count what ended outside of the flow runs that wait for it, for the same period or later."""
-    found = transaction.outside_edges(_OUTSIDE_AT_ONCE)
+    _count_from_outside(transaction, transaction.outside_edges(_OUTSIDE_AT_ONCE))
+
+
+def give_up_outside_edges(transaction: Transaction, task_id: int) -> None:
+    """Nobody waits any more for a run of this task, which was deleted."""
+    never = RunEnd(None, RunStatus.CANCELLED)
+    edges = transaction.edges_from_outside(task_id)
+    _count_from_outside(transaction, [(edge, never) for edge in edges])
+
+
+def _count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, RunEnd]]) -> None:
     if not found:
         return
     flow_runs = transaction.flow_runs({edge.flow_run_id for edge, _ in found})
     taken = transaction.take_outside_edges(found)
-    ends = {end.run_id: end.status for _, end in found}
     tallies = transaction.tallies({edge.downstream_run_id for edge in taken})
-    settled = settle(tallies, taken, {each: ends[each] for each in ends})
-    settled = _with_those_below(transaction, settled)
+    settled = _with_those_below(transaction, settle_edges(tallies, taken))
     skipped = _move(transaction, settled)
     _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
 

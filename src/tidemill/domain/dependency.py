@@ -5,7 +5,7 @@
 Nothing here knows of databases: whoever ends runs counts the edges and asks for the verdicts.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -38,11 +38,13 @@ class Edge(msgspec.Struct, frozen=True):
 
     `upstream_run_id` is None for a task outside the flow run until one of its runs counts: the
     latest finished one for the same or a later period. `ended_as` is how the upstream run ended,
-    once that was counted.
+    once that was counted. Of an upstream run that was split, each further part has an edge: `part`
+    is its id, and 0 for the first.
     """
 
     downstream_run_id: int
     upstream_task_id: int
+    part: int
     upstream_run_id: int | None
     flow_run_id: str
     condition: Condition
@@ -62,16 +64,16 @@ class Tally(msgspec.Struct, frozen=True):
     unmet: int = 0
     failed: int = 0
 
-    def counting(self, ended: Iterable[tuple[Condition, RunStatus]]) -> "Tally":
-        """With edges counted whose upstream runs ended like this."""
-        met, unmet, failed = self.met, self.unmet, self.failed
-        for condition, status in ended:
-            if status in _MEETS[condition]:
-                met += 1
-            else:
-                unmet += 1
-            failed += status in _FAILURES or status is RunStatus.CANCELLED
-        return msgspec.structs.replace(self, met=met, unmet=unmet, failed=failed)
+    def counting(self, condition: Condition, status: RunStatus) -> "Tally":
+        """With one more edge counted, whose upstream run ended like this."""
+        is_met = status in _MEETS[condition]
+        is_failure = status in _FAILURES or status is RunStatus.CANCELLED
+        return msgspec.structs.replace(
+            self,
+            met=self.met + is_met,
+            unmet=self.unmet + (not is_met),
+            failed=self.failed + is_failure,
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -102,31 +104,60 @@ class Settled(msgspec.Struct, frozen=True):
 def settle(
     tallies: Mapping[int, Tally], edges: Collection[Edge], ended: Mapping[int, RunStatus]
 ) -> Settled:
-    """Count the edges of the runs that `ended`, and those of all that are skipped for it.
+    """Count the edges from the runs that `ended`, and from all that are skipped for it.
 
-    `tallies` are those of the runs that still wait. A skipped run has ended as well: a work-list
-    takes it on, however long the chain.
+    `tallies` are those of the runs that still wait.
     """
     downstream: dict[int, list[Edge]] = {}
     for edge in edges:
         if edge.upstream_run_id is not None:
             downstream.setdefault(edge.upstream_run_id, []).append(edge)
-    changed: dict[int, Tally] = {}
-    starts: dict[int, None] = {}
-    skips: dict[int, None] = {}
-    work = list(ended.items())
-    while work:
-        upstream, status = work.pop()
-        for edge in downstream.get(upstream, ()):
-            run_id = edge.downstream_run_id
-            if run_id in skips or run_id not in tallies:
-                continue
-            tally = changed.get(run_id, tallies[run_id]).counting([(edge.condition, status)])
-            changed[run_id] = tally
-            if tally.verdict is Verdict.START:
-                starts[run_id] = None
-            elif tally.verdict is Verdict.SKIP:
-                starts.pop(run_id, None)
-                skips[run_id] = None
-                work.append((run_id, RunStatus.SKIPPED))
-    return Settled(changed, list(starts), list(skips))
+    counting = _Counting(tallies, downstream)
+    for run_id, status in ended.items():
+        for edge in downstream.get(run_id, ()):
+            counting.count(edge, status)
+    return counting.result()
+
+
+def settle_edges(tallies: Mapping[int, Tally], edges: Collection[Edge]) -> Settled:
+    """Count these edges, each by what it `ended_as`."""
+    counting = _Counting(tallies, {})
+    for edge in edges:
+        assert edge.ended_as is not None
+        counting.count(edge, edge.ended_as)
+    return counting.result()
+
+
+class _Counting:
+    """Tallies that grow. A skipped run has ended as well: a work-list takes it on."""
+
+    def __init__(self, tallies: Mapping[int, Tally], downstream: Mapping[int, list[Edge]]) -> None:
+        self._tallies = tallies
+        self._downstream = downstream
+        self._changed: dict[int, Tally] = {}
+        self._starts: dict[int, None] = {}
+        self._skips: dict[int, None] = {}
+
+    def count(self, edge: Edge, status: RunStatus) -> None:
+        """Count an edge, and those of all that are skipped for it, however long the chain."""
+        work = [(edge, status)]
+        while work:
+            each, ended_as = work.pop()
+            if self._verdict(each, ended_as) is Verdict.SKIP:
+                skipped = each.downstream_run_id
+                self._skips[skipped] = None
+                work += [(e, RunStatus.SKIPPED) for e in self._downstream.get(skipped, ())]
+
+    def _verdict(self, edge: Edge, status: RunStatus) -> Verdict:
+        run_id = edge.downstream_run_id
+        tally = self._changed.get(run_id) or self._tallies.get(run_id)
+        if tally is None or run_id in self._skips:
+            return Verdict.WAIT  # it waits no longer
+        self._changed[run_id] = tally = tally.counting(edge.condition, status)
+        if tally.verdict is Verdict.START:
+            self._starts[run_id] = None
+        return tally.verdict
+
+    def result(self) -> Settled:
+        """What it came to."""
+        return Settled(self._changed, list(self._starts), list(self._skips))

@@ -40,7 +40,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     workers: Sequence[Worker]
     dispatched: int = 0  # runs of the lane that wait in the queue already
     room: int | None = None  # how many runs its strategy has use for; None: none is asked
-    upstream: Sequence[tuple[str, RunStatus]] = ()  # runs of the same flow run
+    upstream: Sequence[str] = ()  # what it still waits for, a phrase each
     ahead: int = 0  # ready runs of the lane that start earlier
 
 
@@ -117,12 +117,14 @@ def overlap_gate(run: TaskRun) -> GateFinding:
     return GateFinding("overlap", True, "no earlier run is in the way")
 
 
-def dependencies_gate(run: TaskRun, upstream: Sequence[tuple[str, RunStatus]]) -> GateFinding:
-    """Whether the upstream runs of the same flow run have come to what is asked of them."""
+def dependencies_gate(run: TaskRun, upstream: Sequence[str]) -> GateFinding:
+    """Whether its upstream runs came to what is asked of them; `upstream` are the open ones."""
+    if run.status is RunStatus.SKIPPED and run.reason == "upstream":
+        said = "what its upstream runs came to does not let it start"
+        return GateFinding("dependencies", False, said)
     if run.status is not RunStatus.WAITING:
         return GateFinding("dependencies", True, "waits for no upstream run")
-    open_runs = ", ".join(f"{name} ({status})" for name, status in upstream)
-    return GateFinding("dependencies", False, f"waits for {open_runs or 'upstream runs'}")
+    return GateFinding("dependencies", False, f"waits for {', '.join(upstream)}")
 
 
 def concurrency_gate(run: RunHead | ReadyRun, others: int) -> GateFinding:

@@ -76,9 +76,9 @@ class TaskEdge(msgspec.Struct, frozen=True):
 
 
 class RunEnd(msgspec.Struct, frozen=True):
-    """How a run ended."""
+    """How a run ended; of a run that will never be there, without an id."""
 
-    run_id: int
+    run_id: int | None
     status: RunStatus
 
 
@@ -336,10 +336,8 @@ class Transaction(Reads, Protocol):
     def task_edges_below(self, task_ids: Collection[int]) -> list[TaskEdge]:
         """Every edge into these tasks, and into all that can be reached downstream from them."""
 
-    def open_flow_runs(
-        self, flow_runs: Sequence[FlowRun], edges: Sequence[Edge], tallies: Sequence[Tally]
-    ) -> None:
-        """Store new flow runs, what waits for what in them, and the tallies of what waits."""
+    def open_flow_runs(self, flow_runs: Sequence[FlowRun], tallies: Sequence[Tally]) -> None:
+        """Store new flow runs, and the tallies of what waits in them."""
 
     def flow_runs(self, flow_run_ids: Collection[str]) -> dict[str, FlowRun]:
         """These flow runs, locked: nobody else counts in them until the commit."""
@@ -350,6 +348,12 @@ class Transaction(Reads, Protocol):
     def end_edges(self, ends: Sequence[RunEnd]) -> list[Edge]:
         """Count the edges from these runs, once each; those that were counted by this call."""
 
+    def add_edges(self, edges: Sequence[Edge]) -> None:
+        """Store further edges."""
+
+    def open_edges_from(self, run_ids: Collection[int]) -> list[Edge]:
+        """The edges from these runs that are not yet counted."""
+
     def open_edges_below(self, run_ids: Collection[int]) -> list[Edge]:
         """Every edge not yet counted that can be reached downstream from these runs."""
 
@@ -359,6 +363,9 @@ class Transaction(Reads, Protocol):
 
     def take_outside_edges(self, found: Sequence[tuple[Edge, RunEnd]]) -> list[Edge]:
         """Count these, once each; those that were counted by this call."""
+
+    def edges_from_outside(self, task_id: int) -> list[Edge]:
+        """Edges that wait for a run of this task, outside their flow runs."""
 
     def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
         """The tallies of those of these runs that still wait."""
@@ -373,8 +380,9 @@ class Transaction(Reads, Protocol):
         """For each flow run, how many of its runs ended in which status with no run downstream
         of them that was to start because, or in spite, of it."""
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-        """For each of these runs, the results of its upstream runs that have one, by task."""
+    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
+        """For each of these runs, the results of its upstream runs, by task: of one that was split
+        those of all parts."""
 
     # runs
 

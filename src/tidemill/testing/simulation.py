@@ -11,7 +11,7 @@ messages are theirs).
 
 import heapq
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
@@ -30,7 +30,9 @@ from tidemill.application.recover_lost_runs import recover_lost_runs, recover_un
 from tidemill.application.renew_leases import renew_leases
 from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.dependency import Condition, Edge, Tally, Verdict
 from tidemill.domain.events import EventType, RunEvent
+from tidemill.domain.flow_run import FlowStatus
 from tidemill.domain.gates import serving_workers
 from tidemill.domain.lease import MAX_LOSSES, stop_before
 from tidemill.domain.new_run import SCHEDULE_KEY
@@ -39,6 +41,7 @@ from tidemill.domain.run_status import FINAL, LEASED, RunStatus, may_follow
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import (
     Concurrency,
+    Dependency,
     Misfire,
     Retry,
     StrategyChoice,
@@ -48,9 +51,9 @@ from tidemill.domain.task import (
     schedule_of,
 )
 from tidemill.domain.task_run import LeasedRun, TaskRun, Trigger
-from tidemill.errors import InvalidInput, KeyReused, NotFound
+from tidemill.errors import Conflict, InvalidInput, KeyReused, NotFound
 from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun
-from tidemill.foundation.listing import PageRequest, RunFilter
+from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.store import Transaction
 from tidemill.infrastructure.database.schema import empty_schema
@@ -112,6 +115,7 @@ class Simulation:
         self.is_calm = True
         for task_id in list(self._tasks):
             self._pause(task_id)
+        self._give_up_waiting()
         patience = self.clock.now() + timedelta(minutes=30)
         self._work_off(lambda: self._is_settled() or self.clock.now() >= patience)
         self._check_at_rest()
@@ -213,15 +217,18 @@ class Simulation:
         self.later(self._between(1, 20), self._operate)
 
     def _create_task(self) -> None:
-        wanted = self._definition(f"task-{len(self._tasks) + 1}")
+        wanted = self._definition(f"task-{len(self._tasks) + 1}", list(self._tasks))
         made = self.store.transact_now(lambda t: create_task(t, wanted, lambda d: ()))
         self._note(made.id, made)
 
-    def _definition(self, name: str) -> TaskDefinition:
+    def _definition(self, name: str, older: Sequence[int]) -> TaskDefinition:
+        """Of a task that may depend on those of these that are still there."""
         choose = self.random.choice
         return definition(
             name,
             schedule=self._schedule(),
+            dependencies=self._dependencies(older) if self.random.random() < 0.5 else [],
+            trigger_rule=choose(("all", "all", "any", "none_failed")),
             overlap=choose(("allow", "skip", "queue", "cancel_running")),
             misfire=Misfire(choose(("skip", "run_once", "run_all")), 5, 10, 120),
             jitter_seconds=choose((0, 0, 3)),
@@ -232,6 +239,12 @@ class Simulation:
             concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
             strategy=choose((None, *_STRATEGIES)),
         )
+
+    def _dependencies(self, task_ids: Sequence[int]) -> list[Dependency]:
+        alive = [task_id for task_id in task_ids if self._tasks[task_id][-1][1] is not None]
+        chosen = self.random.sample(alive, min(len(alive), self.random.randint(1, 2)))
+        conditions: tuple[Condition, ...] = ("succeeded", "succeeded", "failed", "completed")
+        return [Dependency(str(each), self.random.choice(conditions)) for each in chosen]
 
     def _schedule(self) -> str | None:
         chosen = self.random.choice(_SCHEDULES)
@@ -288,8 +301,9 @@ class Simulation:
         if task_id is None:
             return
         name = self._tasks[task_id][-1][1].definition.name  # type: ignore[union-attr]
+        older = [each for each in self._tasks if each < task_id]
         changed = self.store.transact_now(
-            lambda t: replace_task(t, task_id, self._definition(name), lambda d: ())
+            lambda t: replace_task(t, task_id, self._definition(name, older), lambda d: ())
         )
         self._note(task_id, changed)
 
@@ -324,13 +338,30 @@ class Simulation:
     def _delete_one(self) -> None:
         task_id = self._some_task()
         if task_id is not None and self.random.random() < 0.3:
-            self.store.transact_now(partial(delete_task, task_id=task_id))
+            try:
+                self.store.transact_now(partial(delete_task, task_id=task_id))
+            except Conflict:
+                return  # others depend on it
             self._note(task_id, None)
 
     def _note(self, task_id: int, task: Task | None) -> None:
         self._tasks.setdefault(task_id, []).append((self.clock.now(), task))
 
     # the end
+
+    def _give_up_waiting(self) -> None:
+        """What waits for tasks outside its flow run, which fire no more, would wait for ever."""
+
+        def act(transaction: Transaction) -> None:
+            waiting = transaction.list_runs(
+                RunFilter(status=(RunStatus.WAITING,)), PageRequest("id", 1_000)
+            ).items
+            edges = transaction.edges_into([run.id for run in waiting])
+            outside = {each.downstream_run_id for each in edges if each.upstream_run_id is None}
+            cancel_runs(transaction, list(transaction.runs(outside).values()), "cancelled_by_user")
+
+        self.store.transact_now(act)
+        self.later(timedelta(seconds=30), self._give_up_waiting)
 
     def _is_settled(self) -> bool:
         return not self.store.read_now(lambda reads: reads.status_counts())
@@ -343,6 +374,7 @@ class Simulation:
             self._check_attempts(run)
             self._demand(self.checks.is_at(run), 13, f"the log of run {run.id} tells another end")
         self._check_parts(runs)
+        self._check_flow_runs(runs)
         for task_id, story in self._tasks.items():
             self._check_firings(task_id, story, [run for run in runs if run.task_id == task_id])
 
@@ -390,6 +422,43 @@ class Simulation:
             )
             owners = {(run.task_id, run.scheduled_for) for run in together}
             self._demand(len(owners) == 1, 1, f"the parts of run {first} belong to {owners}")
+
+    def _check_flow_runs(self, runs: Sequence[TaskRun]) -> None:
+        """One run for each task, in the order of the edges; what could not start was skipped."""
+        by_id = {run.id: run for run in runs}
+        in_flow = [run for run in runs if run.flow_run_id is not None]
+        whole = [run for run in in_flow if run.part_of in (None, run.id)]
+        owners = [(run.flow_run_id, run.task_id) for run in whole]
+        self._demand(len(owners) == len(set(owners)), 35, "a task has two runs in one flow run")
+        edges = self.store.read_now(lambda reads: reads.edges_into([run.id for run in in_flow]))
+        upstream: dict[int, list[Edge]] = {}
+        for edge in edges:
+            upstream.setdefault(edge.downstream_run_id, []).append(edge)
+        for run in in_flow:
+            self._check_waited(run, upstream.get(run.id, []), by_id)
+        wanted = PageRequest("id", 1_000_000)
+        flow_runs = self.store.read_now(lambda r: r.list_flow_runs(FlowRunFilter(), wanted)).items
+        for flow_run in flow_runs:
+            said = f"flow run {flow_run.id} has {flow_run.unfinished} runs that have not ended"
+            is_over = not flow_run.unfinished and flow_run.status is not FlowStatus.RUNNING
+            self._demand(is_over, 36, said)
+
+    def _check_waited(
+        self, run: TaskRun, upstream: Sequence[Edge], by_id: Mapping[int, TaskRun]
+    ) -> None:
+        if not upstream or run.started_at is None:
+            return
+        [said] = self.store.read_now(
+            lambda reads: reads.definitions({(run.task_id, run.task_version)})
+        ).values()
+        tally = Tally(run.id, said.trigger_rule, len(upstream))
+        for edge in upstream:
+            end = by_id[edge.upstream_run_id] if edge.upstream_run_id else None
+            if end is not None and end.completed_at and end.completed_at <= run.started_at:
+                tally = tally.counting(edge.condition, end.status)
+        self._demand(
+            tally.verdict is Verdict.START, 34, f"run {run.id} started with {tally} before it"
+        )
 
     def _check_firings(
         self, task_id: int, story: Sequence[tuple[datetime, Task | None]], runs: list[TaskRun]

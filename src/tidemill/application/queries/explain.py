@@ -42,9 +42,25 @@ def explain(reads: Reads, run: TaskRun, strategies: StrategyRegistry) -> Explana
             workers=workers,
             dispatched=dispatched,
             room=_room_of(reads, run.lane, workers, dispatched, strategies) if is_pending else None,
+            upstream=_open_upstream(reads, run) if run.status is RunStatus.WAITING else (),
             ahead=reads.ready_before(run, _MOST_AHEAD) if run.status in NOT_STARTED else 0,
         )
     )
+
+
+def _open_upstream(reads: Reads, run: TaskRun) -> list[str]:
+    assert run.flow_run_id is not None
+    members = {member.id: member for member in reads.members(run.flow_run_id)}
+    phrases = []
+    for edge in reads.edges_into([run.id]):
+        member = members.get(edge.upstream_run_id) if edge.upstream_run_id else None
+        if member is not None and edge.ended_as is None:
+            phrases.append(f"run {member.id} of {member.task_name} ({member.status})")
+        elif edge.upstream_run_id is None:
+            task = reads.task(edge.upstream_task_id)
+            name = task.definition.name if task else f"task {edge.upstream_task_id}"
+            phrases.append(f"a run of {name} for {run.scheduled_for:%FT%T.%fZ} or later")
+    return phrases
 
 
 def _room_of(

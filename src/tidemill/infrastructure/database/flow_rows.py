@@ -105,6 +105,13 @@ _outside = (
     .limit(bindparam("limit"))
 )
 
+_open_edges_from = struct_columns(run_edges, _EDGE).where(
+    in_array(_edges.upstream_run_id, "ids"), _edges.ended_as.is_(None)
+)
+_from_outside = struct_columns(run_edges, _EDGE).where(
+    text(IS_OUTSIDE), _edges.upstream_task_id == bindparam("task_id")
+)
+
 _runs = task_runs.c
 _downstream = task_runs.alias("downstream")
 _unhandled = (
@@ -127,7 +134,8 @@ _unhandled = (
 _upstream_results = (
     select(_edges.downstream_run_id, _runs.task_name, _runs.result)
     .join(task_runs, _runs.id == _edges.upstream_run_id)
-    .where(in_array(_edges.downstream_run_id, "ids"), _runs.result.is_not(None))
+    .where(in_array(_edges.downstream_run_id, "ids"))
+    .order_by(_edges.downstream_run_id, _edges.part)
 )
 
 
@@ -150,11 +158,8 @@ class FlowRows(Rows):
     def task_edges_below(self, task_ids: Collection[int]) -> list[TaskEdge]:
         return [TaskEdge(*row) for row in self.fetch(_task_edges_below, ids=task_ids)]
 
-    def open_flow_runs(
-        self, flow_runs_: Sequence[FlowRun], edges: Sequence[Edge], tallies: Sequence[Tally]
-    ) -> None:
+    def open_flow_runs(self, flow_runs_: Sequence[FlowRun], tallies: Sequence[Tally]) -> None:
         self.insert_rows(flow_runs, _FLOW, map(msgspec.structs.astuple, flow_runs_))
-        self.insert_rows(run_edges, _EDGE, map(msgspec.structs.astuple, edges))
         self.insert_rows(run_tallies, _TALLY, map(msgspec.structs.astuple, tallies))
 
     def flow_runs(self, flow_run_ids: Collection[str]) -> dict[str, FlowRun]:
@@ -182,6 +187,12 @@ class FlowRows(Rows):
         rows = self.update_and_tell(statement, map(msgspec.structs.astuple, ends))
         return [Edge(*row) for row in rows]
 
+    def add_edges(self, edges: Sequence[Edge]) -> None:
+        self.insert_rows(run_edges, _EDGE, map(msgspec.structs.astuple, edges))
+
+    def open_edges_from(self, run_ids: Collection[int]) -> list[Edge]:
+        return [Edge(*row) for row in self.fetch(_open_edges_from, ids=run_ids)]
+
     def open_edges_below(self, run_ids: Collection[int]) -> list[Edge]:
         return [Edge(*row) for row in self.fetch(_open_edges_below, ids=run_ids)]
 
@@ -193,20 +204,23 @@ class FlowRows(Rows):
     def take_outside_edges(self, found: Sequence[tuple[Edge, RunEnd]]) -> list[Edge]:
         statement = self.cache.update(
             run_edges,
-            ("downstream_run_id", "upstream_task_id"),
+            ("downstream_run_id", "upstream_task_id", "part"),
             ("upstream_run_id", "ended_as"),
-            "run_edges.upstream_run_id IS NULL",
+            "run_edges.upstream_run_id IS NULL AND run_edges.ended_as IS NULL",
             "",
             _EDGE,
         )
         rows = self.update_and_tell(
             statement,
             (
-                (edge.downstream_run_id, edge.upstream_task_id, end.run_id, end.status)
+                (edge.downstream_run_id, edge.upstream_task_id, edge.part, end.run_id, end.status)
                 for edge, end in found
             ),
         )
         return [Edge(*row) for row in rows]
+
+    def edges_from_outside(self, task_id: int) -> list[Edge]:
+        return [Edge(*row) for row in self.fetch(_from_outside, task_id=task_id)]
 
     def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
         return {row[0]: Tally(*row) for row in self.fetch(_tallies, ids=run_ids)}
@@ -215,8 +229,8 @@ class FlowRows(Rows):
         self.update_rows(
             run_tallies,
             ("run_id",),
-            ("met", "unmet", "failed"),
-            ((each.run_id, each.met, each.unmet, each.failed) for each in tallies),
+            ("total", "met", "unmet", "failed"),
+            ((each.run_id, each.total, each.met, each.unmet, each.failed) for each in tallies),
         )
 
     def forget_tallies(self, run_ids: Collection[int]) -> None:
@@ -228,10 +242,10 @@ class FlowRows(Rows):
             found[flow_run_id][status] = count
         return found
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-        found: dict[int, dict[str, Any]] = {}
+    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
+        found: dict[int, dict[str, list[Any]]] = {}
         for run_id, task_name, result in self.fetch(_upstream_results, ids=run_ids):
-            found.setdefault(run_id, {})[task_name] = result
+            found.setdefault(run_id, {}).setdefault(task_name, []).append(result)
         return found
 
 

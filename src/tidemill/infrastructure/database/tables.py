@@ -242,13 +242,14 @@ flow_runs = Table(
     sqlite_with_rowid=False,
 )
 
-IS_OUTSIDE = "upstream_run_id IS NULL"
+IS_OUTSIDE = "upstream_run_id IS NULL AND ended_as IS NULL"
 
 run_edges = Table(
     "run_edges",
     metadata,
     Column("downstream_run_id", _Id, primary_key=True),
     Column("upstream_task_id", _Id, primary_key=True),
+    Column("part", _Id, primary_key=True),
     Column("upstream_run_id", _Id),
     Column("flow_run_id", Text, nullable=False),
     Column("condition", Text, nullable=False),

@@ -37,11 +37,14 @@ def upgrade() -> None:
         "run_edges",
         sa.Column("downstream_run_id", number, nullable=False),
         sa.Column("upstream_task_id", number, nullable=False),
+        sa.Column("part", number, nullable=False),
         sa.Column("upstream_run_id", number, nullable=True),
         sa.Column("flow_run_id", sa.Text(), nullable=False),
         sa.Column("condition", sa.Text(), nullable=False),
         sa.Column("ended_as", sa.Text(), nullable=True),
-        sa.PrimaryKeyConstraint("downstream_run_id", "upstream_task_id", name=op.f("pk_run_edges")),
+        sa.PrimaryKeyConstraint(
+            "downstream_run_id", "upstream_task_id", "part", name=op.f("pk_run_edges")
+        ),
         sqlite_with_rowid=False,
     )
     _create_partial_index(
@@ -51,7 +54,10 @@ def upgrade() -> None:
         "upstream_run_id",
     )
     _create_partial_index(
-        "ix_run_edges_outside", "run_edges", "upstream_run_id IS NULL", "upstream_task_id"
+        "ix_run_edges_outside",
+        "run_edges",
+        "upstream_run_id IS NULL AND ended_as IS NULL",
+        "upstream_task_id",
     )
     op.create_table(
         "run_tallies",
