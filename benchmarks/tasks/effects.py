@@ -51,3 +51,7 @@ async def hold_first(file: str, seconds: float, run: RunContext) -> int:
     if run.attempt == 1:
         await asyncio.sleep(seconds)
     return run.attempt
+
+
+def nothing() -> None:
+    """What a run costs that does nothing."""

@@ -25,7 +25,7 @@ from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
 from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import PageRequest, RunFilter
-from tidemill.foundation.store import EventPosition, Transaction
+from tidemill.foundation.store import EventPosition, Reads, Transaction
 from tidemill.infrastructure.database.postgres import PostgresStore
 from tidemill.infrastructure.database.postgres_pool import open_pool
 from tidemill.infrastructure.database.postgres_schema import upgrade_postgres
@@ -313,6 +313,34 @@ async def test_a_lost_race_is_run_again(store: PostgresStore, migrated_postgres_
     await gate.close()  # now each goes on to what the other holds
     await transactions
     assert len(held) > 4  # one of them began again
+
+
+async def test_whoever_only_looks_and_meets_a_migration_looks_again(
+    store: PostgresStore, migrated_postgres_url: str
+) -> None:
+    await create(store, "a")
+    migration = await asyncpg.connect(migrated_postgres_url)
+    await migration.execute("SET deadlock_timeout = '60s'")  # it is not the one to give way
+    await migration.execute("BEGIN; LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+    looks = 0
+    has_read = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def look(reads: Reads) -> tuple[str, int]:
+        nonlocal looks
+        looks += 1
+        task = reads.task_named("default", "a")
+        assert task is not None
+        loop.call_soon(has_read.set)
+        return task.definition.name, len(reads.workers_alive())
+
+    looking = asyncio.create_task(store.read(look))
+    await has_read.wait()
+    await migration.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE; COMMIT")
+    await migration.close()
+
+    assert await looking == ("a", 0)
+    assert looks == 2
 
 
 async def test_what_only_looks_is_asked_of_the_replica(

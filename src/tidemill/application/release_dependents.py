@@ -109,14 +109,12 @@ def _with_those_below(transaction: Transaction, settled: Settled) -> Settled:
     tallies = {**stored, **settled.tallies}
     waiting = {run_id: tally for run_id, tally in tallies.items() if run_id not in skipped}
     further = settle(waiting, edges, skipped)
-    transaction.end_edges(
-        [RunEnd(run_id, RunStatus.SKIPPED) for run_id in [*settled.skips, *further.skips]]
-    )
-    starts = dict.fromkeys([*settled.starts, *further.starts])
+    skipped |= dict.fromkeys(further.skips, RunStatus.SKIPPED)
+    transaction.end_edges([RunEnd(*each) for each in skipped.items()])
     return Settled(
         {**settled.tallies, **further.tallies},
-        [run_id for run_id in starts if run_id not in further.skips],
-        [*settled.skips, *further.skips],
+        list(dict.fromkeys([*settled.starts, *further.starts])),
+        list(skipped),
     )
 
 

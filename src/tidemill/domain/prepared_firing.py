@@ -38,7 +38,6 @@ def prepare_firing(task: Task) -> PreparedFiring:
     run = fired_run(task, at, at)
     is_plain = (
         schedule.kind != "after"
-        and not task.has_dependents
         and not definition.dependencies
         and run.not_before == at
         and run.queue_deadline_at is None

@@ -52,7 +52,8 @@ class DueTask(msgspec.Struct, frozen=True):
     """A task whose time has come.
 
     It is plain where its next firing was prepared, is plain and in time, the following one is not
-    due as well, and no other run of the task is unfinished unless they may overlap.
+    due as well, no other run of the task is unfinished unless they may overlap, and no task depends
+    on it.
     """
 
     id: int

@@ -22,7 +22,7 @@ from tidemill.infrastructure.database.tables import (
     task_runs,
     tasks,
 )
-from tidemill.infrastructure.database.task_rows import TASK_COLUMNS, task_from
+from tidemill.infrastructure.database.task_rows import HAS_DEPENDENTS, TASK_COLUMNS, task_from
 
 _FIELDS = PreparedFiring.__struct_fields__
 _next = prepared_firings.c
@@ -42,7 +42,7 @@ _unprepared = (
     )
     .order_by(tasks.c.next_run_at)
     .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True, of=tasks)
+    .with_for_update(skip_locked=True)
 )
 _next_due_after = select(func.min(tasks.c.next_run_at)).where(
     text(FIRES), tasks.c.next_run_at > bindparam("until")
@@ -60,8 +60,10 @@ _comes_in_time = and_(
     _next.late_after >= bindparam("now"),
     or_(_next.following_at.is_(None), _next.following_at > bindparam("now")),
 )
+# Looked at when it fires: somebody may have come to depend on a task that was prepared.
+_is_plain_now = and_(_next.is_plain, _comes_in_time, _is_alone, not_(HAS_DEPENDENTS))
 _due = (
-    select(tasks.c.id, case((and_(_next.is_plain, _comes_in_time, _is_alone), 1), else_=0))
+    select(tasks.c.id, case((_is_plain_now, 1), else_=0))
     .outerjoin(prepared_firings, _is_of_next_firing)
     .where(text(FIRES), tasks.c.next_run_at <= bindparam("now"))
     .order_by(tasks.c.next_run_at)

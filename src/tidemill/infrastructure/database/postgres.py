@@ -182,14 +182,14 @@ class PostgresStore:
     async def read(self, body: Callable[[Reads], T]) -> T:
         if self._is_closed:
             raise Unavailable("the database is closed")
-        try:
-            snapshot = self._reading.transaction(isolation="repeatable_read", readonly=True)
-            async with snapshot as driver:
-                connection = PostgresConnection(driver)
-                reads = PostgresReads(connection, self._looking, await self._now(driver))
-                return await run_in_greenlet(lambda: body(reads))
-        except NOT_ANSWERED as error:
-            raise unavailable(error) from error
+        for _ in range(_RUNS):
+            try:
+                return await self._look(body)
+            except _LOST_RACES:  # whoever only looks may still meet a migration
+                continue
+            except NOT_ANSWERED as error:
+                raise unavailable(error) from error
+        raise Unavailable(_KEPT_MOVING)
 
     async def check(self) -> None:
         if self._is_closed:
@@ -209,6 +209,13 @@ class PostgresStore:
         self._is_closed = True
         if self._under_way:
             await asyncio.wait(self._under_way)
+
+    async def _look(self, body: Callable[[Reads], T]) -> T:
+        snapshot = self._reading.transaction(isolation="repeatable_read", readonly=True)
+        async with snapshot as driver:
+            connection = PostgresConnection(driver)
+            reads = PostgresReads(connection, self._looking, await self._now(driver))
+            return await run_in_greenlet(lambda: body(reads))
 
     async def _transact(self, body: Callable[[Transaction], T]) -> T:
         if self._is_closed:

@@ -23,13 +23,15 @@ from tidemill.infrastructure.database.tables import (
 
 _FIELDS = Task.__struct_fields__
 
-# A task and whether others depend on it, in the order of the fields of `Task`.
-TASK_COLUMNS = (
-    *(tasks.c[name] for name in _FIELDS if name in tasks.c),
+HAS_DEPENDENTS = (
     select(task_dependencies.c.task_id)
     .where(task_dependencies.c.upstream_task_id == tasks.c.id)
     .exists()
-    .label("has_dependents"),
+)
+# A task and whether others depend on it, in the order of the fields of `Task`.
+TASK_COLUMNS = (
+    *(tasks.c[name] for name in _FIELDS if name in tasks.c),
+    HAS_DEPENDENTS.label("has_dependents"),
 )
 _task = select(*TASK_COLUMNS).where(text(NOT_DELETED))
 _by_id = _task.where(tasks.c.id == bindparam("task_id"))
@@ -77,14 +79,14 @@ _has_version = select(task_versions.c.version).where(
     task_versions.c.task_id == bindparam("task_id"),
     task_versions.c.version == bindparam("version"),
 )
-_forget_prepared = prepared_firings.delete().where(in_array(prepared_firings.c.task_id, "ids"))
+_forget_prepared = prepared_firings.delete().where(
+    prepared_firings.c.task_id == bindparam("task_id")
+)
 _edges = select(task_dependencies.c.task_id, task_dependencies.c.upstream_task_id).where(
     task_dependencies.c.namespace == bindparam("namespace")
 )
-_delete_edges = (
-    task_dependencies.delete()
-    .where(task_dependencies.c.task_id == bindparam("task_id"))
-    .returning(task_dependencies.c.upstream_task_id)
+_delete_edges = task_dependencies.delete().where(
+    task_dependencies.c.task_id == bindparam("task_id")
 )
 
 
@@ -161,7 +163,7 @@ class TaskRows(Rows):
 
     def delete_task(self, task_id: int) -> None:
         self.execute(_delete, task_id=task_id, now=self.now)
-        self.execute(_forget_prepared, ids=[task_id])
+        self.execute(_forget_prepared, task_id=task_id)
 
     def definitions(
         self, keys: Collection[tuple[int, int]]
@@ -187,9 +189,7 @@ class TaskRows(Rows):
         return edges
 
     def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
-        before = {row[0] for row in self.fetch(_delete_edges, task_id=task_id)}
-        # Whether a firing is plain hangs on whether others depend on its task.
-        self.execute(_forget_prepared, ids=before | edges.keys())
+        self.execute(_delete_edges, task_id=task_id)
         self.insert_rows(
             task_dependencies,
             ("task_id", "upstream_task_id", "namespace", "condition"),
