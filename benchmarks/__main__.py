@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan,         *FAILOVER, *_CHAOS,
+        chain, fan, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 SEVERAL = {

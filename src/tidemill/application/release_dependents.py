@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from tidemill.domain.deadline import queue_deadline
 from tidemill.domain.dependency import Edge, Settled, settle, settle_edges
 from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import FlowRun, flow_status
@@ -169,7 +170,7 @@ def _start(
         hold=hold,
         not_before=ready_at,
         rank=rank_of(ready_at, run.priority),
-        queue_deadline_at=_after(ready_at, definition.queue_timeout_seconds),
+        queue_deadline_at=queue_deadline(run, ready_at),
         deadline_at=_after(ready_at, definition.deadline_seconds),
     )
 
