@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE
 
 _OF_THE_C_LIBRARY = 1 << 31 | 1 << 32  # signals 32 and 33, which it keeps to itself
+
+
+@pytest.fixture
+def _quit_ignored() -> Iterator[None]:
+    """What a process inherits that a shell started in its background."""
+    before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGQUIT, before)
 
 
 @pytest.fixture
@@ -245,6 +254,7 @@ async def test_a_command_holds_no_descriptor_of_the_worker(shell: ShellExecutor)
     assert outcome.result == [0, 1, 2, 3]  # the fourth is the listing itself
 
 
+@pytest.mark.usefixtures("_quit_ignored")
 async def test_a_command_leads_a_session_and_has_no_signal_blocked_or_ignored(
     shell: ShellExecutor,
 ) -> None:

@@ -43,6 +43,9 @@ _RESULT_BYTES = 1024 * 1024
 _PIPE_BYTES = 1024 * 1024
 _DRAINED_AT_MOST = 4 * 1024 * 1024
 _FOR_EVER = float("inf")
+# What a worker ignores (SIGQUIT and SIGINT, when a shell started it in its background) is its
+# own affair: a command begins with every signal as the system gives it.
+_ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def serve_slot(connection: socket.socket, channel: int | None, results: str) -> NoReturn:
@@ -151,9 +154,8 @@ class _Tree:
                 file_actions=actions,
                 setsid=True,
                 setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM,
-                           signal.SIGHUP, signal.SIGCHLD],
-            )  # fmt: skip
+                setsigdef=_ALL_SIGNALS,
+            )
         finally:
             os.chdir("/")
 
