@@ -10,7 +10,7 @@ import pytest
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.queries.explain import explain
-from tidemill.domain.flow_run import FlowStatus
+from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import Dependency, Task, TaskStatus
@@ -37,9 +37,14 @@ def end(scheduler: InlineScheduler, name: str, **outcome: Any) -> None:
 
 
 def flow_status(scheduler: InlineScheduler, run: TaskRun) -> FlowStatus:
-    assert run.flow_run_id is not None
-    flow_run_id = run.flow_run_id
-    return scheduler.do(lambda t: t.flow_runs([flow_run_id]))[flow_run_id].status
+    return flow_run(scheduler, run.flow_run_id).status
+
+
+def flow_run(scheduler: InlineScheduler, flow_run_id: str | None) -> FlowRun:
+    assert flow_run_id is not None
+    found = scheduler.look(lambda reads: reads.flow_run(flow_run_id))
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -183,6 +188,26 @@ def test_a_task_outside_the_flow_run_counts_by_its_latest_run_for_the_same_perio
         for run in scheduler.runs(report)
     }
     assert found == {"succeeded": "pending", "dispatched": "waiting", "rates": "waiting"}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_flow_run_that_is_over_stays_so_when_a_task_outside_ends_that_it_waited_for(
+    scheduler: InlineScheduler,
+) -> None:
+    rates = scheduler.create("rates")
+    a = scheduler.create("a", flow_deadline_seconds=30)
+    scheduler.create("b", dependencies=after(a, rates))
+    root = scheduler.trigger(a)
+    end(scheduler, "a", fails=True)
+    flow_run_id = root.flow_run_id or ""
+    before = scheduler.do(lambda t: t.flow_runs([flow_run_id]))
+    assert before[flow_run_id].status is FlowStatus.FAILED
+    scheduler.pass_time(60)
+    scheduler.register(max_concurrent_tasks=1_000)
+    scheduler.record(scheduler.start(scheduler.trigger(rates)))
+    scheduler.recover()
+
+    assert scheduler.do(lambda t: t.flow_runs([flow_run_id])) == before
 
 
 @pytest.mark.usefixtures("worker")

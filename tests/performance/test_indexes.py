@@ -49,7 +49,7 @@ from tidemill.testing.builders import task
 
 MODULES = (run_rows, flow_rows, placement_rows, task_rows, worker_rows, query_rows)
 # What others are made of; never run as they stand.
-BASES = {"_taken", "_run", "_head", "_locked", "_free", "_task", "_worker", "_event"}
+BASES = {"_taken", "_run", "_head", "_locked", "_free", "_task", "_worker", "_event", "_whole_run"}
 # Partial indexes that hold what is going on now and nothing of the past: walking through one
 # costs what there is to do.
 OF_THE_PRESENT = (
@@ -143,7 +143,7 @@ def faults(plan: list[str], *, is_page: bool) -> list[str]:
     found = []
     for step in plan:
         if step.startswith("SCAN") and not step.startswith(
-            ("SCAN json_each", "SCAN lanes", "SCAN reached_")
+            ("SCAN json_each", "SCAN lanes", "SCAN reached_", "SCAN turns", "SCAN backfills")
         ):
             is_ordered_page = is_page and not any(each.startswith("USE TEMP") for each in plan)
             if not step.endswith(OF_THE_PRESENT) and not is_ordered_page:

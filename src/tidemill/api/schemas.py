@@ -186,6 +186,7 @@ class TaskBody(Body):
     timeout_seconds: Positive | None = 3_600
     queue_timeout_seconds: Positive | None = None
     deadline_seconds: Positive | None = None
+    flow_deadline_seconds: Positive | None = None
     concurrency: ConcurrencyBody = ConcurrencyBody()
     queue: Word = "default"
     worker_selector: Annotated[dict[Label, Label], Field(max_length=20)] = {}
@@ -243,7 +244,11 @@ class RunsBody(Body):
 
 
 class BackfillBody(Body):
-    """Make up for the fire times from `from`, inclusive, to `to`, exclusive."""
+    """Make up for the fire times from `from`, inclusive, to `to`, exclusive.
+
+    At most `max_parallel` of them are under way at once: runs, or flow runs from their beginning to
+    their end where other tasks depend on this one.
+    """
 
     from_: Annotated[Instant, Field(alias="from")]
     to: Instant
@@ -431,6 +436,7 @@ class TaskOut(BaseModel):
     timeout_seconds: float | None
     queue_timeout_seconds: float | None
     deadline_seconds: float | None
+    flow_deadline_seconds: float | None
     concurrency: dict[str, Any]
     queue: str
     worker_selector: dict[str, str]
@@ -512,7 +518,12 @@ class EdgeOut(BaseModel):
 
 
 class FlowRunSummaryOut(BaseModel):
-    """The runs of one firing of connected tasks, `total` of them."""
+    """The runs of one firing of connected tasks, `total` of them.
+
+    `retry_of` is the flow run whose failed runs it runs again. It fails with the reason `deadline`
+    where it had to have ended at `deadline_at`. Those of a backfill that take turns share
+    `backfill_id`; while one waits for its turn, it is `waiting`.
+    """
 
     id: str
     namespace: str
@@ -521,17 +532,25 @@ class FlowRunSummaryOut(BaseModel):
     trigger: Trigger
     scheduled_for: AwareDatetime
     status: FlowStatus
+    reason: str | None
+    retry_of: str | None
+    backfill_id: str | None
     total: int
     unfinished: int
     created_at: AwareDatetime
+    deadline_at: AwareDatetime | None
     completed_at: AwareDatetime | None
 
 
 class FlowRunOut(FlowRunSummaryOut):
-    """A flow run with its graph; `critical_path` names the runs that it took so long for."""
+    """A flow run with its graph; `critical_path` names the runs that it took so long for.
+
+    `carried_over` are the runs of earlier flow runs that need not run again in this one.
+    """
 
     started_at: AwareDatetime | None
     runs: list[MemberOut]
+    carried_over: list[MemberOut]
     edges: list[EdgeOut]
     critical_path: list[int]
 

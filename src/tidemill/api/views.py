@@ -89,15 +89,22 @@ def flow_run_view(flow_run: FlowRun) -> dict[str, Any]:
         "trigger": flow_run.trigger.value,
         "scheduled_for": instant(flow_run.scheduled_for),
         "status": flow_run.status.value,
+        "reason": flow_run.reason,
+        "retry_of": flow_run.retry_of,
+        "backfill_id": flow_run.backfill_id,
         "total": flow_run.total,
         "unfinished": flow_run.unfinished,
         "created_at": instant(flow_run.created_at),
+        "deadline_at": instant(flow_run.deadline_at),
         "completed_at": instant(flow_run.completed_at),
     }
 
 
 def graph_view(
-    flow_run: FlowRun, members: Sequence[Member], edges: Sequence[Edge]
+    flow_run: FlowRun,
+    members: Sequence[Member],
+    carried_over: Sequence[Member],
+    edges: Sequence[Edge],
 ) -> dict[str, Any]:
     """A flow run, its runs and what waits for what."""
     started = [each.started_at for each in members if each.started_at is not None]
@@ -105,6 +112,7 @@ def graph_view(
         **flow_run_view(flow_run),
         "started_at": instant(min(started, default=None)),
         "runs": [_member_view(each) for each in members],
+        "carried_over": [_member_view(each) for each in carried_over],
         "edges": [
             {
                 "upstream_task_id": edge.upstream_task_id,

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import msgspec
 
-from tidemill.application.open_flow_runs import insert_roots
+from tidemill.application.open_flow_runs import Turns, insert_roots
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task, concurrency_key_of
 from tidemill.domain.task_run import TaskRun, Trigger
@@ -36,6 +36,9 @@ def backfill_task(
 ) -> Backfill:
     """One run for each fire time in [since, until) of the version in force, at low priority.
 
+    At most `max_parallel` of them are under way at once: of a task that others depend on, so many
+    flow runs, each from its beginning to its end, the earliest fire time first.
+
     Raises NotFound; InvalidInput where the task has no schedule of its own times, the range is
     empty or reversed, reaches beyond now, or holds more than MAX_RUNS fire times.
     """
@@ -61,31 +64,23 @@ def backfill_task(
         )
     if dry_run:
         return Backfill(times, [])
-    runs = insert_roots(
-        transaction, {task.id: task}, _runs_of(transaction, task, times, max_parallel)
-    )
+    name = f"backfill:{uuid4().hex}"
+    runs = [
+        new_run(task, Trigger.BACKFILL, name, at, transaction.now, priority=Priority.LOW)
+        for at in times
+    ]
+    turns = None
+    if max_parallel is not None and task.has_dependents:
+        turns = Turns(name, max_parallel)
+    elif max_parallel is not None:
+        runs = _bound(task, runs, name, max_parallel)
+    runs = insert_roots(transaction, {task.id: task}, runs, turns)
     transaction.announce(Topic.READY, Topic.EVENTS)
     return Backfill(times, runs)
 
 
-def _runs_of(
-    transaction: Transaction, task: Task, times: list[datetime], max_parallel: int | None
-) -> list[TaskRun]:
-    name = f"backfill:{uuid4().hex}"
-    runs = [
-        new_run(
-            task,
-            Trigger.BACKFILL,
-            name,
-            at,
-            transaction.now,
-            priority=Priority.LOW,
-        )
-        for at in times
-    ]
-    if max_parallel is None:
-        return runs
-    # The limit of the task binds these runs too; they may only ask for less.
+def _bound(task: Task, runs: list[TaskRun], name: str, max_parallel: int) -> list[TaskRun]:
+    """The limit of the task binds these runs too; they may only ask for less."""
     limit = task.definition.concurrency.limit
     key = concurrency_key_of(task.id, task.definition.concurrency) or name
     bound = max_parallel if limit is None else min(limit, max_parallel)

@@ -5,62 +5,126 @@ from datetime import datetime
 
 import msgspec
 
+from tidemill.application.advance_backfills import advance_backfills
 from tidemill.application.release_dependents import count_outside_edges, release_dependents
-from tidemill.domain.dependency import Edge, Rule, Tally
-from tidemill.domain.flow_run import FlowRun, new_flow_run_id
-from tidemill.domain.new_run import dependent_run, waiting_run
+from tidemill.application.task_graph import TaskGraph, tallies_of
+from tidemill.domain.deadline import earlier
+from tidemill.domain.flow_run import FlowRun, FlowStatus, begun, new_flow_run_id
+from tidemill.domain.new_run import dependent_run, run_without_turn, waiting_run
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task
 from tidemill.domain.task_run import TaskRun, Trigger
-from tidemill.foundation.store import TaskEdge, Transaction
+from tidemill.foundation.store import Transaction
 
 _WAITS = frozenset({Trigger.SCHEDULE, Trigger.BACKFILL})
 
 
+class Turns(msgspec.Struct, frozen=True):
+    """The flow runs of a backfill take turns: at most `max_parallel` are under way at once."""
+
+    backfill_id: str
+    max_parallel: int
+
+
 def insert_roots(
-    transaction: Transaction, tasks: Mapping[int, Task], runs: Sequence[TaskRun]
+    transaction: Transaction,
+    tasks: Mapping[int, Task],
+    runs: Sequence[TaskRun],
+    turns: Turns | None = None,
 ) -> list[TaskRun]:
-    """Store new runs, and the flow runs that those of connected tasks open.
+    """Store new runs, and the flow runs that those of connected tasks open; those wait for their
+    `turns`, where there are any, the earliest fire time first.
 
     A firing waits for the upstream tasks of its own task. Whoever asks by hand is not kept waiting.
     """
-    created = transaction.insert_runs(
-        [_in_flow_run(run, tasks[run.task_id], transaction.now) for run in runs]
-    )
-    roots = [run for run in created if run.flow_run_id is not None]
-    if roots:
-        _open(transaction, tasks, roots)
+    opened: dict[str, FlowRun] = {}
+    roots: list[TaskRun] = []
+    for run in runs:
+        task = tasks[run.task_id]
+        if not _opens_flow_run(task, run):
+            roots.append(run)
+            continue
+        flow_run = _flow_run(task, run, transaction.now, turns)
+        opened[flow_run.id] = flow_run
+        roots.append(_root(task, run, flow_run))
+    created = transaction.insert_runs(roots)
+    if opened:
+        _open(transaction, tasks, opened, [run for run in created if run.flow_run_id is not None])
+    if opened and turns is not None:
+        transaction.keep_backfill(turns.backfill_id, turns.max_parallel)
+        advance_backfills(transaction, [turns.backfill_id])
     return created
 
 
-def _in_flow_run(run: TaskRun, task: Task, now: datetime) -> TaskRun:
-    waits = bool(task.definition.dependencies) and run.trigger in _WAITS
-    if run.status is RunStatus.SKIPPED or not (waits or task.has_dependents):
-        return run
-    named = msgspec.structs.replace(run, flow_run_id=new_flow_run_id(now))
-    return waiting_run(named) if waits else named
+def _opens_flow_run(task: Task, run: TaskRun) -> bool:
+    is_awaited = task.has_dependents or _waits(task, run)
+    return is_awaited and run.status is not RunStatus.SKIPPED
 
 
-def _open(transaction: Transaction, tasks: Mapping[int, Task], roots: Sequence[TaskRun]) -> None:
-    graph = _Graph(transaction.task_edges_below({root.task_id for root in roots}))
-    below = {root.id: graph.below(root.task_id) for root in roots}
+def _waits(task: Task, run: TaskRun) -> bool:
+    return bool(task.definition.dependencies) and run.trigger in _WAITS
+
+
+def _flow_run(task: Task, root: TaskRun, now: datetime, turns: Turns | None) -> FlowRun:
+    """Of this root, which has no id yet, and of no runs yet."""
+    flow_run = FlowRun(
+        id=new_flow_run_id(now),
+        namespace=root.namespace,
+        root_task_id=root.task_id,
+        root_run_id=0,
+        trigger=root.trigger,
+        scheduled_for=root.scheduled_for,
+        status=FlowStatus.WAITING,
+        total=0,
+        unfinished=0,
+        created_at=now,
+        deadline_seconds=task.definition.flow_deadline_seconds,
+        backfill_id=turns.backfill_id if turns else None,
+    )
+    return flow_run if turns else begun(flow_run, max(root.not_before, now))
+
+
+def _root(task: Task, run: TaskRun, flow_run: FlowRun) -> TaskRun:
+    named = msgspec.structs.replace(
+        run,
+        flow_run_id=flow_run.id,
+        deadline_at=earlier(run.deadline_at, flow_run.deadline_at),
+    )
+    if _waits(task, run):
+        return waiting_run(named)
+    return run_without_turn(named) if flow_run.status is FlowStatus.WAITING else named
+
+
+def _open(
+    transaction: Transaction,
+    tasks: Mapping[int, Task],
+    opened: Mapping[str, FlowRun],
+    roots: Sequence[TaskRun],
+) -> None:
+    graph = TaskGraph(transaction.task_edges_below({root.task_id for root in roots}))
+    below = {task_id: graph.below([task_id]) for task_id in {root.task_id for root in roots}}
     wanted = {task_id for members in below.values() for task_id in members}
     known = {**tasks, **transaction.tasks_in_force(wanted)}
     dependents = transaction.insert_runs(
         [
             dependent_run(known[task_id], root, transaction.now)
             for root in roots
-            for task_id in below[root.id]
+            for task_id in below[root.task_id]
         ]
     )
     in_flow: dict[str, list[TaskRun]] = {}
     for run in [*roots, *dependents]:
         assert run.flow_run_id is not None
         in_flow.setdefault(run.flow_run_id, []).append(run)
-    edges = [edge for runs in in_flow.values() for edge in graph.edges_among(runs)]
-    rules = {run.id: known[run.task_id].definition.trigger_rule for run in [*roots, *dependents]}
+    edges = [
+        edge
+        for runs in in_flow.values()
+        for edge in graph.edges_into(runs, {run.task_id: (run.id,) for run in runs})
+    ]
+    rules = {task_id: task.definition.trigger_rule for task_id, task in known.items()}
     transaction.open_flow_runs(
-        [_flow_run(runs, transaction.now) for runs in in_flow.values()], _tallies(edges, rules)
+        [_with_runs(opened[flow_run_id], runs) for flow_run_id, runs in in_flow.items()],
+        tallies_of([*roots, *dependents], edges, rules),
     )
     transaction.add_edges(edges)
     release_dependents(transaction, [run for run in dependents if run.status is RunStatus.SKIPPED])
@@ -68,62 +132,7 @@ def _open(transaction: Transaction, tasks: Mapping[int, Task], roots: Sequence[T
         count_outside_edges(transaction)
 
 
-class _Graph:
-    """Tasks that depend on one another."""
-
-    def __init__(self, edges: Sequence[TaskEdge]) -> None:
-        self._upstream: dict[int, list[TaskEdge]] = {}
-        self._downstream: dict[int, list[int]] = {}
-        for edge in edges:
-            self._upstream.setdefault(edge.task_id, []).append(edge)
-            self._downstream.setdefault(edge.upstream_task_id, []).append(edge.task_id)
-
-    def below(self, root: int) -> list[int]:
-        """The tasks that can be reached from one, the near ones first."""
-        found = {root: None}
-        work = [root]
-        for task_id in work:
-            fresh = [each for each in self._downstream.get(task_id, ()) if each not in found]
-            found |= dict.fromkeys(fresh)
-            work += fresh
-        return work[1:]
-
-    def edges_among(self, runs: Sequence[TaskRun]) -> list[Edge]:
-        """What each waiting run of a flow run waits for, in it or outside."""
-        run_of = {run.task_id: run.id for run in runs}
-        return [
-            Edge(
-                run.id,
-                edge.upstream_task_id,
-                0,
-                run_of.get(edge.upstream_task_id),
-                run.flow_run_id,
-                edge.condition,
-            )
-            for run in runs
-            if run.status is RunStatus.WAITING and run.flow_run_id is not None
-            for edge in self._upstream.get(run.task_id, ())
-        ]
-
-
-def _flow_run(runs: Sequence[TaskRun], now: datetime) -> FlowRun:
-    root = runs[0]
-    assert root.flow_run_id is not None
-    return FlowRun(
-        id=root.flow_run_id,
-        namespace=root.namespace,
-        root_task_id=root.task_id,
-        root_run_id=root.id,
-        trigger=root.trigger,
-        scheduled_for=root.scheduled_for,
-        total=len(runs),
-        unfinished=len(runs),
-        created_at=now,
+def _with_runs(flow_run: FlowRun, runs: Sequence[TaskRun]) -> FlowRun:
+    return msgspec.structs.replace(
+        flow_run, root_run_id=runs[0].id, total=len(runs), unfinished=len(runs)
     )
-
-
-def _tallies(edges: Sequence[Edge], rules: Mapping[int, Rule]) -> list[Tally]:
-    totals: dict[int, int] = {}
-    for edge in edges:
-        totals[edge.downstream_run_id] = totals.get(edge.downstream_run_id, 0) + 1
-    return [Tally(run_id, rules[run_id], total) for run_id, total in totals.items()]

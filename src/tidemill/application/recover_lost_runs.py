@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
+from tidemill.application.advance_backfills import advance_backfills
 from tidemill.application.follow_up import (
     follow_up_attempts,
     let_next_of_task_go,
     let_waiting_for_keys_go,
 )
 from tidemill.application.release_dependents import count_outside_edges
-from tidemill.application.time_out_runs import time_out_runs
+from tidemill.application.time_out_runs import time_out_flow_runs, time_out_runs
 from tidemill.domain.deadline import overdue_reason, queue_deadline
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import serving_workers
@@ -66,6 +67,7 @@ def recover_lost_runs(
     """
     now = transaction.now
     _heed_a_clock_that_was_set(transaction, expected or now, silent_after)
+    overdue_in_flow = time_out_flow_runs(transaction, limit)
     overdue = transaction.overdue_runs(limit)
     time_out_runs(transaction, overdue)
     expired = transaction.expired_leases(limit)
@@ -81,7 +83,11 @@ def recover_lost_runs(
     # Whoever made room may not have seen yet those who were just told to wait for it.
     let_waiting_for_keys_go(transaction, transaction.held_keys())
     let_next_of_task_go(transaction, transaction.tasks_waited_for_in_vain())
-    recovered = Recovered(len(expired), len(overdue), len(stuck) + stranded, len(silent))
+    # Where a process that knows no turns ended a flow run, nobody else lets the next one begin.
+    advance_backfills(transaction, transaction.waiting_backfills())
+    recovered = Recovered(
+        len(expired), overdue_in_flow + len(overdue), len(stuck) + stranded, len(silent)
+    )
     if recovered.found_anything:
         transaction.announce(Topic.READY, Topic.EVENTS)
     return recovered

@@ -5,34 +5,34 @@ at the same time one sees what the other counted.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import msgspec
 
-from tidemill.domain.deadline import queue_deadline
+from tidemill.application.advance_backfills import advance_backfills
+from tidemill.application.begin_runs import begin_runs
 from tidemill.domain.dependency import Edge, Settled, settle, settle_edges
 from tidemill.domain.events import EventType
-from tidemill.domain.flow_run import FlowRun, flow_status
+from tidemill.domain.flow_run import FlowRun, ended
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import TaskDefinition
-from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, move, rank_of
+from tidemill.domain.task_run import RunChange, RunHead, TaskRun, move
 from tidemill.foundation.store import RunEnd, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _OUTSIDE_AT_ONCE = 1_000
 
 
-def release_dependents(transaction: Transaction, ended: Sequence[RunHead]) -> None:
+def release_dependents(transaction: Transaction, over: Sequence[RunHead]) -> None:
     """Count that these runs, of any flow run or none, have ended, and see who is free by that."""
-    in_flow = [run for run in ended if run.flow_run_id is not None]
+    in_flow = [run for run in over if run.flow_run_id is not None]
     if not in_flow:
         return
     flow_runs = transaction.flow_runs({run.flow_run_id for run in in_flow if run.flow_run_id})
     ends = {run.id: run.status for run in in_flow}
     transaction.forget_tallies([run.id for run in in_flow if not run.attempt])
     settled = _settle(transaction, ends)
-    skipped = _move(transaction, settled)
+    skipped = _move(transaction, flow_runs, settled)
     gone = Counter(run.flow_run_id for run in [*in_flow, *skipped])
     _count_down(transaction, flow_runs, gone)
 
@@ -71,24 +71,25 @@ def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
 
 def count_outside_edges(transaction: Transaction) -> None:
     """Count what ended outside of the flow runs that wait for it, for the same period or later."""
-    _count_from_outside(transaction, transaction.outside_edges(_OUTSIDE_AT_ONCE))
+    count_from_outside(transaction, transaction.outside_edges(_OUTSIDE_AT_ONCE))
 
 
 def give_up_outside_edges(transaction: Transaction, task_id: int) -> None:
     """Nobody waits any more for a run of this task, which was deleted."""
     never = RunEnd(None, RunStatus.CANCELLED)
     edges = transaction.edges_from_outside(task_id)
-    _count_from_outside(transaction, [(edge, never) for edge in edges])
+    count_from_outside(transaction, [(edge, never) for edge in edges])
 
 
-def _count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, RunEnd]]) -> None:
+def count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, RunEnd]]) -> None:
+    """Count each of these edges from outside by that end."""
     if not found:
         return
     flow_runs = transaction.flow_runs({edge.flow_run_id for edge, _ in found})
     taken = transaction.take_outside_edges(found)
     tallies = transaction.tallies({edge.downstream_run_id for edge in taken})
     settled = _with_those_below(transaction, settle_edges(tallies, taken))
-    skipped = _move(transaction, settled)
+    skipped = _move(transaction, flow_runs, settled)
     _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
 
 
@@ -119,7 +120,9 @@ def _with_those_below(transaction: Transaction, settled: Settled) -> Settled:
     )
 
 
-def _move(transaction: Transaction, settled: Settled) -> list[TaskRun]:
+def _move(
+    transaction: Transaction, flow_runs: Mapping[str, FlowRun], settled: Settled
+) -> list[TaskRun]:
     """Let them start or skip them; those that were skipped."""
     decided = {*settled.starts, *settled.skips}
     transaction.save_tallies(
@@ -133,46 +136,13 @@ def _move(transaction: Transaction, settled: Settled) -> list[TaskRun]:
         for run_id, run in transaction.runs(decided).items()
         if run.status is RunStatus.WAITING
     }
-    starts = [waiting[run_id] for run_id in settled.starts if run_id in waiting]
     skips = [waiting[run_id] for run_id in settled.skips if run_id in waiting]
-    definitions = transaction.definitions({(run.task_id, run.task_version) for run in starts})
-    bound = [
-        run.task_id
-        for run in starts
-        if definitions[run.task_id, run.task_version].overlap != "allow"
-    ]
-    busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
-    transaction.change_runs(
-        [
-            _start(run, definitions[run.task_id, run.task_version], transaction.now, busy)
-            for run in starts
-        ]
-        + [_skip(run, transaction.now) for run in skips]
+    transaction.change_runs([_skip(run, transaction.now) for run in skips])
+    begin_runs(
+        transaction, flow_runs, [waiting[run_id] for run_id in settled.starts if run_id in waiting]
     )
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    transaction.announce(Topic.EVENTS)
     return skips
-
-
-def _start(
-    run: TaskRun, definition: TaskDefinition, now: datetime, busy: Iterable[int]
-) -> RunChange:
-    """In a flow run nobody is skipped for overlap: it waits until the earlier run has ended."""
-    ready_at = max(run.not_before, now)
-    hold = Hold.TIME if run.not_before > now else None
-    if run.task_id in busy and definition.overlap != "allow":
-        hold = Hold.CATCH_UP
-    return move(
-        run,
-        RunStatus.PENDING,
-        now,
-        EventType.RUN_RELEASED,
-        {"held_for": RunStatus.WAITING.value},
-        hold=hold,
-        not_before=ready_at,
-        rank=rank_of(ready_at, run.priority),
-        queue_deadline_at=queue_deadline(run, ready_at),
-        deadline_at=_after(ready_at, definition.deadline_seconds),
-    )
 
 
 def _skip(run: TaskRun, now: datetime) -> RunChange:
@@ -190,24 +160,21 @@ def _skip(run: TaskRun, now: datetime) -> RunChange:
 def _count_down(
     transaction: Transaction, flow_runs: Mapping[str, FlowRun], gone: Mapping[str | None, int]
 ) -> None:
-    """So many runs of each flow run have ended; with the last, so has the flow run."""
+    """So many runs of each flow run have ended; with the last, so has the flow run.
+
+    One that is over stays as it is: an edge from outside may be counted later.
+    """
     counted = [
         msgspec.structs.replace(each, unfinished=each.unfinished - gone.get(each.id, 0))
         for each in flow_runs.values()
+        if each.completed_at is None
     ]
-    ended = [each.id for each in counted if not each.unfinished]
-    unhandled = transaction.unhandled_ends(ended) if ended else {}
+    over = [each for each in counted if not each.unfinished]
+    unhandled = transaction.unhandled_ends([each.id for each in over]) if over else {}
     transaction.save_flow_runs(
         [
-            each
-            if each.unfinished
-            else msgspec.structs.replace(
-                each, status=flow_status(unhandled[each.id]), completed_at=transaction.now
-            )
+            each if each.unfinished else ended(each, unhandled[each.id], transaction.now)
             for each in counted
         ]
     )
-
-
-def _after(instant: datetime, seconds: float | None) -> datetime | None:
-    return None if seconds is None else instant + timedelta(seconds=seconds)
+    advance_backfills(transaction, {each.backfill_id for each in over if each.backfill_id})

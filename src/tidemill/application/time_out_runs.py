@@ -14,20 +14,42 @@ from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 
+def time_out_flow_runs(transaction: Transaction, limit: int) -> int:
+    """End all that waits of flow runs that are past their deadline, up to `limit` of them; how
+    many runs that were.
+
+    What runs is ended by its worker, which knows how much time was left when it began.
+    """
+    overdue = transaction.overdue_flow_runs(limit)
+    runs = transaction.idle_runs_of(overdue) if overdue else []
+    said = "the deadline of its flow run passed before it could start"
+    _end(transaction, [(run, "deadline", said) for run in runs])
+    return len(runs)
+
+
 def time_out_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
     """End these overdue runs, which nobody holds, and let go on what waited for them."""
-    if not runs:
+    overdue = []
+    for run in runs:
+        reason = overdue_reason(run, transaction.now)
+        assert reason is not None
+        overdue.append((run, reason, f"{reason.replace('_', ' ')} passed before it could start"))
+    _end(transaction, overdue)
+
+
+def _end(transaction: Transaction, overdue: Sequence[tuple[TaskRun, str, str]]) -> None:
+    """End these runs, each for a reason, in a word and in a sentence."""
+    if not overdue:
         return
-    transaction.change_runs([_timed_out(run, transaction.now) for run in runs])
+    transaction.change_runs([_timed_out(*each, transaction.now) for each in overdue])
     follow_up_ended(
-        transaction, [msgspec.structs.replace(run, status=RunStatus.TIMED_OUT) for run in runs]
+        transaction,
+        [msgspec.structs.replace(run, status=RunStatus.TIMED_OUT) for run, _, _ in overdue],
     )
     transaction.announce(Topic.EVENTS)
 
 
-def _timed_out(run: TaskRun, now: datetime) -> RunChange:
-    reason = overdue_reason(run, now)
-    assert reason is not None
+def _timed_out(run: TaskRun, reason: str, said: str, now: datetime) -> RunChange:
     return move(
         run,
         RunStatus.TIMED_OUT,
@@ -37,5 +59,5 @@ def _timed_out(run: TaskRun, now: datetime) -> RunChange:
         reason=reason,
         hold=None,
         completed_at=now,
-        error_message=f"{reason.replace('_', ' ')} passed before it could start",
+        error_message=said,
     )

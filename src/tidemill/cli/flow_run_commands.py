@@ -3,7 +3,8 @@
 from tidemill.cli.output import Common, show_many, show_one
 
 FLOW_RUN_COLUMNS = (
-    "id", "root_task_id", "status", "total", "unfinished", "scheduled_for", "completed_at",
+    "id", "root_task_id", "status", "reason", "total", "unfinished", "scheduled_for",
+    "deadline_at", "completed_at", "retry_of",
 )  # fmt: skip
 
 

@@ -29,8 +29,18 @@ def seconds_left(run: LeasedRun, now: datetime) -> float | None:
     return max((run.deadline_at - now).total_seconds(), 0.0)
 
 
+def seconds_after(instant: datetime, seconds: float | None) -> datetime | None:
+    """So many seconds after an instant; None where there is no bound."""
+    return None if seconds is None else instant + timedelta(seconds=seconds)
+
+
+def earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    """The earlier of two instants, where None is one that never comes."""
+    if one is None or other is None:
+        return one or other
+    return min(one, other)
+
+
 def queue_deadline(run: RunHead, ready_at: datetime) -> datetime | None:
     """Until when a run that is ready at `ready_at` may wait to be started."""
-    if run.queue_timeout_seconds is None:
-        return None
-    return ready_at + timedelta(seconds=run.queue_timeout_seconds)
+    return seconds_after(ready_at, run.queue_timeout_seconds)

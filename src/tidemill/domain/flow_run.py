@@ -1,7 +1,7 @@
 """The runs of one firing of connected tasks."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from tidemill.domain.task_run import Trigger
 class FlowStatus(StrEnum):
     """Where a flow run is."""
 
+    WAITING = "waiting"  # for its turn in a backfill
     RUNNING = "running"
     SUCCEEDED = "succeeded"  # every failure in it was one that a dependent waited for
     FAILED = "failed"
@@ -22,7 +23,10 @@ class FlowStatus(StrEnum):
 
 
 class FlowRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One flow run; the fields are the columns of `flow_runs`."""
+    """One flow run; the fields are the columns of `flow_runs`.
+
+    Its deadline counts from its beginning: one that waits for its turn has none yet.
+    """
 
     id: str
     namespace: str
@@ -35,6 +39,11 @@ class FlowRun(msgspec.Struct, frozen=True, kw_only=True):
     unfinished: int  # those that have not ended
     created_at: datetime
     completed_at: datetime | None = None
+    reason: str | None = None  # why it failed, where that is not told by its runs alone
+    retry_of: str | None = None  # the flow run whose failed runs this one runs again
+    deadline_seconds: float | None = None
+    deadline_at: datetime | None = None
+    backfill_id: str | None = None  # of a backfill with a bound on its flow runs
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -54,6 +63,28 @@ class Member(msgspec.Struct, frozen=True):
 def new_flow_run_id(now: datetime) -> str:
     """One of a kind; ids that are made later sort later."""
     return f"{int(now.timestamp() * 1000):012x}{uuid4().hex[:16]}"
+
+
+def begun(flow_run: FlowRun, at: datetime) -> FlowRun:
+    """The same flow run, whose runs may start from `at` on."""
+    seconds = flow_run.deadline_seconds
+    return msgspec.structs.replace(
+        flow_run,
+        status=FlowStatus.RUNNING,
+        deadline_at=None if seconds is None else at + timedelta(seconds=seconds),
+    )
+
+
+def ended(flow_run: FlowRun, unhandled: Mapping[str, int], at: datetime) -> FlowRun:
+    """The same flow run, whose last run ended at `at`."""
+    status = flow_status(unhandled)
+    is_late = flow_run.deadline_at is not None and flow_run.deadline_at <= at
+    return msgspec.structs.replace(
+        flow_run,
+        status=status,
+        reason="deadline" if is_late and status is FlowStatus.FAILED else None,
+        completed_at=at,
+    )
 
 
 def flow_status(unhandled: Mapping[str, int]) -> FlowStatus:

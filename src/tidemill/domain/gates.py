@@ -12,7 +12,7 @@ import msgspec
 
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import Lane, TaskStatus, parse_lane
-from tidemill.domain.task_run import HOLDS_FOR_TASK, ReadyRun, RunHead, TaskRun
+from tidemill.domain.task_run import HOLDS_FOR_TASK, Hold, ReadyRun, RunHead, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 
 # How many runs may wait in the queue for each slot of the workers that serve them: enough that
@@ -65,7 +65,7 @@ def explain_run(facts: RunFacts) -> Explanation:
         misfire_gate(run),
         overlap_gate(run),
         dependencies_gate(run, facts.upstream),
-        concurrency_gate(run, facts.key_holders),
+        turn_gate(run) or concurrency_gate(run, facts.key_holders),
         GateFinding("rate", True, "no rate limit applies"),
         GateFinding("quota", True, "no quota applies"),
         not_before_gate(run, facts.now),
@@ -125,6 +125,14 @@ def dependencies_gate(run: TaskRun, upstream: Sequence[str]) -> GateFinding:
     if run.status is not RunStatus.WAITING:
         return GateFinding("dependencies", True, "waits for no upstream run")
     return GateFinding("dependencies", False, f"waits for {', '.join(upstream)}")
+
+
+def turn_gate(run: TaskRun) -> GateFinding | None:
+    """Whether its flow run waits for its turn in a backfill; None where it does not."""
+    if run.hold is not Hold.TURN:
+        return None
+    said = "as many flow runs of its backfill are under way as may be; its turn comes"
+    return GateFinding("concurrency", False, said)
 
 
 def concurrency_gate(run: RunHead | ReadyRun, others: int) -> GateFinding:

@@ -1,10 +1,11 @@
 """How a task becomes a run."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from tidemill.domain.deadline import seconds_after
 from tidemill.domain.jitter import jittered
 from tidemill.domain.misfire import MisfirePlan
 from tidemill.domain.run_status import RunStatus
@@ -59,8 +60,8 @@ def new_run(
         concurrency_limit=definition.concurrency.limit,
         timeout_seconds=timeout_seconds or definition.timeout_seconds,
         queue_timeout_seconds=definition.queue_timeout_seconds,
-        queue_deadline_at=_after(ready_at, definition.queue_timeout_seconds),
-        deadline_at=_after(ready_at, definition.deadline_seconds),
+        queue_deadline_at=seconds_after(ready_at, definition.queue_timeout_seconds),
+        deadline_at=seconds_after(ready_at, definition.deadline_seconds),
         missed_count=missed_count,
         retry_of=retry_of,
         traceparent=traceparent,
@@ -81,10 +82,15 @@ def dependent_run(task: Task, root: TaskRun, now: datetime) -> TaskRun:
         flow_run_id=root.flow_run_id,
     )
     if task.status is TaskStatus.PAUSED:
-        return msgspec.structs.replace(
-            run, status=RunStatus.SKIPPED, reason="paused", hold=None, completed_at=now
-        )
+        return paused_run(run, now)
     return waiting_run(run)
+
+
+def paused_run(run: TaskRun, now: datetime) -> TaskRun:
+    """The same run, which is never to start: its task is paused."""
+    return msgspec.structs.replace(
+        run, status=RunStatus.SKIPPED, reason="paused", hold=None, completed_at=now
+    )
 
 
 def waiting_run(run: TaskRun) -> TaskRun:
@@ -92,6 +98,11 @@ def waiting_run(run: TaskRun) -> TaskRun:
     return msgspec.structs.replace(
         run, status=RunStatus.WAITING, hold=None, queue_deadline_at=None, deadline_at=None
     )
+
+
+def run_without_turn(run: TaskRun) -> TaskRun:
+    """The same run, once its flow run begins: no time limit is counted before."""
+    return msgspec.structs.replace(run, hold=Hold.TURN, queue_deadline_at=None, deadline_at=None)
 
 
 def rows_of_skips(
@@ -198,7 +209,3 @@ def _blank_run(
         dispatched_at=None,
         completed_at=None,
     )
-
-
-def _after(instant: datetime, seconds: float | None) -> datetime | None:
-    return None if seconds is None else instant + timedelta(seconds=seconds)

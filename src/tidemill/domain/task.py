@@ -110,6 +110,7 @@ class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     timeout_seconds: float | None = 3_600.0
     queue_timeout_seconds: float | None = None
     deadline_seconds: float | None = None
+    flow_deadline_seconds: float | None = None
     concurrency: Concurrency = Concurrency()
     queue: str = "default"
     worker_selector: dict[str, str] = {}

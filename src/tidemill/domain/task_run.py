@@ -31,6 +31,7 @@ class Hold(StrEnum):
     OVERLAP = "overlap"  # an earlier run of the task has not ended
     CATCH_UP = "catch_up"  # as OVERLAP, but made by run_all: never superseded by a newer one
     LIMIT = "limit"  # its concurrency key is full
+    TURN = "turn"  # its flow run waits for its turn in a backfill
 
 
 HOLDS_FOR_TASK = frozenset({Hold.OVERLAP, Hold.CATCH_UP})

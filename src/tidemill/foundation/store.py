@@ -165,6 +165,10 @@ class Reads(Protocol):
     def members(self, flow_run_id: str) -> list[Member]:
         """The runs of a flow run, in the order of their ids."""
 
+    def carried_runs(self, flow_run_id: str) -> list[Member]:
+        """The runs of earlier flow runs that this one, which retries the last of them, carries
+        over; in the order of their ids."""
+
     def edges_into(self, run_ids: Collection[int]) -> list[Edge]:
         """What each of these runs waited for, or still does."""
 
@@ -186,8 +190,8 @@ class Reads(Protocol):
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
         """The unfinished runs of these tasks that a firing may meet, oldest first.
 
-        Left out are backfills, runs that wait for others, and runs that were asked for at an hour
-        still to come.
+        Left out are backfills, runs that wait for others or for the turn of their flow run, and
+        runs that were asked for at an hour still to come.
         """
 
     # lists, newest or smallest first as asked; every one by an index
@@ -344,7 +348,36 @@ class Transaction(Reads, Protocol):
         """These flow runs, locked: nobody else counts in them until the commit."""
 
     def save_flow_runs(self, flow_runs: Sequence[FlowRun]) -> None:
-        """Store the status, counts and end of flow runs."""
+        """Store the status, counts, deadline and end of flow runs."""
+
+    def carry_over(self, flow_run_id: str, run_ids: Collection[int]) -> None:
+        """Note that a flow run carries these runs over: they are kept as long as it is."""
+
+    def overdue_flow_runs(self, limit: int) -> list[str]:
+        """Flow runs past their deadline of which a run has not ended and nobody holds it, the
+        longest overdue first."""
+
+    def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
+        """The unfinished runs of these flow runs that nobody holds, locked."""
+
+    def keep_backfill(self, backfill_id: str, max_parallel: int) -> None:
+        """Store a backfill whose flow runs take turns."""
+
+    def waiting_backfills(self) -> list[str]:
+        """The backfills of which flow runs wait for their turn."""
+
+    def next_flow_runs(self, backfill_ids: Collection[str]) -> list[FlowRun]:
+        """For each of these backfills, as many of the flow runs that wait for their turn as may
+        be under way beside those that are: those of the earliest fire times, locked.
+
+        Until the commit nobody else counts what is under way of these backfills to decide.
+        """
+
+    def forget_backfills(self, backfill_ids: Collection[str]) -> None:
+        """Delete those of these backfills of which no flow run waits."""
+
+    def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
+        """The runs of these flow runs that are held for TURN, locked."""
 
     def end_edges(self, ends: Sequence[RunEnd]) -> list[Edge]:
         """Count the edges from these runs, once each; those that were counted by this call."""

@@ -23,7 +23,7 @@ from tidemill.api.permissions import Permission, Visible, requires, within
 from tidemill.api.schemas import FlowRunOut, FlowRunSummaryOut, Listed, NoBody
 from tidemill.api.views import flow_run_view, graph_view
 from tidemill.application.cancel_runs import cancel_runs
-from tidemill.domain.flow_run import FlowStatus
+from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.run_status import FINAL
 from tidemill.errors import Conflict, NotFound
 from tidemill.foundation.listing import FLOW_RUN_SORTS, FlowRunFilter
@@ -85,7 +85,7 @@ async def cancel(
     """End all of its runs that have not ended: at once, or by their workers."""
 
     def act(transaction: Transaction) -> Answer:
-        _graph(transaction, id, visible)
+        _found(transaction, id, visible)
         unfinished = [run.id for run in transaction.members(id) if run.status not in FINAL]
         if not unfinished:
             raise Conflict(f"flow run {id} has ended already")
@@ -95,9 +95,15 @@ async def cancel(
     return await carry_out(request, context, idempotency_key, act)
 
 
-def _graph(reads: Reads, flow_run_id: str, visible: str | None) -> dict[str, Any]:
+def _found(reads: Reads, flow_run_id: str, visible: str | None) -> FlowRun:
     flow_run = reads.flow_run(flow_run_id, visible)
     if flow_run is None:
         raise NotFound("flow run", flow_run_id)
+    return flow_run
+
+
+def _graph(reads: Reads, flow_run_id: str, visible: str | None) -> dict[str, Any]:
+    flow_run = _found(reads, flow_run_id, visible)
     members = reads.members(flow_run_id)
-    return graph_view(flow_run, members, reads.edges_into([each.id for each in members]))
+    edges = reads.edges_into([each.id for each in members])
+    return graph_view(flow_run, members, reads.carried_runs(flow_run_id), edges)

@@ -5,15 +5,23 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, func, not_, or_, select, text
+from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task_run import Hold, TaskRun
 from tidemill.foundation.store import RunEnd, TaskEdge
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
+    AWAITS_TURN,
+    HAS_DEADLINE,
+    IS_NOT_LEASED,
     IS_OUTSIDE,
+    IS_UNDER_WAY,
+    backfills,
+    carried_runs,
     flow_runs,
     run_edges,
     run_tallies,
@@ -74,6 +82,12 @@ _flow_run_in_namespace = _flow_run.where(flow_runs.c.namespace == bindparam("nam
 _members = (
     struct_columns(task_runs, Member.__struct_fields__)
     .where(task_runs.c.flow_run_id == bindparam("flow_run_id"))
+    .order_by(task_runs.c.id)
+)
+_carried_runs = (
+    struct_columns(task_runs, Member.__struct_fields__)
+    .join(carried_runs, carried_runs.c.run_id == task_runs.c.id)
+    .where(carried_runs.c.flow_run_id == bindparam("flow_run_id"))
     .order_by(task_runs.c.id)
 )
 _edges_into = struct_columns(run_edges, _EDGE).where(in_array(_edges.downstream_run_id, "ids"))
@@ -139,6 +153,80 @@ _upstream_results = (
 )
 
 
+_whole_run = struct_columns(task_runs, TaskRun.__struct_fields__).order_by(_runs.id)
+_is_idle = and_(_runs.completed_at.is_(None), text(IS_NOT_LEASED))
+_overdue = (
+    select(flow_runs.c.id)
+    .where(
+        text(HAS_DEADLINE),
+        flow_runs.c.deadline_at <= bindparam("now"),
+        select(_runs.id).where(_runs.flow_run_id == flow_runs.c.id, _is_idle).exists(),
+    )
+    .order_by(flow_runs.c.deadline_at)
+    .limit(bindparam("limit"))
+)
+_idle = _whole_run.where(in_array(_runs.flow_run_id, "ids"), _is_idle).with_for_update()
+_without_turn = _whole_run.where(
+    in_array(_runs.flow_run_id, "ids"), _runs.hold == Hold.TURN
+).with_for_update()
+
+_backfill_ids = select(backfills.c.id).order_by(backfills.c.id)
+_backfills = _backfill_ids.where(in_array(backfills.c.id, "ids")).with_for_update()
+_waits = flow_runs.alias("waits")
+
+
+def _first_turn(backfill_id: ColumnElement[Any], *after: ColumnElement[bool]) -> Any:
+    """The earliest fire time of those that wait, after another."""
+    return (
+        select(_waits.c.scheduled_for)
+        .where(text(f"waits.{AWAITS_TURN}"), _waits.c.backfill_id == backfill_id, *after)
+        .order_by(_waits.c.scheduled_for)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+_under_way = (
+    select(func.count())
+    .select_from(flow_runs)
+    .where(text(IS_UNDER_WAY), flow_runs.c.backfill_id == backfills.c.id)
+    .correlate(backfills)
+    .scalar_subquery()
+)
+# One probe of the index for each that begins, however many wait.
+_turns = (
+    select(
+        backfills.c.id.label("backfill_id"),
+        _first_turn(backfills.c.id).label("scheduled_for"),
+        (backfills.c.max_parallel - _under_way).label("room"),
+    )
+    .where(in_array(backfills.c.id, "ids"))
+    .cte("turns", recursive=True)
+)
+_turns = _turns.union_all(
+    select(
+        _turns.c.backfill_id,
+        _first_turn(_turns.c.backfill_id, _waits.c.scheduled_for > _turns.c.scheduled_for),
+        _turns.c.room - 1,
+    ).where(_turns.c.room > 1, _turns.c.scheduled_for.is_not(None))
+)
+_next_flow_runs = (
+    struct_columns(flow_runs, _FLOW)
+    .join(
+        _turns,
+        and_(
+            flow_runs.c.backfill_id == _turns.c.backfill_id,
+            flow_runs.c.scheduled_for == _turns.c.scheduled_for,
+        ),
+    )
+    .where(_turns.c.room > 0, text(f"flow_runs.{AWAITS_TURN}"))
+    .with_for_update(of=flow_runs)
+)
+_forget_backfills = backfills.delete().where(
+    in_array(backfills.c.id, "ids"), _first_turn(backfills.c.id).is_(None)
+)
+
+
 class FlowRows(Rows):
     """The part of a transaction that knows which runs wait for which."""
 
@@ -151,6 +239,9 @@ class FlowRows(Rows):
 
     def members(self, flow_run_id: str) -> list[Member]:
         return [Member(*row) for row in self.fetch(_members, flow_run_id=flow_run_id)]
+
+    def carried_runs(self, flow_run_id: str) -> list[Member]:
+        return [Member(*row) for row in self.fetch(_carried_runs, flow_run_id=flow_run_id)]
 
     def edges_into(self, run_ids: Collection[int]) -> list[Edge]:
         return [Edge(*row) for row in self.fetch(_edges_into, ids=run_ids)]
@@ -167,13 +258,42 @@ class FlowRows(Rows):
         return {row[0]: flow_run_from(row) for row in rows}
 
     def save_flow_runs(self, flow_runs_: Sequence[FlowRun]) -> None:
-        changed = ("status", "total", "unfinished", "completed_at")
+        changed = ("status", "total", "unfinished", "deadline_at", "completed_at", "reason")
         self.update_rows(
             flow_runs,
             ("id",),
             changed,
             ((each.id, *(getattr(each, name) for name in changed)) for each in flow_runs_),
         )
+
+    def carry_over(self, flow_run_id: str, run_ids: Collection[int]) -> None:
+        self.insert_rows(
+            carried_runs, ("flow_run_id", "run_id"), ((flow_run_id, run_id) for run_id in run_ids)
+        )
+
+    def overdue_flow_runs(self, limit: int) -> list[str]:
+        return [row[0] for row in self.fetch(_overdue, now=self.now, limit=limit)]
+
+    def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
+        return [TaskRun(*row) for row in self.fetch(_idle, ids=flow_run_ids)]
+
+    def keep_backfill(self, backfill_id: str, max_parallel: int) -> None:
+        self.insert_rows(backfills, ("id", "max_parallel"), [(backfill_id, max_parallel)])
+
+    def waiting_backfills(self) -> list[str]:
+        return [row[0] for row in self.fetch(_backfill_ids)]
+
+    def next_flow_runs(self, backfill_ids: Collection[str]) -> list[FlowRun]:
+        # Counted by a statement of its own: what others committed meanwhile is seen.
+        locked = [row[0] for row in self.fetch(_backfills, ids=backfill_ids)]
+        rows = self.fetch(_next_flow_runs, ids=locked) if locked else []
+        return [flow_run_from(row) for row in rows]
+
+    def forget_backfills(self, backfill_ids: Collection[str]) -> None:
+        self.execute(_forget_backfills, ids=backfill_ids)
+
+    def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
+        return [TaskRun(*row) for row in self.fetch(_without_turn, ids=flow_run_ids)]
 
     def end_edges(self, ends: Sequence[RunEnd]) -> list[Edge]:
         statement = self.cache.update(

@@ -46,6 +46,7 @@ from tidemill.infrastructure.database.tables import (
     IS_NOT_LEASED,
     IS_READY,
     IS_UNFINISHED,
+    carried_runs,
     flow_runs,
     run_attempts,
     run_edges,
@@ -105,7 +106,8 @@ _SUCCEEDS = (
 
 
 def _meets_firings(runs: Any) -> tuple[ColumnElement[bool], ...]:
-    """Neither backfills, nor what waits for others or was asked for at an hour still to come."""
+    """Neither backfills, nor what waits for others, for the turn of its flow run, or was asked for
+    at an hour still to come."""
     is_wish_for_later = and_(
         runs.status == RunStatus.PENDING,
         runs.hold.is_not(None),
@@ -115,6 +117,7 @@ def _meets_firings(runs: Any) -> tuple[ColumnElement[bool], ...]:
     return (
         runs.trigger != Trigger.BACKFILL,
         runs.status != RunStatus.WAITING,
+        or_(runs.hold.is_(None), runs.hold != Hold.TURN),
         not_(is_wish_for_later),
     )
 
@@ -247,14 +250,21 @@ _last_log_seqs = (
 )
 _prunable = (
     select(_runs.id)
-    .where(_runs.completed_at <= bindparam("before"))
+    .where(
+        _runs.completed_at <= bindparam("before"),
+        not_(select(carried_runs.c.run_id).where(carried_runs.c.run_id == _runs.id).exists()),
+    )
     .order_by(_runs.completed_at)
     .limit(bindparam("limit"))
 )
-_prune_flow_runs = flow_runs.delete().where(
+_is_prunable_flow_run = and_(
     flow_runs.c.completed_at <= bindparam("before"),
     not_(select(_runs.id).where(_runs.flow_run_id == flow_runs.c.id).exists()),
 )
+_prune_carried_runs = carried_runs.delete().where(
+    carried_runs.c.flow_run_id.in_(select(flow_runs.c.id).where(_is_prunable_flow_run))
+)
+_prune_flow_runs = flow_runs.delete().where(_is_prunable_flow_run)
 _prune_statements = [
     table.delete().where(in_array(column, "ids"))
     for table, column in (
@@ -470,6 +480,7 @@ class RunRows(Rows):
         if ids:
             for statement in _prune_statements:
                 self.execute(statement, ids=ids)
+            self.execute(_prune_carried_runs, before=completed_before)
             self.execute(_prune_flow_runs, before=completed_before)
         return len(ids)
 

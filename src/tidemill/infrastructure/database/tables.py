@@ -222,6 +222,9 @@ task_runs = Table(
     sqlite_autoincrement=True,
 )
 
+AWAITS_TURN = "status = 'waiting'"
+IS_UNDER_WAY = "backfill_id IS NOT NULL AND status = 'running'"
+
 flow_runs = Table(
     "flow_runs",
     metadata,
@@ -236,9 +239,36 @@ flow_runs = Table(
     Column("unfinished", Integer, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("completed_at", Instant),
+    Column("reason", Text),
+    Column("retry_of", Text),
+    Column("deadline_seconds", Float),
+    Column("deadline_at", Instant),
+    Column("backfill_id", Text),
     Index("ix_flow_runs_namespace_id", "namespace", "id"),
     Index("ix_flow_runs_root_task_id", "root_task_id", "id"),
     _partial("ix_flow_runs_completed", "completed_at", where=HAS_ENDED),
+    _partial("ix_flow_runs_deadline", "deadline_at", where=HAS_DEADLINE),
+    _partial("ix_flow_runs_turn", "backfill_id", "scheduled_for", where=AWAITS_TURN),
+    _partial("ix_flow_runs_under_way", "backfill_id", where=IS_UNDER_WAY),
+    sqlite_with_rowid=False,
+)
+
+# Only those of which flow runs still wait for their turn.
+backfills = Table(
+    "backfills",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("max_parallel", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What a flow run that was opened to retry another need not run again.
+carried_runs = Table(
+    "carried_runs",
+    metadata,
+    Column("flow_run_id", Text, primary_key=True),
+    Column("run_id", _Id, primary_key=True),
+    Index("ix_carried_runs_run_id", "run_id"),
     sqlite_with_rowid=False,
 )
 

@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 
 from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
-from tidemill.domain.new_run import fired_run, new_run, skipped_run
+from tidemill.domain.flow_run import FlowRun, FlowStatus, begun, ended
+from tidemill.domain.new_run import fired_run, new_run, run_without_turn, skipped_run
 from tidemill.domain.prepared_firing import prepare_firing
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Concurrency, Misfire, Priority, Retry, Task
@@ -31,7 +34,7 @@ from tidemill.domain.task_run import (
 from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import ConcurrentChange, Conflict, Unavailable, VersionMismatch
 from tidemill.foundation.leadership import Leadership
-from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
+from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
     DueTask,
     LogLines,
@@ -82,6 +85,33 @@ def succeed(transaction: Transaction, run: TaskRun) -> None:
     """End a running run."""
     fence = transaction.runs([run.id])[run.id].fence
     transaction.record_successes([Success(run.id, fence, None, None, 0)])
+
+
+def in_flow_run(owner: Task, flow_run_id: str, at: datetime, count: int) -> list[TaskRun]:
+    """So many pending runs of one flow run."""
+    return [
+        msgspec.structs.replace(
+            new_run(owner, Trigger.MANUAL, f"{flow_run_id}:{number}", at, at),
+            flow_run_id=flow_run_id,
+        )
+        for number in range(count)
+    ]
+
+
+def flow_run(id: str, scheduled_for: datetime, **fields: Any) -> FlowRun:
+    """A flow run of one run, which has not ended."""
+    return FlowRun(
+        id=id,
+        namespace="default",
+        root_task_id=1,
+        root_run_id=1,
+        trigger=Trigger.MANUAL,
+        scheduled_for=scheduled_for,
+        total=1,
+        unfinished=1,
+        created_at=scheduled_for,
+        **fields,
+    )
 
 
 class StoreSuite:
@@ -820,7 +850,7 @@ class StoreSuite:
         assert success == {owner.id: clock.now()}
         assert await store.read(lambda r: r.ready_before(waiting, 10)) == 1
 
-    async def test_a_firing_meets_neither_backfills_nor_wishes_for_later(
+    async def test_a_firing_meets_neither_backfills_nor_wishes_for_later_nor_what_awaits_its_turn(
         self, store: Store, clock: FakeClock
     ) -> None:
         owner = await add_task(store)
@@ -829,12 +859,199 @@ class StoreSuite:
         others = [
             new_run(owner, Trigger.BACKFILL, "backfill", now, now),
             new_run(owner, Trigger.MANUAL, "later", now, now, not_before=now + MINUTE),
+            run_without_turn(new_run(owner, Trigger.DEPENDENCY, "turn", now, now)),
             new_run(owner, Trigger.MANUAL, "now", now, now),
         ]
         by_hand = (await store.transact(lambda t: t.insert_runs(others)))[-1]
 
         met = await store.read(lambda r: r.unfinished_runs([owner.id]))
         assert [run.id for run in met] == [fired.id, by_hand.id]
+
+    async def test_flow_runs_past_their_deadline_are_found_while_something_of_them_is_idle(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        now = clock.now()
+        runs = {
+            flow_run_id: await store.transact(
+                lambda t, name=flow_run_id: t.insert_runs(in_flow_run(owner, name, now, 3))  # type: ignore[misc]
+            )
+            for flow_run_id in ("later", "sooner", "unbound")
+        }
+        bounds = {"later": MINUTE * 2, "sooner": MINUTE, "unbound": None}
+        await store.transact(
+            lambda t: t.open_flow_runs(
+                [
+                    flow_run(name, now, deadline_at=None if bound is None else now + bound)
+                    for name, bound in bounds.items()
+                ],
+                [],
+            )
+        )
+
+        async def overdue(limit: int = 10) -> list[str]:
+            return await store.transact(lambda t: t.overdue_flow_runs(limit))
+
+        clock.advance(MINUTE - timedelta(milliseconds=1))
+        assert await overdue() == []
+        clock.advance(MINUTE * 2)
+        assert await overdue() == ["sooner", "later"]
+        assert await overdue(1) == ["sooner"]
+        held, ended, idle = runs["sooner"]
+        await store.transact(lambda t: start(t, held, clock.now() + MINUTE))
+        await store.transact(lambda t: start(t, ended, clock.now() + MINUTE))
+        await store.transact(lambda t: succeed(t, ended))
+        found = await store.transact(lambda t: t.idle_runs_of(["sooner"]))
+        assert [run.id for run in found] == [idle.id]
+        await store.transact(lambda t: start(t, idle, clock.now() + MINUTE))
+        assert await overdue() == ["later"]
+
+    async def test_the_next_flow_runs_of_a_backfill_are_those_it_has_room_for_the_earliest_first(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await store.transact(
+            lambda t: t.open_flow_runs(
+                [
+                    flow_run(
+                        f"{name}-{number}",
+                        now - MINUTE * number,
+                        status=FlowStatus.WAITING,
+                        backfill_id=name,
+                    )
+                    for name in ("one", "two")
+                    for number in range(5)
+                ],
+                [],
+            )
+        )
+        await store.transact(lambda t: t.keep_backfill("one", 2))
+        await store.transact(lambda t: t.keep_backfill("two", 9))
+
+        async def begin(*names: str) -> set[str]:
+            def act(transaction: Transaction) -> set[str]:
+                found = transaction.next_flow_runs(names)
+                transaction.save_flow_runs([begun(each, now) for each in found])
+                transaction.forget_backfills(names)
+                return {each.id for each in found}
+
+            return await store.transact(act)
+
+        async def end(name: str) -> None:
+            def act(transaction: Transaction) -> None:
+                [found] = transaction.flow_runs([name]).values()
+                transaction.save_flow_runs([ended(found, {"failed": 1}, transaction.now)])
+
+            await store.transact(act)
+
+        assert await begin("one") == {"one-4", "one-3"}
+        assert await begin("one") == set()
+        assert await store.transact(lambda t: t.waiting_backfills()) == ["one", "two"]
+        assert await begin("one", "two", "none") == {f"two-{n}" for n in range(5)}
+        assert await store.transact(lambda t: t.waiting_backfills()) == ["one"]
+        await end("one-2")  # it was cancelled before its turn
+        assert await begin("one") == set()
+        await end("one-4")
+        await end("one-3")
+        assert await begin("one") == {"one-1", "one-0"}
+        assert await store.transact(lambda t: t.waiting_backfills()) == []
+
+    async def test_two_that_end_flow_runs_of_a_backfill_at_once_let_two_begin_and_no_more(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await store.transact(
+            lambda t: t.open_flow_runs(
+                [
+                    flow_run(
+                        f"{number}",
+                        now + MINUTE * number,
+                        status=FlowStatus.RUNNING if number < 4 else FlowStatus.WAITING,
+                        backfill_id="b",
+                    )
+                    for number in range(9)
+                ],
+                [],
+            )
+        )
+        await store.transact(lambda t: t.keep_backfill("b", 4))
+
+        def end(transaction: Transaction, name: str) -> None:
+            [found] = transaction.flow_runs([name]).values()
+            transaction.save_flow_runs([ended(found, {}, transaction.now)])
+            waiting = transaction.next_flow_runs(["b"])
+            transaction.save_flow_runs([begun(each, transaction.now) for each in waiting])
+
+        await asyncio.gather(*(store.transact(partial(end, name=f"{n}")) for n in range(3)))
+
+        page = PageRequest("id", 100)
+        found = await store.read(
+            lambda r: r.list_flow_runs(FlowRunFilter(status=FlowStatus.RUNNING), page)
+        )
+        assert [each.id for each in found.items] == ["3", "4", "5", "6"]
+
+    async def test_what_waits_for_the_turn_of_its_flow_run_is_found_by_that(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        now = clock.now()
+
+        def insert(transaction: Transaction) -> list[TaskRun]:
+            ready, held = in_flow_run(owner, "one", now, 2)
+            other = in_flow_run(owner, "two", now, 1)
+            return transaction.insert_runs([ready, run_without_turn(held), *other])
+
+        _, held, _ = await store.transact(insert)
+        found = await store.transact(lambda t: t.runs_without_turn(["one", "two"]))
+        assert [run.id for run in found] == [held.id]
+        assert found[0].hold is Hold.TURN
+
+    async def test_what_a_flow_run_carries_over_is_pruned_after_it(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        now = clock.now()
+        old, other = await store.transact(
+            lambda t: t.insert_runs(in_flow_run(owner, "old", now, 2))
+        )
+        for run in (old, other):
+            await store.transact(lambda t, run=run: start(t, run, now + MINUTE))  # type: ignore[misc]
+            await store.transact(lambda t, run=run: succeed(t, run))  # type: ignore[misc]
+        flow_runs = [flow_run("old", now), flow_run("new", now, retry_of="old")]
+        await store.transact(lambda t: t.open_flow_runs(flow_runs, []))
+        await store.transact(lambda t: t.carry_over("new", [old.id]))
+        assert [each.id for each in await store.read(lambda r: r.carried_runs("new"))] == [old.id]
+        clock.advance(MINUTE)
+
+        assert await store.transact(lambda t: t.prune(clock.now(), 10)) == 1
+        assert await store.read(lambda r: r.run(other.id)) is None
+        assert await store.read(lambda r: r.run(old.id)) is not None
+        await store.transact(
+            lambda t: t.save_flow_runs([ended(each, {}, t.now) for each in flow_runs])
+        )
+        third = await add_runs(store, owner, [clock.now()])
+        await store.transact(lambda t: start(t, third[0], clock.now() + MINUTE))
+        await store.transact(lambda t: succeed(t, third[0]))
+        clock.advance(MINUTE)
+        assert await store.transact(lambda t: t.prune(clock.now(), 10)) == 1
+        assert await store.read(lambda r: r.flow_run("new")) is None
+        assert await store.transact(lambda t: t.prune(clock.now(), 10)) == 1
+        assert await store.read(lambda r: r.run(old.id)) is None
+        assert await store.read(lambda r: r.flow_run("old")) is None
+
+    async def test_a_flow_run_is_read_as_it_was_stored(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        stored = flow_run(
+            "f", clock.now(), retry_of="e", deadline_seconds=60.0, backfill_id="b", reason="x"
+        )
+        await store.transact(lambda t: t.open_flow_runs([stored], []))
+        assert await store.read(lambda r: r.flow_run("f")) == stored
+        later = ended(begun(stored, clock.now()), {"failed": 1}, clock.now() + MINUTE)
+        assert (later.reason, later.status) == ("deadline", FlowStatus.FAILED)
+        await store.transact(lambda t: t.save_flow_runs([later]))
+
+        assert await store.read(lambda r: r.flow_run("f")) == later
 
     async def test_a_list_of_several_statuses_is_one_order(
         self, store: Store, clock: FakeClock

@@ -1,0 +1,84 @@
+"""Nothing in its flow run keeps a run back any more: it is ready, and its time limits begin."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from tidemill.domain.deadline import earlier, queue_deadline, seconds_after
+from tidemill.domain.events import EventType
+from tidemill.domain.flow_run import FlowRun, FlowStatus
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import TaskDefinition
+from tidemill.domain.task_run import Hold, RunChange, TaskRun, Trigger, annotate, move, rank_of
+from tidemill.foundation.store import Transaction
+from tidemill.foundation.wakeups import Topic
+
+
+def begin_runs(
+    transaction: Transaction, flow_runs: Mapping[str, FlowRun], runs: Sequence[TaskRun]
+) -> None:
+    """Let these runs begin, which wait for upstream runs no more, or for the turn of their flow
+    run; while that has still to come, they wait for it.
+
+    In a flow run nobody is skipped for overlap: it waits until the earlier run of its task ended.
+    """
+    if not runs:
+        return
+    definitions = transaction.definitions({(run.task_id, run.task_version) for run in runs})
+    bound = [run.task_id for run in runs if _heeds_others(run, _definition_of(run, definitions))]
+    busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
+    transaction.change_runs(
+        [
+            _beginning(
+                run,
+                _definition_of(run, definitions),
+                flow_runs[run.flow_run_id or ""],
+                transaction.now,
+                busy,
+            )
+            for run in runs
+        ]
+    )
+    transaction.announce(Topic.READY, Topic.EVENTS)
+
+
+def _definition_of(
+    run: TaskRun, definitions: Mapping[tuple[int, int], TaskDefinition]
+) -> TaskDefinition:
+    return definitions[run.task_id, run.task_version]
+
+
+def _heeds_others(run: TaskRun, definition: TaskDefinition) -> bool:
+    """Backfills run beside the live runs, but for what comes after upstream runs."""
+    is_backfill = run.status is RunStatus.PENDING and run.trigger is Trigger.BACKFILL
+    return definition.overlap != "allow" and not is_backfill
+
+
+def _beginning(
+    run: TaskRun,
+    definition: TaskDefinition,
+    flow_run: FlowRun,
+    now: datetime,
+    busy: Iterable[int],
+) -> RunChange:
+    ready_at = max(run.not_before, now)
+    changes: dict[str, Any]
+    if flow_run.status is FlowStatus.WAITING:
+        changes = {"hold": Hold.TURN}
+    else:
+        changes = {
+            "hold": Hold.TIME if run.not_before > now else None,
+            "not_before": ready_at,
+            "rank": rank_of(ready_at, run.priority),
+            "queue_deadline_at": queue_deadline(run, ready_at),
+            "deadline_at": earlier(
+                seconds_after(ready_at, definition.deadline_seconds), flow_run.deadline_at
+            ),
+        }
+        if run.task_id in busy and _heeds_others(run, definition):
+            changes["hold"] = Hold.CATCH_UP
+    held_for = run.hold or run.status
+    told = {"held_for": held_for.value}
+    if run.status is RunStatus.PENDING:
+        return annotate(run, now, EventType.RUN_RELEASED, told, **changes)
+    return move(run, RunStatus.PENDING, now, EventType.RUN_RELEASED, told, **changes)

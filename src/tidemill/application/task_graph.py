@@ -1,0 +1,63 @@
+"""Tasks that depend on one another, and what their runs in a flow run wait for."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from tidemill.domain.dependency import Edge, Rule, Tally
+from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task_run import TaskRun
+from tidemill.foundation.store import TaskEdge
+
+
+class TaskGraph:
+    """Which tasks name which as their upstream."""
+
+    def __init__(self, edges: Iterable[TaskEdge]) -> None:
+        self._upstream: dict[int, list[TaskEdge]] = {}
+        self._downstream: dict[int, list[int]] = {}
+        for edge in edges:
+            self._upstream.setdefault(edge.task_id, []).append(edge)
+            self._downstream.setdefault(edge.upstream_task_id, []).append(edge.task_id)
+
+    def has_upstream(self, task_id: int) -> bool:
+        """Whether a task depends on any."""
+        return task_id in self._upstream
+
+    def below(self, roots: Collection[int]) -> list[int]:
+        """The tasks that can be reached from these, the near ones first."""
+        found = dict.fromkeys(roots)
+        work = list(found)
+        for task_id in work:
+            fresh = [each for each in self._downstream.get(task_id, ()) if each not in found]
+            found |= dict.fromkeys(fresh)
+            work += fresh
+        return work[len(roots) :]
+
+    def edges_into(
+        self, runs: Sequence[TaskRun], counting: Mapping[int, Sequence[int]]
+    ) -> list[Edge]:
+        """What each of these runs of a flow run waits for, in it or outside.
+
+        `counting` are the runs that count for a task in the flow run, in the order of its parts.
+        What begins at once waits for nothing; what is skipped as paused would have waited.
+        """
+        return [
+            Edge(run.id, edge.upstream_task_id, part, run_id, run.flow_run_id, edge.condition)
+            for run in runs
+            if run.status is not RunStatus.PENDING and run.flow_run_id is not None
+            for edge in self._upstream.get(run.task_id, ())
+            for part, run_id in enumerate(counting.get(edge.upstream_task_id, (None,)))
+        ]
+
+
+def tallies_of(
+    runs: Sequence[TaskRun], edges: Sequence[Edge], rules: Mapping[int, Rule]
+) -> list[Tally]:
+    """The tallies of those of these runs that wait; `rules` are those of their tasks."""
+    totals: dict[int, int] = {}
+    for edge in edges:
+        totals[edge.downstream_run_id] = totals.get(edge.downstream_run_id, 0) + 1
+    return [
+        Tally(run.id, rules[run.task_id], totals[run.id])
+        for run in runs
+        if run.status is RunStatus.WAITING
+    ]
