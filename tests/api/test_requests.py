@@ -142,6 +142,7 @@ def _posts(task: int, run: int, flow_run: str) -> list[tuple[str, Any, Any]]:
         (f"/runs/{run}/cancel", {}, None),
         (f"/runs/{run}/retry", {}, None),
         (f"/flow-runs/{flow_run}/cancel", {}, None),
+        (f"/flow-runs/{flow_run}/retry", {}, {"versions": "now"}),
         ("/workers", {"name": "w"}, {"name": "v"}),
         ("/workers/w-1/heartbeat", {}, {"current_task_count": 1}),
         ("/workers/w-1/claim", {"number": 1}, {"number": 2}),

@@ -98,6 +98,11 @@ def test_a_flow_run_from_its_beginning_to_its_end(call: Call, client: Client) ->
     call("flow-run", "cancel", flow_run)
     call("run", "wait", found["root_run_id"], code=1)
     assert call("flow-run", "get", flow_run)["status"] == "cancelled"
+    again = call("flow-run", "retry", flow_run, "--versions", "now")
+    assert (again["retry_of"], again["status"]) == (flow_run, "running")
+    call("flow-run", "retry", again["id"], code=5)
+    call("flow-run", "retry", flow_run, "--versions", "never", code=2)
+    call("flow-run", "cancel", again["id"])
     call("task", "delete", "verbs-then")
     call("task", "delete", "verbs-first")
 

@@ -243,6 +243,12 @@ class RunsBody(Body):
     items: Annotated[list[RunItemBody], Field(min_length=1, max_length=1_000)]
 
 
+class RetryFlowRunBody(Body):
+    """Which versions of the tasks are run: those of `then`, or those that are in force `now`."""
+
+    versions: Literal["then", "now"] = "then"
+
+
 class BackfillBody(Body):
     """Make up for the fire times from `from`, inclusive, to `to`, exclusive.
 

@@ -5,7 +5,7 @@ at the same time one sees what the other counted.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -67,6 +67,16 @@ def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
             for each in flow_runs.values()
         ]
     )
+
+
+def count_carried_over(
+    transaction: Transaction, flow_run_id: str, run_ids: Collection[int]
+) -> None:
+    """Count these runs, which succeeded in an earlier flow run, in the one that retries it."""
+    flow_runs = transaction.flow_runs([flow_run_id])
+    settled = _settle(transaction, dict.fromkeys(run_ids, RunStatus.SUCCEEDED))
+    skipped = _move(transaction, flow_runs, settled)
+    _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
 
 
 def count_outside_edges(transaction: Transaction) -> None:

@@ -45,6 +45,11 @@ def _again(transaction: Transaction, task: Task, run: TaskRun, traceparent: str 
         retry_of=run.id,
         traceparent=traceparent,
     )
+    return same_part(run, again)
+
+
+def same_part(run: TaskRun, again: TaskRun) -> TaskRun:
+    """The new run `again`; where `run` was split, as the same part of the work."""
     if run.part_of is None:
         return again
     return msgspec.structs.replace(

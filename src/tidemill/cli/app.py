@@ -78,6 +78,7 @@ NOUNS = {
             "list": "flow_run_commands:list_flow_runs",
             "get": "flow_run_commands:get",
             "cancel": "flow_run_commands:cancel",
+            "retry": "flow_run_commands:retry",
         },
     ),
     "worker": (

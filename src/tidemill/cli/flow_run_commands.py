@@ -1,5 +1,7 @@
 """`tidemill flow-run …`."""
 
+from typing import Literal
+
 from tidemill.cli.output import Common, show_many, show_one
 
 FLOW_RUN_COLUMNS = (
@@ -28,3 +30,23 @@ def cancel(flow_run: str, /, *, common: Common | None = None) -> None:
     with common.client() as client:
         found = client.call("POST", f"/flow-runs/{flow_run}/cancel")
         show_one(found, common.output, FLOW_RUN_COLUMNS)
+
+
+def retry(
+    flow_run: str,
+    /,
+    *,
+    versions: Literal["then", "now"] = "then",
+    common: Common | None = None,
+) -> None:
+    """Run again what did not succeed, as a new flow run that carries over what did.
+
+    Parameters
+    ----------
+    versions
+        which versions of the tasks are run: those of then, or those in force now
+    """
+    common = common or Common()
+    with common.client() as client:
+        made = client.call("POST", f"/flow-runs/{flow_run}/retry", body={"versions": versions})
+        show_one(made, common.output, FLOW_RUN_COLUMNS)

@@ -12,6 +12,7 @@ from tidemill.api.answers import (
     JsonRoute,
     Limit,
     Text,
+    Traceparent,
     carry_out,
     documented,
     json_answer,
@@ -20,9 +21,10 @@ from tidemill.api.answers import (
 )
 from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, Visible, requires, within
-from tidemill.api.schemas import FlowRunOut, FlowRunSummaryOut, Listed, NoBody
+from tidemill.api.schemas import FlowRunOut, FlowRunSummaryOut, Listed, NoBody, RetryFlowRunBody
 from tidemill.api.views import flow_run_view, graph_view
 from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.retry_flow_run import retry_flow_run
 from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.run_status import FINAL
 from tidemill.errors import Conflict, NotFound
@@ -91,6 +93,33 @@ async def cancel(
             raise Conflict(f"flow run {id} has ended already")
         cancel_runs(transaction, list(transaction.runs(unfinished).values()), "cancelled_by_user")
         return Answer(202, _graph(transaction, id, visible))
+
+    return await carry_out(request, context, idempotency_key, act)
+
+
+@router.post(
+    "/{id}/retry",
+    status_code=202,
+    dependencies=[requires(Permission.TASK_EXECUTE)],
+    responses=documented(202, FlowRunOut, 404, 409, 413, 415, 422, headers=("Location",)),
+)
+async def retry(
+    request: Request,
+    context: Context,
+    visible: Visible,
+    id: FlowRunId,
+    body: RetryFlowRunBody | None = None,
+    idempotency_key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
+) -> Response:
+    """Run again what did not succeed, as a new flow run that carries over what did."""
+    versions = (body or RetryFlowRunBody()).versions
+
+    def act(transaction: Transaction) -> Answer:
+        flow_run = _found(transaction, id, visible)
+        new = retry_flow_run(transaction, flow_run, versions, traceparent)
+        view = _graph(transaction, new.id, visible)
+        return Answer(202, view, {"Location": f"/api/v1/flow-runs/{new.id}"})
 
     return await carry_out(request, context, idempotency_key, act)
 
