@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from tidemill.application.backfill_task import backfill_task
 from tidemill.application.cancel_runs import cancel_runs
@@ -28,11 +28,12 @@ from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.record_outcomes import record_outcomes
 from tidemill.application.recover_lost_runs import recover_lost_runs, recover_unpublished_runs
 from tidemill.application.renew_leases import renew_leases
+from tidemill.application.retry_flow_run import Versions, retry_flow_run
 from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.dependency import Condition, Edge, Tally, Verdict
 from tidemill.domain.events import EventType, RunEvent
-from tidemill.domain.flow_run import FlowStatus
+from tidemill.domain.flow_run import FlowRun
 from tidemill.domain.gates import serving_workers
 from tidemill.domain.lease import MAX_LOSSES, stop_before
 from tidemill.domain.new_run import SCHEDULE_KEY
@@ -100,6 +101,7 @@ class Simulation:
         self.strategies = built_in_strategies()
         self.strategies.set_default(self.random.choice(_STRATEGIES))
         self._run_of_key: dict[tuple[int, str], int] = {}
+        self._bounds: dict[str, int] = {}  # of the flow runs of each backfill
         self.is_calm = False  # after the end nothing goes wrong any more
 
     def run(self) -> None:
@@ -194,6 +196,8 @@ class Simulation:
             partial(recover_lost_runs, limit=BATCH, claim_within=CLAIM_WITHIN, silent_after=LEASE)
         )
         self._check_nobody_waits_for_the_gone(self.store.read_now(lambda r: r.dispatched_lanes()))
+        overdue = self.store.transact_now(lambda t: t.overdue_flow_runs(BATCH))
+        self._demand(not overdue, 15, f"something of the overdue flow runs {overdue} may yet start")
 
     def _check_nobody_waits_for_the_gone(self, lanes: Collection[str]) -> None:
         """None of these lanes is that of a worker that takes no more, or was silent for a lease."""
@@ -211,7 +215,8 @@ class Simulation:
             return
         act = self.random.choice(
             (self._create_task, self._trigger, self._trigger, self._edit, self._pause_one,
-             self._resume_one, self._cancel_one, self._delete_one, self._backfill, self._retry_one)
+             self._resume_one, self._cancel_one, self._delete_one, self._backfill, self._retry_one,
+             self._retry_flow_run)
         )  # fmt: skip
         act()
         self.later(self._between(1, 20), self._operate)
@@ -236,6 +241,7 @@ class Simulation:
             timeout_seconds=choose((3, 20, 3_600)),
             queue_timeout_seconds=choose((None, None, 20)),
             deadline_seconds=choose((None, None, 60)),
+            flow_deadline_seconds=choose((None, None, 90)),
             concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
             strategy=choose((None, *_STRATEGIES)),
         )
@@ -286,6 +292,9 @@ class Simulation:
             )
         except InvalidInput:
             return  # it has no fire times of its own
+        for run in made.runs:
+            if bound is not None and run.flow_run_id is not None:
+                self._bounds[run.trigger_key] = bound
         times = [run.scheduled_for for run in made.runs]
         self._demand(times == made.fire_times, 12, f"a backfill of {task_id} made {times}")
 
@@ -295,6 +304,20 @@ class Simulation:
             retry_runs(transaction, page.items[:1])
 
         self.store.transact_now(act)
+
+    def _retry_flow_run(self) -> None:
+        versions: Versions = self.random.choice(("then", "now"))
+
+        def act(transaction: Transaction) -> None:
+            page = transaction.list_flow_runs(FlowRunFilter(), PageRequest("-id", 20))
+            ended = [each for each in page.items if each.completed_at is not None]
+            if ended:
+                retry_flow_run(transaction, self.random.choice(ended), versions)
+
+        try:
+            self.store.transact_now(act)
+        except Conflict:
+            return  # it succeeded, or nothing of it would run
 
     def _edit(self) -> None:
         task_id = self._some_task()
@@ -440,8 +463,45 @@ class Simulation:
         flow_runs = self.store.read_now(lambda r: r.list_flow_runs(FlowRunFilter(), wanted)).items
         for flow_run in flow_runs:
             said = f"flow run {flow_run.id} has {flow_run.unfinished} runs that have not ended"
-            is_over = not flow_run.unfinished and flow_run.status is not FlowStatus.RUNNING
+            is_over = not flow_run.unfinished and flow_run.completed_at is not None
             self._demand(is_over, 36, said)
+            own = [run for run in in_flow if run.flow_run_id == flow_run.id]
+            self._check_deadline(flow_run, own)
+            self._check_carried_over(flow_run, own)
+        self._check_turns(flow_runs, in_flow)
+
+    def _check_deadline(self, flow_run: FlowRun, runs: Sequence[TaskRun]) -> None:
+        """Nothing starts once it passed, and who succeeded all the same is no failure."""
+        if flow_run.deadline_at is None:
+            return
+        late = [run.id for run in runs if run.started_at and run.started_at > flow_run.deadline_at]
+        self._demand(not late, 15, f"runs {late} started after the deadline of {flow_run.id}")
+
+    def _check_carried_over(self, flow_run: FlowRun, runs: Sequence[TaskRun]) -> None:
+        """What succeeded is not run again, unless it was but a part."""
+        carried = self.store.read_now(lambda reads: reads.carried_runs(flow_run.id))
+        done = {member.id for member in carried}
+        again = [run.id for run in runs if run.retry_of in done]
+        self._demand(not again, 35, f"runs {again} of flow run {flow_run.id} had succeeded before")
+        whole = {run.task_id for run in runs if run.part_of in (None, run.id)}
+        twice = whole & {member.task_id for member in carried}
+        self._demand(not twice, 35, f"tasks {twice} succeeded, and have a run in {flow_run.id}")
+
+    def _check_turns(self, flow_runs: Sequence[FlowRun], runs: Sequence[TaskRun]) -> None:
+        """Of no backfill more flow runs were under way at once than was said."""
+        began: dict[str | None, datetime] = {}
+        for run in runs:
+            if run.started_at is not None:
+                at = min(began.get(run.flow_run_id, run.started_at), run.started_at)
+                began[run.flow_run_id] = at
+        for backfill_id, bound in self._bounds.items():
+            ours = [each for each in flow_runs if each.backfill_id == backfill_id]
+            moves = [(began[each.id], 1) for each in ours if each.id in began]
+            moves += [
+                (each.completed_at, -1) for each in ours if each.id in began and each.completed_at
+            ]
+            most = max(accumulate(step for _, step in sorted(moves)), default=0)
+            self._demand(most <= bound, 38, f"{most} flow runs of {backfill_id}, not {bound}")
 
     def _check_waited(
         self, run: TaskRun, upstream: Sequence[Edge], by_id: Mapping[int, TaskRun]
@@ -550,6 +610,11 @@ class _Worker:
         self._held[run.id] = held
         length = self._sim._between(0.01, 12)
         cause: Cause = "itself"
+        if (
+            claimed.deadline_seconds is not None
+            and claimed.deadline_seconds < length.total_seconds()
+        ):
+            length, cause = timedelta(seconds=claimed.deadline_seconds), "deadline"
         if run.timeout_seconds is not None and run.timeout_seconds < length.total_seconds():
             length, cause = timedelta(seconds=run.timeout_seconds), "timeout"
         self._sim.later(length, partial(self._finish, self._incarnation, held, cause))
