@@ -423,7 +423,7 @@ class RunRows(Rows):
         return _all(self.fetch(_stuck, before=before, limit=limit))
 
     def close_attempts(self, ended: Sequence[RunAttempt]) -> None:
-        self.insert_rows(
+        self.insert_last(
             run_attempts,
             RunAttempt.__struct_fields__,
             map(msgspec.structs.astuple, ended),
