@@ -142,15 +142,25 @@ def _move(transaction: Transaction, settled: Settled) -> list[TaskRun]:
         if definitions[run.task_id, run.task_version].overlap != "allow"
     ]
     busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
-    transaction.change_runs(
-        [
-            _start(run, definitions[run.task_id, run.task_version], transaction.now, busy)
-            for run in starts
-        ]
-        + [_skip(run, transaction.now) for run in skips]
-    )
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    started = [
+        _start(run, definitions[run.task_id, run.task_version], transaction.now, busy)
+        for run in starts
+    ]
+    transaction.change_runs(started + [_skip(run, transaction.now) for run in skips])
+    note_ready(transaction, starts, started)
+    transaction.announce(Topic.EVENTS)
     return skips
+
+
+def note_ready(
+    transaction: Transaction, runs: Sequence[TaskRun], changes: Sequence[RunChange]
+) -> None:
+    """What lets runs go on: now, at an hour still to come, or when an earlier run has ended."""
+    for run, change in zip(runs, changes, strict=True):
+        if change.changes["hold"] is None:
+            transaction.readied[run.lane] += 1
+        elif change.changes["hold"] is Hold.TIME:
+            transaction.announce(Topic.READY)
 
 
 def _start(

@@ -7,6 +7,7 @@ the transaction. Each method is one statement for a whole batch, whatever its si
 All instants come from the database (`Transaction.now`), never from the caller's clock.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -263,7 +264,13 @@ class Reads(Protocol):
 
 
 class Transaction(Reads, Protocol):
-    """One transaction. Rows that it reads to change them are locked against others."""
+    """One transaction. Rows that it reads to change them are locked against others.
+
+    `readied` counts, by lane, the runs that it made ready and that are still to be dispatched;
+    READY is announced for them.
+    """
+
+    readied: Counter[str]
 
     def announce(self, *topics: Topic) -> None:
         """Wake the listeners of these topics once this is committed."""
@@ -415,6 +422,15 @@ class Transaction(Reads, Protocol):
         Each is running, its attempt and fence are one higher, its lease ends at `until` and what
         the attempt before left of reason, error and exit code is gone; the attempt is stored and
         RunStarted told. The others are left as they are.
+        """
+
+    def claim_ready(
+        self, lane: str, worker_id: str, until: datetime, at_most: int
+    ) -> list[LeasedRun]:
+        """Dispatch and claim ready runs of a lane at once, those first that should start first.
+
+        As `claim`, for an active worker only, and with RunDispatched told as well. Runs with a
+        concurrency key, and those that are overdue, are left; so are those that others hold.
         """
 
     def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:

@@ -22,6 +22,7 @@ from tidemill.application.claim_runs import claim_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.go_on import report_and_go_on
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.prepare_firings import prepare_firings
@@ -62,6 +63,7 @@ from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.testing.builders import definition, worker
 from tidemill.testing.clock import FakeClock
 
+_SLOTS = 3  # of each worker
 LEASE = timedelta(seconds=10)
 HEARTBEAT = timedelta(seconds=2)
 CLAIM_WITHIN = timedelta(seconds=8)
@@ -518,7 +520,7 @@ class _Worker:
         self._incarnation += 1
         self._held = {}
         self._id = f"w{self._number}.{self._incarnation}"
-        new = worker(self._id, max_concurrent_tasks=3)
+        new = worker(self._id, max_concurrent_tasks=_SLOTS)
         self._sim.store.transact_now(partial(register_worker, worker=new))
         self._sim.later(HEARTBEAT, partial(self._beat, self._incarnation))
 
@@ -569,7 +571,19 @@ class _Worker:
         if cause != "itself":
             outcome = failure("signal", "ended by signal 15", exit_code=-15)
         report = AttemptReport(held.run.id, held.run.fence, cause, outcome, 0)
-        self._sim.store.transact_now(partial(record_outcomes, reports=[report]))
+        asked_at = self._sim.clock.monotonic()
+        claimed = self._sim.store.transact_now(
+            partial(
+                report_and_go_on,
+                outputs=[],
+                endings=[report],
+                worker=worker(self._id, max_concurrent_tasks=_SLOTS),
+                at_most=_SLOTS - len(self._held),
+                lease=LEASE,
+            )
+        )
+        for each in claimed:
+            self._begin(each, asked_at)
         if self._sim.is_unlucky(0.02):  # its answer got lost: it says so again
             self._sim.store.transact_now(partial(record_outcomes, reports=[report]))
 

@@ -1,5 +1,6 @@
 """The ground that the parts of a transaction stand on."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -99,6 +100,7 @@ class Rows:
     def __init__(self, connection: Connection, cache: StatementCache, now: datetime) -> None:
         self.now = now
         self.topics: set[Topic] = set()
+        self.readied: Counter[str] = Counter()
         self.events: list[RunEvent] = []
         self.fresh_versions: set[tuple[int, int]] = set()  # of tasks, written by this transaction
         self.connection = connection
@@ -116,6 +118,8 @@ class Rows:
 
     def finish(self) -> None:
         """Write what was left for the end; called before the commit."""
+        if self.readied.total():
+            self.announce(Topic.READY)
         self.connection.execute_together(self._last)
 
     def announce(self, *topics: Topic) -> None:

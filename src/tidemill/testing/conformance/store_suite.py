@@ -484,6 +484,46 @@ class StoreSuite:
             (3, EventType.RUN_STARTED),
         ]
 
+    async def test_ready_runs_are_claimed_at_once_by_an_active_worker_the_most_urgent_first(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        keyed = await add_task(store, name="keyed", concurrency=Concurrency("key", 1))
+        times = [clock.now() - n * MINUTE for n in range(3)]
+        late, later, latest = await add_runs(store, owner, times)
+        await add_runs(store, keyed, [clock.now() - 9 * MINUTE])
+        await store.transact(lambda t: t.save_worker(worker("w-1", at=t.now)))
+        await store.transact(
+            lambda t: t.save_worker(worker("w-2", at=t.now, status=WorkerStatus.DRAINING))
+        )
+
+        async def claim(holder: str) -> list[LeasedRun]:
+            return await store.transact(
+                lambda t: t.claim_ready(late.lane, holder, t.now + MINUTE, 2)
+            )
+
+        assert await claim("w-2") == []
+        claimed = await claim("w-1")
+
+        assert {run.id for run in claimed} == {latest.id, later.id}
+        stored = await store.read(lambda r: r.run(latest.id))
+        assert stored is not None
+        assert (
+            LeasedRun(**{name: getattr(stored, name) for name in LeasedRun.__struct_fields__})
+            in claimed
+        )
+        assert (stored.status, stored.attempt, stored.fence) == (RunStatus.RUNNING, 1, 1)
+        assert (stored.worker_id, stored.lease_expires_at) == ("w-1", clock.now() + MINUTE)
+        events = await store.read(lambda r: r.run_events(latest.id, 0, 10))
+        assert [(each.seq, each.type) for each in events] == [
+            (1, EventType.RUN_CREATED),
+            (2, EventType.RUN_DISPATCHED),
+            (3, EventType.RUN_STARTED),
+        ]
+        left = await store.read(lambda r: r.run(late.id))
+        assert left is not None
+        assert left.status is RunStatus.PENDING
+
     async def test_only_bound_runs_that_are_dispatched_are_told_of(
         self, store: Store, clock: FakeClock
     ) -> None:
