@@ -64,7 +64,8 @@ TASK_FIELDS = {
     "strategy": "how a worker is chosen: a name, or `name` and settings "
     "([strategies](../explanation/strategies.md)); `null`: `dispatcher.strategy`",
     "dependencies": "upstream tasks, each `task` and `condition`",
-    "trigger_rule": "how many of them must be so: `all`, `any`, or `none_failed`",
+    "trigger_rule": "how many of them must be so: `all`, `any` or `none_failed`; or "
+    "[an expression](../explanation/expressions.md) over how they ended",
     "tags": "for filters",
     "metadata": "yours; returned as it was given",
 }
@@ -93,6 +94,7 @@ REASONS = {
     "executor_error": "the executor itself failed",
     "executor_lost": "the process that ran a Python task is gone",
     "exit_code": "the command ended with a code other than 0",
+    "expression": "the expression of its `trigger_rule` could not be told; the message says why",
     "handed_back": "its worker drained; costs no attempt",
     "http_status": "the answer's status was not an expected one",
     "invalid_result": "the result is not JSON",

@@ -84,6 +84,29 @@ class RunEnd(msgspec.Struct, frozen=True):
     status: RunStatus
 
 
+class UpstreamEnd(msgspec.Struct, frozen=True):
+    """How one of those runs stands that a waiting run waits for.
+
+    `run_id` is None where there will never be one. `result_bytes` is the size of its result, as
+    it is kept.
+    """
+
+    downstream_run_id: int
+    run_id: int | None
+    task_name: str
+    status: RunStatus
+    reason: str | None
+    result_bytes: int
+
+
+class WaitingRun(msgspec.Struct, frozen=True):
+    """As much of a waiting run as its expression sees."""
+
+    id: int
+    scheduled_for: datetime
+    parameters: dict[str, Any]
+
+
 class LogLines(msgspec.Struct, frozen=True):
     """Consecutive lines of one stream of a run; the fields are the columns of `run_logs`."""
 
@@ -384,9 +407,24 @@ class Transaction(Reads, Protocol):
     def forget_tallies(self, run_ids: Collection[int]) -> None:
         """These wait no longer."""
 
+    def upstream_ends(self, run_ids: Collection[int]) -> list[UpstreamEnd]:
+        """What these runs wait for, as it stands, in the order of parts.
+
+        A run counts as what its edge was counted as; until then it has its own status.
+        """
+
+    def results(self, run_ids: Collection[int]) -> dict[int, Any]:
+        """The results of these runs."""
+
+    def waiting_runs(self, run_ids: Collection[int]) -> dict[int, WaitingRun]:
+        """What the expressions of these runs see of them, not locked."""
+
     def unhandled_ends(self, flow_run_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """For each flow run, how many of its runs ended in which status with no run downstream
-        of them that was to start because, or in spite, of it."""
+        of them that was to start because, or in spite, of it.
+
+        A run that was skipped because its expression could not be told counts as failed.
+        """
 
     def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
         """For each of these runs, the results of its upstream runs, by task: of one that was split

@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
 
+import msgspec
+
 from tidemill.application.backfill_task import backfill_task
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.claim_runs import claim_runs
@@ -76,6 +78,14 @@ _STRATEGIES: tuple[StrategyChoice, ...] = (
     {"name": "composite", "strategies": ["least_loaded", "round_robin"]},
     {"name": "composite", "strategies": [{"name": "shard", "count": 2}, "affinity"]},
 )  # fmt: skip
+# Expressions, and the same as the checks understand them: by the status of the first upstream task.
+_EXPRESSIONS: dict[str, Callable[[str], bool]] = {
+    '{first}.status == "succeeded"': lambda status: status == "succeeded",
+    '{first}.status in ["failed", "skipped"]': lambda status: status in {"failed", "skipped"},
+    '{first}.status != "succeeded" || {first}.result == null': lambda _: True,
+    "{first}.result.rows > 1": lambda _: False,  # it cannot be told
+}
+_WORST_FIRST = ("failed", "timed_out", "cancelled", "skipped", "succeeded")  # of parts
 _SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", "@at", None)
 
 
@@ -226,11 +236,15 @@ class Simulation:
     def _definition(self, name: str, older: Sequence[int]) -> TaskDefinition:
         """Of a task that may depend on those of these that are still there."""
         choose = self.random.choice
+        dependencies = self._dependencies(older) if self.random.random() < 0.5 else []
+        rule = self._expression(dependencies) if dependencies and self._is_rare() else None
+        if rule is not None:
+            dependencies = [msgspec.structs.replace(d, condition="completed") for d in dependencies]
         return definition(
             name,
             schedule=self._schedule(),
-            dependencies=self._dependencies(older) if self.random.random() < 0.5 else [],
-            trigger_rule=choose(("all", "all", "any", "none_failed")),
+            dependencies=dependencies,
+            trigger_rule=rule or choose(("all", "all", "any", "none_failed")),
             overlap=choose(("allow", "skip", "queue", "cancel_running")),
             misfire=Misfire(choose(("skip", "run_once", "run_all")), 5, 10, 120),
             jitter_seconds=choose((0, 0, 3)),
@@ -241,6 +255,16 @@ class Simulation:
             concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
             strategy=choose((None, *_STRATEGIES)),
         )
+
+    def _is_rare(self) -> bool:
+        return self.random.random() < 0.2
+
+    def _expression(self, dependencies: Sequence[Dependency]) -> str:
+        """One about the first of these."""
+        task = self._tasks[int(dependencies[0].task)][-1][1]
+        assert task is not None
+        shape = self.random.choice(list(_EXPRESSIONS))
+        return shape.replace("{first}", f'upstream["{task.definition.name}"]')
 
     def _dependencies(self, task_ids: Sequence[int]) -> list[Dependency]:
         alive = [task_id for task_id in task_ids if self._tasks[task_id][-1][1] is not None]
@@ -458,9 +482,19 @@ class Simulation:
             end = by_id[edge.upstream_run_id] if edge.upstream_run_id else None
             if end is not None and end.completed_at and end.completed_at <= run.started_at:
                 tally = tally.counting(edge.condition, end.status)
-        self._demand(
-            tally.verdict is Verdict.START, 34, f"run {run.id} started with {tally} before it"
+        may_start = tally.verdict is Verdict.START or (
+            tally.verdict is Verdict.ASK and self._holds(said.trigger_rule, upstream, by_id)
         )
+        self._demand(may_start, 34, f"run {run.id} started with {tally} before it")
+
+    def _holds(self, rule: str, upstream: Sequence[Edge], by_id: Mapping[int, TaskRun]) -> bool:
+        """Whether an expression is true, of the runs whose task it names."""
+        named = rule.partition('"')[2].partition('"')[0]
+        ends = [by_id[edge.upstream_run_id] for edge in upstream if edge.upstream_run_id]
+        statuses = {end.status.value for end in ends if end.task_name == named}
+        whole = next((each for each in _WORST_FIRST if each in statuses), "cancelled")
+        shape = rule.replace(f'upstream["{named}"]', "{first}")
+        return _EXPRESSIONS[shape](whole)
 
     def _check_firings(
         self, task_id: int, story: Sequence[tuple[datetime, Task | None]], runs: list[TaskRun]
