@@ -28,8 +28,9 @@ TASK_FIELDS = {
     "executor": "what performs it: `shell`, `http` or `python`",
     "command": "a command line, a URL, or `package.module:function`",
     "arguments": "shell: a list (argv, no shell between) or `argv`, `environment`, "
-    "`working_directory`, `stdin`, `shell`; http: `method`, `headers`, `body`, `json`, "
-    "`expected_status`, `follow_redirects`; python: keyword arguments",
+    "`working_directory`, `stdin`, `shell`; http: `url`, `method`, `headers`, `body`, `json`, "
+    "`expected_status`, `follow_redirects`; python: keyword arguments; "
+    "[placeholders](../explanation/placeholders.md) in their values are filled in",
     "schedule": "cron with 5 or 6 fields (seconds first; names, ranges, steps, `L W # H`), "
     "`@hourly` … `@yearly`, `@every 30s`, `@after 10m`, `@at INSTANT`, "
     "`RRULE:…`; none: by hand only",
@@ -113,6 +114,7 @@ REASONS = {
     "result_too_large": "a result has at most 256 KiB, or what a remote worker's server takes",
     "signal": "the command was ended by a signal",
     "task_deleted": "its task was deleted before it started",
+    "template": "a placeholder of its arguments cannot be filled in; it is not tried again",
     "unclaimed": "no worker took it in time; it goes back to the queue",
     "unpublished": "the queue did not confirm its message; it waits until the queue answers",
     "upstream": "what its upstream runs came to does not let it start any more",
