@@ -10,6 +10,8 @@ import pytest
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.queries.explain import explain
+from tidemill.domain import expression_syntax
+from tidemill.domain.expression import expression_of
 from tidemill.domain.flow_run import FlowStatus
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, RunStatus
@@ -519,6 +521,22 @@ def test_results_that_are_too_large_to_look_into_are_not_read(scheduler: InlineS
     found = {run.task_name: run for run in scheduler.runs()}
     assert found["counts"].status is RunStatus.PENDING
     assert "more than 1048576 bytes" in (found["looks"].error_message or "")
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_expression_that_another_version_stored_and_this_one_refuses_holds_up_nobody(
+    scheduler: InlineScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = conditional(scheduler, 'upstream.check.status == "succeeded"')
+    scheduler.create("other", dependencies=after(check))
+    scheduler.trigger(check)
+    expression_of.cache_clear()
+    monkeypatch.setattr(expression_syntax, "LONGEST", 10)
+    end(scheduler, "check")
+
+    assert statuses(scheduler) == {"check": "succeeded", "d": "skipped", "other": "pending"}
+    [run] = [run for run in scheduler.runs() if run.task_name == "d"]
+    assert "at most 10 characters" in (run.error_message or "")
 
 
 @pytest.mark.usefixtures("worker")

@@ -7,6 +7,7 @@ import msgspec
 
 from tidemill.domain.dependency import Refusal, Tally, is_expression
 from tidemill.domain.expression import Answer, Expression, expression_of
+from tidemill.domain.expression_syntax import SyntaxProblem
 from tidemill.domain.run_status import RunStatus
 from tidemill.foundation.store import Transaction, UpstreamEnd, WaitingRun
 
@@ -23,11 +24,14 @@ class Expressions:
     """The expressions of some waiting runs, and how what they wait for has ended so far."""
 
     def __init__(self, transaction: Transaction, tallies: Collection[Tally]) -> None:
-        self._expressions = {
-            tally.run_id: expression_of(tally.rule)
-            for tally in tallies
-            if is_expression(tally.rule)
-        }
+        self._expressions: dict[int, Expression] = {}
+        self._refused: dict[int, str] = {}  # written for a version that takes more
+        for tally in tallies:
+            if is_expression(tally.rule):
+                try:
+                    self._expressions[tally.run_id] = expression_of(tally.rule)
+                except SyntaxProblem as error:
+                    self._refused[tally.run_id] = str(error)
         self._ends: dict[int, dict[str, list[UpstreamEnd]]] = {}
         self._results: Mapping[int, Any] = {}
         self._runs: Mapping[int, WaitingRun] = {}
@@ -39,6 +43,8 @@ class Expressions:
 
         The runs in `refused` are skipped by this transaction, which has not written it yet.
         """
+        if tally.run_id in self._refused:
+            return Answer(False, self._refused[tally.run_id])
         expression = self._expressions[tally.run_id]
         if self._is_too_large(tally.run_id, expression):
             said = f"the results that it looks into have more than {MOST_RESULT_BYTES} bytes"
