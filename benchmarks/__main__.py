@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.chaos import chaos_postgres, chaos_rabbitmq, chaos_redis
 from benchmarks.containment import gigabyte
 from benchmarks.crashes import crashes
+from benchmarks.expressions import expressions
 from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
 from benchmarks.flows import chain, fan
@@ -25,7 +26,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan, *FAILOVER, *_CHAOS,
+        chain, fan, expressions, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 SEVERAL = {

@@ -18,6 +18,8 @@ Run = dict[str, Any]
 Attempt = dict[str, Any]
 Attempts = Mapping[int, Sequence[Attempt]]  # of each run that was not skipped
 
+_LEAD_SECONDS = 20  # within which every task is told of the end, on a machine that is busy
+
 
 class Start(NamedTuple):
     """One start of an attempt, as the task was told and wrote down."""
@@ -29,7 +31,7 @@ class Start(NamedTuple):
 
 def let_schedules_end(client: Client, task_ids: Collection[int], within_seconds: float) -> float:
     """Give all schedules the same end, and return it once all have come to it."""
-    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=_LEAD_SECONDS)
     for task_id in task_ids:
         client.call("PATCH", f"/tasks/{task_id}", body={"end_at": end.isoformat()})
     # An event follows every firing, the last one included.

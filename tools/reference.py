@@ -28,8 +28,9 @@ TASK_FIELDS = {
     "executor": "what performs it: `shell`, `http` or `python`",
     "command": "a command line, a URL, or `package.module:function`",
     "arguments": "shell: a list (argv, no shell between) or `argv`, `environment`, "
-    "`working_directory`, `stdin`, `shell`; http: `method`, `headers`, `body`, `json`, "
-    "`expected_status`, `follow_redirects`; python: keyword arguments",
+    "`working_directory`, `stdin`, `shell`; http: `url`, `method`, `headers`, `body`, `json`, "
+    "`expected_status`, `follow_redirects`; python: keyword arguments; "
+    "[placeholders](../explanation/placeholders.md) in their values are filled in",
     "schedule": "cron with 5 or 6 fields (seconds first; names, ranges, steps, `L W # H`), "
     "`@hourly` … `@yearly`, `@every 30s`, `@after 10m`, `@at INSTANT`, "
     "`RRULE:…`; none: by hand only",
@@ -65,7 +66,8 @@ TASK_FIELDS = {
     "strategy": "how a worker is chosen: a name, or `name` and settings "
     "([strategies](../explanation/strategies.md)); `null`: `dispatcher.strategy`",
     "dependencies": "upstream tasks, each `task` and `condition`",
-    "trigger_rule": "how many of them must be so: `all`, `any`, or `none_failed`",
+    "trigger_rule": "how many of them must be so: `all`, `any` or `none_failed`; or "
+    "[an expression](../explanation/expressions.md) over how they ended",
     "tags": "for filters",
     "metadata": "yours; returned as it was given",
 }
@@ -94,6 +96,7 @@ REASONS = {
     "executor_error": "the executor itself failed",
     "executor_lost": "the process that ran a Python task is gone",
     "exit_code": "the command ended with a code other than 0",
+    "expression": "the expression of its `trigger_rule` could not be told; the message says why",
     "handed_back": "its worker drained; costs no attempt",
     "http_status": "the answer's status was not an expected one",
     "invalid_result": "the result is not JSON",
@@ -112,6 +115,7 @@ REASONS = {
     "result_too_large": "a result has at most 256 KiB, or what a remote worker's server takes",
     "signal": "the command was ended by a signal",
     "task_deleted": "its task was deleted before it started",
+    "template": "a placeholder of its arguments cannot be filled in; it is not tried again",
     "unclaimed": "no worker took it in time; it goes back to the queue",
     "unpublished": "the queue did not confirm its message; it waits until the queue answers",
     "upstream": "what its upstream runs came to does not let it start any more",

@@ -52,8 +52,8 @@ def as_environment(run: RunFacts) -> dict[str, str]:
         "TIDEMILL_NAMESPACE": run.namespace,
         "TIDEMILL_ATTEMPT": str(run.attempt),
         "TIDEMILL_FENCE": str(run.fence),
-        "TIDEMILL_SCHEDULED_FOR": _rfc3339(run.scheduled_for),
-        "TIDEMILL_PREVIOUS_SUCCESS_AT": _rfc3339(run.previous_success_at),
+        "TIDEMILL_SCHEDULED_FOR": rfc3339(run.scheduled_for),
+        "TIDEMILL_PREVIOUS_SUCCESS_AT": rfc3339(run.previous_success_at),
         "TIDEMILL_MISSED_COUNT": str(run.missed_count),
         "TIDEMILL_FLOW_RUN_ID": run.flow_run_id or "",
         "TIDEMILL_SHARD_INDEX": str(run.shard_index),
@@ -74,6 +74,6 @@ def _header(variable: str) -> str:
     return variable.replace("_", "-").title()
 
 
-def _rfc3339(instant: datetime | None) -> str:
+def rfc3339(instant: datetime | None) -> str:
     """UTC with milliseconds, or nothing."""
     return "" if instant is None else instant.isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -10,11 +10,14 @@ import pytest
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.queries.explain import explain
+from tidemill.domain import expression_syntax
+from tidemill.domain.expression import expression_of
 from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.task import Dependency, Task, TaskStatus
 from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.errors import InvalidInput
 from tidemill.foundation.store import Transaction
 from tidemill.testing.builders import definition
 from tidemill.testing.inline import InlineScheduler
@@ -353,3 +356,255 @@ def may_start(status: RunStatus, condition: str) -> bool:
     if condition == "completed":
         return status is not RunStatus.SKIPPED
     return status.value == condition
+
+
+def conditional(scheduler: InlineScheduler, rule: str, *, name: str = "d") -> Task:
+    """A task `check`, and one that depends on it by an expression."""
+    check = scheduler.create("check")
+    scheduler.create(name, dependencies=after(check), trigger_rule=rule)
+    return check
+
+
+def skipping_event(scheduler: InlineScheduler, run: TaskRun) -> dict[str, Any]:
+    return scheduler.look(lambda reads: reads.run_events(run.id, 0, 100))[-1].data
+
+
+@pytest.mark.usefixtures("worker")
+def test_two_dependents_with_opposite_expressions_are_two_branches(
+    scheduler: InlineScheduler,
+) -> None:
+    good = 'upstream.check.status == "succeeded" && upstream.check.result.rows > 0'
+    check = conditional(scheduler, good, name="load")
+    scheduler.create("complain", dependencies=after(check), trigger_rule=f"!({good})")
+    for rows, wanted in ((3, ("pending", "skipped")), (0, ("skipped", "pending"))):
+        scheduler.trigger(check)
+        assert statuses(scheduler)["load"] == "waiting"
+        end(scheduler, "check", result={"rows": rows})
+        found = statuses(scheduler)
+        assert (found["load"], found["complain"]) == wanted
+        end(scheduler, "load" if rows else "complain")
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_expression_that_is_false_is_told_where_the_run_is_skipped(
+    scheduler: InlineScheduler,
+) -> None:
+    rule = "upstream.check.result.rows > 0"
+    check = conditional(scheduler, rule)
+    root = scheduler.trigger(check)
+    end(scheduler, "check", result={"rows": 0})
+    [run] = [run for run in scheduler.runs() if run.task_name == "d"]
+    assert (run.status, run.reason, run.error_message) == (RunStatus.SKIPPED, "upstream", None)
+    told = skipping_event(scheduler, run)
+    assert (told["expression"], told["error"]) == (rule, None)
+    assert flow_status(scheduler, root) is FlowStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("upstream.check.result.lines > 0", "has no field 'lines'; its fields: rows"),
+        ("upstream.check.result.rows > 'a'", "No such overload"),
+        ("upstream.check.result.rows", "it is '3', and neither true nor false"),
+        ("upstream.check.result.rows[0] == 1", "No such overload"),
+        ("1 / (upstream.check.result.rows - 3) == 1", "division by zero"),
+        ("upstream.check.reason.size() == 0", "reason"),
+    ],
+)
+@pytest.mark.usefixtures("worker")
+def test_an_expression_that_cannot_be_told_starts_nothing_and_says_why(
+    scheduler: InlineScheduler, rule: str, said: str
+) -> None:
+    check = conditional(scheduler, rule)
+    root = scheduler.trigger(check)
+    end(scheduler, "check", result={"rows": 3})
+    [run] = [run for run in scheduler.runs() if run.task_name == "d"]
+    assert (run.status, run.reason) == (RunStatus.SKIPPED, "expression")
+    assert run.error_message is not None
+    assert rule in run.error_message
+    assert said in run.error_message
+    assert skipping_event(scheduler, run)["error"] in run.error_message
+
+    # What was to be decided was not: that is no success.
+    assert flow_status(scheduler, root) is FlowStatus.FAILED
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_expression_is_asked_when_all_upstream_runs_have_ended_whatever_they_came_to(
+    scheduler: InlineScheduler,
+) -> None:
+    root = scheduler.create("root")
+    upstream = [scheduler.create(name, dependencies=after(root)) for name in ("u0", "u1")]
+    rule = 'upstream.u0.status == "failed" && upstream.u0.reason == "exit_code"'
+    scheduler.create("d", dependencies=after(*upstream), trigger_rule=rule)
+    scheduler.trigger(root)
+    end(scheduler, "root")
+    end(scheduler, "u0", fails=True)
+    assert statuses(scheduler)["d"] == "waiting"
+    end(scheduler, "u1", fails=True)
+    assert statuses(scheduler)["d"] == "pending"
+
+
+@pytest.mark.usefixtures("worker")
+def test_expressions_along_a_chain_that_is_skipped_are_asked_with_its_beginning(
+    scheduler: InlineScheduler,
+) -> None:
+    length = 1_200  # above any limit of recursion
+
+    def define(transaction: Transaction) -> Task:
+        first = create_task(transaction, definition("t0"), lambda _: ())
+        for number in range(1, length):
+            wanted = definition(
+                f"t{number}",
+                dependencies=[Dependency(f"name:t{number - 1}")],
+                trigger_rule=f'upstream.t{number - 1}.status == "succeeded"',
+            )
+            create_task(transaction, wanted, lambda _: ())
+        last = Dependency(f"name:t{length - 1}")
+        rule = f'upstream["t{length - 1}"].reason == "upstream"'
+        wanted = definition("last", dependencies=[last], trigger_rule=rule)
+        create_task(transaction, wanted, lambda _: ())
+        return first
+
+    scheduler.trigger(scheduler.do(define))
+    end(scheduler, "t0", fails=True)
+
+    assert len(scheduler.runs(status=(RunStatus.SKIPPED,))) == length - 1
+    assert statuses(scheduler)["last"] == "pending"
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_expression_sees_the_results_of_all_parts_of_a_run_that_was_split(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.register("w1", max_concurrent_tasks=10)
+    root = scheduler.create("root")
+    each = scheduler.create(
+        "each", dependencies=after(root), strategy={"name": "shard", "count": 2}
+    )
+    rule = 'upstream.each.status == "failed" && upstream.each.results.exists(r, r == 1)'
+    scheduler.create("d", dependencies=after(each), trigger_rule=rule)
+    scheduler.trigger(root)
+    end(scheduler, "root")
+    scheduler.dispatch()
+    first, second = scheduler.runs(each)
+    scheduler.record(scheduler.start(first), success(1))
+    assert statuses(scheduler)["d"] == "waiting"
+    scheduler.record(scheduler.start(second), failure("exit_code", "1"))
+    assert statuses(scheduler)["d"] == "pending"
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_expression_sees_the_fire_time_and_a_task_outside_the_flow_run(
+    scheduler: InlineScheduler,
+) -> None:
+    rates = scheduler.create("rates", schedule="@every 20s")
+    orders = scheduler.create("orders", schedule="@every 20s")
+    rule = (
+        "upstream.rates.result == 7 && scheduled_for.getSeconds() == 20 && parameters.size() == 0"
+    )
+    scheduler.create("report", dependencies=after(rates, orders), trigger_rule=rule)
+    scheduler.pass_time(20)
+    scheduler.fire()
+    end(scheduler, "rates", result=7)
+    end(scheduler, "orders")
+    scheduler.recover()
+    reports = [run for run in scheduler.runs() if run.task_name == "report"]
+    assert [run.status for run in reports] == [RunStatus.PENDING, RunStatus.PENDING]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_task_that_was_deleted_counts_as_cancelled_in_an_expression(
+    scheduler: InlineScheduler,
+) -> None:
+    rates = scheduler.create("rates")
+    a = scheduler.create("a")
+    rule = 'upstream.rates.status == "cancelled" && upstream.rates.result == null'
+    b = scheduler.create("b", dependencies=after(a, rates), trigger_rule=rule)
+    scheduler.trigger(a)
+    alone = msgspec.structs.replace(b.definition, dependencies=[], trigger_rule="all")
+    scheduler.do(replace_task, b.id, alone, lambda _: ())
+    end(scheduler, "a")
+    assert statuses(scheduler)["b"] == "waiting"
+    scheduler.do(delete_task, rates.id)
+    assert statuses(scheduler)["b"] == "pending"
+
+
+@pytest.mark.usefixtures("worker")
+def test_results_that_are_too_large_to_look_into_are_not_read(scheduler: InlineScheduler) -> None:
+    root = scheduler.create("root")
+    names = [f"u{number}" for number in range(5)]
+    upstream = [scheduler.create(name, dependencies=after(root)) for name in names]
+    looks = " || ".join(f"upstream.{name}.result.x == 1" for name in names)
+    scheduler.create("looks", dependencies=after(*upstream), trigger_rule=looks)
+    ended = " && ".join(f'upstream.{name}.status == "succeeded"' for name in names)
+    scheduler.create("counts", dependencies=after(*upstream), trigger_rule=ended)
+    scheduler.trigger(root)
+    end(scheduler, "root")
+    for name in names:
+        end(scheduler, name, result={"x": 1, "y": "a" * 250_000})
+    found = {run.task_name: run for run in scheduler.runs()}
+    assert found["counts"].status is RunStatus.PENDING
+    assert "more than 1048576 bytes" in (found["looks"].error_message or "")
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_expression_that_another_version_stored_and_this_one_refuses_holds_up_nobody(
+    scheduler: InlineScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = conditional(scheduler, 'upstream.check.status == "succeeded"')
+    scheduler.create("other", dependencies=after(check))
+    scheduler.trigger(check)
+    expression_of.cache_clear()
+    monkeypatch.setattr(expression_syntax, "LONGEST", 10)
+    end(scheduler, "check")
+
+    assert statuses(scheduler) == {"check": "succeeded", "d": "skipped", "other": "pending"}
+    [run] = [run for run in scheduler.runs() if run.task_name == "d"]
+    assert "at most 10 characters" in (run.error_message or "")
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_expression_of_a_run_is_explained_while_it_waits_and_after(
+    scheduler: InlineScheduler,
+) -> None:
+    rule = "upstream.check.result.rows > 0"
+    check = conditional(scheduler, rule)
+
+    def detail() -> str:
+        [run] = [run for run in scheduler.runs() if run.task_name == "d"]
+        found = scheduler.look(lambda reads: explain(reads, run, scheduler.strategies))
+        [gate] = [each for each in found.gates if each.gate == "dependencies"]
+        assert not gate.passes
+        return gate.detail
+
+    root = scheduler.trigger(check)
+    assert detail() == f"waits for run {root.id} of check (pending); then starts if {rule!r}"
+    end(scheduler, "check", result={"rows": 0})
+    assert detail() == f"{rule!r} was not true"
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "pointer", "said"),
+    [
+        ("upstream.check.status ==", {}, "/trigger_rule", "at character 25"),
+        ("upstream.other.status == 'x'", {}, "/trigger_rule", "there are: check"),
+        ("true", {"dependencies": []}, "/trigger_rule", "needs `dependencies`"),
+        (
+            "upstream.check.status == 'failed'",
+            {"dependencies": [Dependency("name:check", "failed")]},
+            "/dependencies/0/condition",
+            "leave it out",
+        ),
+        ("most", {}, "/trigger_rule", "give all, any, none_failed, or an expression"),
+    ],
+)
+def test_an_expression_that_cannot_be_right_is_refused_where_it_stands(
+    scheduler: InlineScheduler, rule: str, changes: dict[str, Any], pointer: str, said: str
+) -> None:
+    check = scheduler.create("check")
+    with pytest.raises(InvalidInput) as refused:
+        scheduler.create("d", **({"dependencies": after(check), "trigger_rule": rule} | changes))
+    [problem] = refused.value.problems
+    assert problem.pointer == pointer
+    assert said in problem.message

@@ -10,6 +10,7 @@ from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.errors import Unavailable
 from tidemill.foundation.control_plane import ControlPlane
 from tidemill.foundation.queue import MessageQueue
+from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import Store
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
@@ -72,10 +73,10 @@ class TestStoreControlPlane(ControlPlaneSuite):
         with monkeypatch.context() as patched:
             patched.setattr(store, "transact", does_not_answer)
             with pytest.raises(Unavailable):
-                await control_plane.claim(1, begun)
+                await control_plane.claim(Slots(1), begun)
         await control_plane.stop_claiming(begun)
         async with asyncio.timeout(10):
-            await other.claim(1, begun)
+            await other.claim(Slots(1), begun)
 
         assert begun.ids == [run.id]
         await other.close()

@@ -56,9 +56,9 @@ VARIANTS = (
         (
             (
                 "infrastructure/store_control_plane.py",
-                "        asked_at = self._clock.monotonic()\n        # Once",
+                "        with taking(slots, len(hints), begin)",
                 "        await self._inbox.settle(hints)\n"
-                "        asked_at = self._clock.monotonic()\n        # Once",
+                "        with taking(slots, len(hints), begin)",
             ),
         ),
     ),

@@ -17,6 +17,7 @@ import redis.asyncio
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import SystemClock
 from tidemill.foundation.queue import Fact, MessageQueue, RunMessage, Subscription
+from tidemill.foundation.slots import Slots
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.memory_wakeups import MemoryWakeups
@@ -445,7 +446,7 @@ async def test_messages_that_come_twice_and_in_another_order_start_each_run_once
 
     async def claim_up_to_the_last(way: StoreControlPlane) -> None:
         while last.id not in begun.ids:
-            await way.claim(3, begun)
+            await way.claim(Slots(3), begun)
 
     claiming = [asyncio.create_task(claim_up_to_the_last(way)) for way in ways]
     await asyncio.wait(claiming, return_when=asyncio.FIRST_COMPLETED)

@@ -18,6 +18,7 @@ from tidemill.domain.worker import Worker
 from tidemill.errors import Unavailable
 from tidemill.foundation.control_plane import AttemptReport, ControlPlane
 from tidemill.foundation.queue import RunMessage
+from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import Store
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
@@ -128,7 +129,7 @@ class Place:
     async def claim(self) -> Begun:
         """What one claim came to."""
         begun = Begun()
-        await self.way.claim(8, begun)
+        await self.way.claim(Slots(8), begun)
         return begun
 
     async def post(self, known: Worker, verb: str, body: Any) -> Any:
@@ -184,11 +185,11 @@ async def test_an_answer_that_comes_a_second_time_is_not_taken_for_another(place
     await place.register()
     runs = await ready_runs(place.store, place.queue, 2)
     begun = Begun()
-    await place.way.claim(1, begun)
+    await place.way.claim(Slots(1), begun)
     place.network.repeat_answer()
     with pytest.raises(Unavailable, match="answers something else"):
-        await place.way.claim(1, begun)
-    await place.way.claim(1, begun)
+        await place.way.claim(Slots(1), begun)
+    await place.way.claim(Slots(1), begun)
 
     assert begun.ids == [run.id for run in runs]
 
@@ -201,7 +202,7 @@ async def test_what_something_on_the_way_answers_is_no_word_of_the_server(
     [run] = await ready_runs(place.store, place.queue)
     [claimed] = (await place.claim()).runs
     for call in (
-        lambda: place.way.claim(1, Begun()),
+        lambda: place.way.claim(Slots(1), Begun()),
         lambda: place.way.renew({run.id: claimed.run.fence}),
         lambda: place.way.report([], [ending(claimed)]),
     ):
@@ -278,7 +279,7 @@ async def test_what_a_worker_that_drains_did_not_claim_goes_to_others_at_once(
 ) -> None:
     await place.register()
     runs = await ready_runs(place.store, place.queue, count=3)
-    await place.way.claim(1, Begun())
+    await place.way.claim(Slots(1), Begun())
     other = await place.queue.subscribe(worker("another"))
     assert other.received() is None
     await place.way.drain()
@@ -447,7 +448,7 @@ def test_what_a_silent_worker_did_not_claim_goes_to_others() -> None:
         await place.register()
         runs = await ready_runs(place.store, place.queue, count=3)
         begun = Begun()
-        await place.way.claim(1, begun)
+        await place.way.claim(Slots(1), begun)
         other = await place.queue.subscribe(worker("another"))
         was_told_at = place.clock.monotonic()
         delivery = await other.receive()
@@ -546,7 +547,7 @@ def in_virtual_time(story: Callable[[Place], Coroutine[Any, Any, None]]) -> None
 
 SAID: list[Callable[[HttpControlPlane], Awaitable[object]]] = [
     lambda way: way.register(worker()),
-    lambda way: way.claim(8, Begun()),
+    lambda way: way.claim(Slots(8), Begun()),
     lambda way: way.renew({}),
     lambda way: way.report([], [AttemptReport(1, 1, "itself", success(), 0)]),
     lambda way: way.drain(),

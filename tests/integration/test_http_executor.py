@@ -550,3 +550,32 @@ async def test_many_requests_run_at_once(http: HttpExecutor, site: Site) -> None
 )
 def test_a_definition_that_cannot_be_sent_is_refused(command: str, arguments: Any) -> None:
     assert HttpExecutor().check(command, arguments)
+
+
+async def test_a_path_beside_the_url_keeps_its_host_and_every_encoded_sign(
+    http: HttpExecutor, site: Site
+) -> None:
+    site.answer("/days/%2Fa%20b%2F..?q=a%26b%3D%C3%A9")
+    outcome, _ = await ask(
+        http, site.url("/elsewhere"), {"url": "/days/%2Fa%20b%2F..?q=a%26b%3D%C3%A9"}
+    )
+
+    assert outcome.succeeded
+    assert site.requests[0].path == "/days/%2Fa%20b%2F..?q=a%26b%3D%C3%A9"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["//evil.example/x", "http://evil.example/", "days", "", "/a/../b", "/a/%2e%2e/b", "/a//b",
+     "/a b", "/a\\b", "/é", "/a#b", "/\r\nX: y"],
+)  # fmt: skip
+def test_a_path_that_may_lead_elsewhere_is_refused(url: str) -> None:
+    problems = HttpExecutor().check("http://127.0.0.1/", {"url": url})
+
+    assert [problem.pointer for problem in problems] == ["/arguments/url"]
+
+
+def test_a_path_with_placeholders_is_accepted() -> None:
+    url = "/days/${{ parameters.day }}?q=${{ parameters.q }}"
+
+    assert HttpExecutor().check("http://127.0.0.1/", {"url": url}) == []

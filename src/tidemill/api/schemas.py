@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from tidemill.domain.duty import Duty
+from tidemill.domain.expression_syntax import LONGEST
 from tidemill.domain.flow_run import FlowStatus
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, TaskStatus
@@ -192,7 +193,11 @@ class TaskBody(Body):
     worker_selector: Annotated[dict[Label, Label], Field(max_length=20)] = {}
     strategy: StrategyChoice = None
     dependencies: Annotated[list[DependencyBody], Field(max_length=1_000)] = []
-    trigger_rule: Literal["all", "any", "none_failed"] = "all"
+    trigger_rule: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=LONGEST),
+        Field(description="`all`, `any`, `none_failed`, or an expression over upstream runs"),
+    ] = "all"
     tags: Annotated[list[Label], Field(max_length=50)] = []
     metadata: dict[str, Any] = {}
 

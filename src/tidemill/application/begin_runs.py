@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from tidemill.application.note_ready import note_ready
 from tidemill.domain.deadline import earlier, queue_deadline, seconds_after
 from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import FlowRun, FlowStatus
@@ -27,19 +28,19 @@ def begin_runs(
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in runs})
     bound = [run.task_id for run in runs if _heeds_others(run, _definition_of(run, definitions))]
     busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
-    transaction.change_runs(
-        [
-            _beginning(
-                run,
-                _definition_of(run, definitions),
-                flow_runs[run.flow_run_id or ""],
-                transaction.now,
-                busy,
-            )
-            for run in runs
-        ]
-    )
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    begun = [
+        _beginning(
+            run,
+            _definition_of(run, definitions),
+            flow_runs[run.flow_run_id or ""],
+            transaction.now,
+            busy,
+        )
+        for run in runs
+    ]
+    transaction.change_runs(begun)
+    note_ready(transaction, runs, begun)
+    transaction.announce(Topic.EVENTS)
 
 
 def _definition_of(

@@ -12,6 +12,7 @@ from tidemill.application.settle_task import settle_task
 from tidemill.application.trigger_runs import find_task
 from tidemill.domain.run_status import LEASED, NOT_STARTED
 from tidemill.domain.task import Task, TaskDefinition, TaskStatus, schedule_of
+from tidemill.domain.trigger_rule import rule_problems
 from tidemill.errors import Conflict, InvalidInput, NotFound, Problem, VersionMismatch
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
@@ -180,6 +181,7 @@ def _checked(
     except InvalidInput as error:
         problems += error.problems or [Problem("/schedule", str(error))]
     edges: dict[int, str] = {}
+    names: set[str] = set()
     for index, dependency in enumerate(definition.dependencies):
         upstream = find_task(transaction, definition.namespace, dependency.task)
         pointer = f"/dependencies/{index}/task"
@@ -189,6 +191,8 @@ def _checked(
             problems.append(Problem(pointer, "a task cannot depend on itself"))
         else:
             edges[upstream.id] = dependency.condition
+            names.add(upstream.definition.name)
+    problems += rule_problems(definition, names)
     if edges and task_id is not None and not problems:
         problems += _cycle(transaction, definition.namespace, task_id, edges)
     if problems:

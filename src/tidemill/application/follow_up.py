@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from tidemill.application.note_ready import note_ready
 from tidemill.application.release_dependents import release_dependents
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import concurrency_gate
@@ -86,19 +87,18 @@ def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
     if not runs:
         return
     now = transaction.now
-    transaction.change_runs(
-        [
-            annotate(
-                run,
-                now,
-                EventType.RUN_RELEASED,
-                {"held_for": run.hold.value if run.hold else None},
-                hold=Hold.TIME if run.not_before > now else None,
-            )
-            for run in runs
-        ]
-    )
-    transaction.announce(Topic.READY)
+    freed = [
+        annotate(
+            run,
+            now,
+            EventType.RUN_RELEASED,
+            {"held_for": run.hold.value if run.hold else None},
+            hold=Hold.TIME if run.not_before > now else None,
+        )
+        for run in runs
+    ]
+    transaction.change_runs(freed)
+    note_ready(transaction, runs, freed)
 
 
 def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[RunHead]) -> None:

@@ -7,12 +7,22 @@ at the same time one sees what the other counted.
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from tidemill.application.advance_backfills import advance_backfills
+from tidemill.application.ask_expressions import Expressions
 from tidemill.application.begin_runs import begin_runs
-from tidemill.domain.dependency import Edge, Settled, settle, settle_edges
+from tidemill.domain.dependency import (
+    Edge,
+    Refusal,
+    Settled,
+    refusal_of,
+    settle,
+    settle_below,
+    settle_edges,
+)
 from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import FlowRun, ended
 from tidemill.domain.run_status import RunStatus
@@ -98,7 +108,7 @@ def count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, Run
     flow_runs = transaction.flow_runs({edge.flow_run_id for edge, _ in found})
     taken = transaction.take_outside_edges(found)
     tallies = transaction.tallies({edge.downstream_run_id for edge in taken})
-    settled = _with_those_below(transaction, settle_edges(tallies, taken))
+    settled = _carried_on(transaction, settle_edges(tallies, taken))
     skipped = _move(transaction, flow_runs, settled)
     _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
 
@@ -106,27 +116,52 @@ def count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, Run
 def _settle(transaction: Transaction, ends: Mapping[int, RunStatus]) -> Settled:
     counted = transaction.end_edges([RunEnd(*each) for each in ends.items()])
     if not counted:
-        return Settled({}, [], [])
+        return Settled({}, [], {}, [])
     tallies = transaction.tallies({edge.downstream_run_id for edge in counted})
-    return _with_those_below(transaction, settle(tallies, counted, ends))
+    return _carried_on(transaction, settle(tallies, counted, ends))
+
+
+def _carried_on(transaction: Transaction, settled: Settled) -> Settled:
+    return _with_those_below(transaction, _with_answers(transaction, settled))
+
+
+def _with_answers(transaction: Transaction, settled: Settled) -> Settled:
+    """The same, and what the expressions say of whom all upstream runs have ended."""
+    if not settled.asks:
+        return settled
+    asked = [settled.tallies[run_id] for run_id in settled.asks]
+    expressions = Expressions(transaction, asked)
+    refusals = {
+        tally.run_id: refusal_of(tally.rule, expressions.ask(tally, settled.skips))
+        for tally in asked
+    }
+    return Settled(
+        settled.tallies,
+        [*settled.starts, *(run_id for run_id, refusal in refusals.items() if refusal is None)],
+        {**settled.skips, **{run_id: each for run_id, each in refusals.items() if each}},
+        [],
+    )
 
 
 def _with_those_below(transaction: Transaction, settled: Settled) -> Settled:
     """The same, and what is skipped or starts because others are skipped, however far down."""
     if not settled.skips:
         return settled
-    skipped = dict.fromkeys(settled.skips, RunStatus.SKIPPED)
-    edges = transaction.open_edges_below(skipped)
+    edges = transaction.open_edges_below(settled.skips)
     stored = transaction.tallies({edge.downstream_run_id for edge in edges})
-    tallies = {**stored, **settled.tallies}
-    waiting = {run_id: tally for run_id, tally in tallies.items() if run_id not in skipped}
-    further = settle(waiting, edges, skipped)
-    skipped |= dict.fromkeys(further.skips, RunStatus.SKIPPED)
-    transaction.end_edges([RunEnd(*each) for each in skipped.items()])
+    waiting = {
+        run_id: tally
+        for run_id, tally in {**stored, **settled.tallies}.items()
+        if run_id not in settled.skips
+    }
+    expressions = Expressions(transaction, waiting.values())
+    below = settle_below(waiting, edges, settled.skips, expressions.ask)
+    transaction.end_edges([RunEnd(run_id, RunStatus.SKIPPED) for run_id in below.skips])
     return Settled(
-        {**settled.tallies, **further.tallies},
-        list(dict.fromkeys([*settled.starts, *further.starts])),
-        list(skipped),
+        {**settled.tallies, **below.tallies},
+        list(dict.fromkeys([*settled.starts, *below.starts])),
+        below.skips,
+        [],
     )
 
 
@@ -147,7 +182,7 @@ def _move(
         if run.status is RunStatus.WAITING
     }
     skips = [waiting[run_id] for run_id in settled.skips if run_id in waiting]
-    transaction.change_runs([_skip(run, transaction.now) for run in skips])
+    transaction.change_runs([_skip(run, settled.skips[run.id], transaction.now) for run in skips])
     begin_runs(
         transaction, flow_runs, [waiting[run_id] for run_id in settled.starts if run_id in waiting]
     )
@@ -155,15 +190,16 @@ def _move(
     return skips
 
 
-def _skip(run: TaskRun, now: datetime) -> RunChange:
+def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
+    """What went wrong with an expression stands in the run, as it does where a run failed."""
+    told: dict[str, Any] = {"reason": refusal.reason}
+    changes: dict[str, Any] = {"reason": refusal.reason}
+    if refusal.expression is not None:
+        told |= {"expression": refusal.expression, "error": refusal.error}
+    if refusal.error is not None:
+        changes["error_message"] = f"{refusal.expression!r} cannot be told: {refusal.error}"
     return move(
-        run,
-        RunStatus.SKIPPED,
-        now,
-        EventType.RUN_SKIPPED,
-        {"reason": "upstream"},
-        reason="upstream",
-        completed_at=now,
+        run, RunStatus.SKIPPED, now, EventType.RUN_SKIPPED, told, **changes, completed_at=now
     )
 
 

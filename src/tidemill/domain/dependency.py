@@ -5,16 +5,18 @@
 Nothing here knows of databases: whoever ends runs counts the edges and asks for the verdicts.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
+from tidemill.domain.expression import Answer
 from tidemill.domain.run_status import FINAL, RunStatus
 
 Condition = Literal["succeeded", "failed", "completed", "skipped"]
-Rule = Literal["all", "any", "none_failed"]
+Rule = str  # one of RULES, or an expression
+RULES = ("all", "any", "none_failed")
 
 _FAILURES = frozenset({RunStatus.FAILED, RunStatus.TIMED_OUT})
 _MEETS: dict[Condition, frozenset[RunStatus]] = {
@@ -25,11 +27,17 @@ _MEETS: dict[Condition, frozenset[RunStatus]] = {
 }
 
 
+def is_expression(rule: Rule) -> bool:
+    """Whether a rule has to be worked out, as none of the three that have a name."""
+    return rule not in RULES
+
+
 class Verdict(StrEnum):
     """What a waiting run comes to."""
 
     WAIT = "wait"
     START = "start"
+    ASK = "ask"  # all have ended: now its expression says
     SKIP = "skip"  # its rule can no longer be satisfied
 
 
@@ -80,10 +88,14 @@ class Tally(msgspec.Struct, frozen=True):
         """By the rule.
 
         `all`: each edge is met. `any`: one is, whatever the others are still doing. `none_failed`:
-        all have ended, and none of them failed, timed out or was cancelled.
+        all have ended, and none of them failed, timed out or was cancelled. An expression is asked
+        when all have ended.
         """
+        have_all_ended = self.met + self.unmet == self.total
+        if is_expression(self.rule):
+            return Verdict.ASK if have_all_ended else Verdict.WAIT
         if self.rule == "none_failed":
-            starts, is_in_vain = self.met + self.unmet == self.total, self.failed > 0
+            starts, is_in_vain = have_all_ended, self.failed > 0
         elif self.rule == "any":
             starts, is_in_vain = self.met > 0, self.unmet == self.total
         else:
@@ -93,12 +105,30 @@ class Tally(msgspec.Struct, frozen=True):
         return Verdict.START if starts else Verdict.WAIT
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a run that waited will not start."""
+
+    reason: str = "upstream"
+    expression: str | None = None  # that was not true
+    error: str | None = None  # or could not be told
+
+
+UPSTREAM = Refusal()
+
+# Asks the expression of a run; told which runs are refused by then, of which no row tells yet.
+Ask = Callable[[Tally, Mapping[int, Refusal]], Answer]
+
+
 class Settled(msgspec.Struct, frozen=True):
-    """What some ends led to: the tallies that changed, and the runs that start or are skipped."""
+    """What some ends led to: the tallies that changed, and the runs that start or are skipped.
+
+    `asks` are runs whose expression is to be asked.
+    """
 
     tallies: Mapping[int, Tally]
     starts: Sequence[int]
-    skips: Sequence[int]
+    skips: Mapping[int, Refusal]
+    asks: Sequence[int]
 
 
 def settle(
@@ -108,15 +138,35 @@ def settle(
 
     `tallies` are those of the runs that still wait.
     """
-    downstream: dict[int, list[Edge]] = {}
-    for edge in edges:
-        if edge.upstream_run_id is not None:
-            downstream.setdefault(edge.upstream_run_id, []).append(edge)
+    downstream = _by_upstream_run(edges)
     counting = _Counting(tallies, downstream)
     for run_id, status in ended.items():
         for edge in downstream.get(run_id, ()):
             counting.count(edge, status)
     return counting.result()
+
+
+def settle_below(
+    tallies: Mapping[int, Tally], edges: Collection[Edge], skips: Mapping[int, Refusal], ask: Ask
+) -> Settled:
+    """Count the edges from the runs that are skipped, these among them, and ask on the way.
+
+    `tallies` are those of the other runs that still wait. Nobody is left to be asked.
+    """
+    downstream = _by_upstream_run(edges)
+    counting = _Counting(tallies, downstream, skips, ask)
+    for run_id in skips:
+        for edge in downstream.get(run_id, ()):
+            counting.count(edge, RunStatus.SKIPPED)
+    return counting.result()
+
+
+def _by_upstream_run(edges: Collection[Edge]) -> dict[int, list[Edge]]:
+    downstream: dict[int, list[Edge]] = {}
+    for edge in edges:
+        if edge.upstream_run_id is not None:
+            downstream.setdefault(edge.upstream_run_id, []).append(edge)
+    return downstream
 
 
 def settle_edges(tallies: Mapping[int, Tally], edges: Collection[Edge]) -> Settled:
@@ -128,36 +178,64 @@ def settle_edges(tallies: Mapping[int, Tally], edges: Collection[Edge]) -> Settl
     return counting.result()
 
 
+def refusal_of(rule: Rule, answer: Answer) -> Refusal | None:
+    """What follows from an answer; None where the run starts."""
+    if answer.holds:
+        return None
+    return Refusal("upstream" if answer.error is None else "expression", rule, answer.error)
+
+
 class _Counting:
     """Tallies that grow. A skipped run has ended as well: a work-list takes it on."""
 
-    def __init__(self, tallies: Mapping[int, Tally], downstream: Mapping[int, list[Edge]]) -> None:
+    def __init__(
+        self,
+        tallies: Mapping[int, Tally],
+        downstream: Mapping[int, list[Edge]],
+        skips: Mapping[int, Refusal] | None = None,
+        ask: Ask | None = None,
+    ) -> None:
         self._tallies = tallies
         self._downstream = downstream
+        self._ask = ask
         self._changed: dict[int, Tally] = {}
         self._starts: dict[int, None] = {}
-        self._skips: dict[int, None] = {}
+        self._skips = dict(skips or {})
+        self._asks: dict[int, None] = {}
 
     def count(self, edge: Edge, status: RunStatus) -> None:
         """Count an edge, and those of all that are skipped for it, however long the chain."""
         work = [(edge, status)]
         while work:
             each, ended_as = work.pop()
-            if self._verdict(each, ended_as) is Verdict.SKIP:
+            refusal = self._refusal(each, ended_as)
+            if refusal is not None:
                 skipped = each.downstream_run_id
-                self._skips[skipped] = None
+                self._skips[skipped] = refusal
                 work += [(e, RunStatus.SKIPPED) for e in self._downstream.get(skipped, ())]
 
-    def _verdict(self, edge: Edge, status: RunStatus) -> Verdict:
+    def _refusal(self, edge: Edge, status: RunStatus) -> Refusal | None:
+        """Why the dependent will not start, if that is what this edge leads to."""
         run_id = edge.downstream_run_id
         tally = self._changed.get(run_id) or self._tallies.get(run_id)
         if tally is None or run_id in self._skips:
-            return Verdict.WAIT  # it waits no longer
+            return None  # it waits no longer
         self._changed[run_id] = tally = tally.counting(edge.condition, status)
-        if tally.verdict is Verdict.START:
+        verdict = tally.verdict
+        if verdict is Verdict.SKIP:
+            return UPSTREAM
+        if verdict is Verdict.ASK:
+            if self._ask is None:
+                self._asks[run_id] = None
+                return None
+            refusal = refusal_of(tally.rule, self._ask(tally, self._skips))
+            if refusal is not None:
+                return refusal
+            verdict = Verdict.START
+        if verdict is Verdict.START:
             self._starts[run_id] = None
-        return tally.verdict
+        return None
 
     def result(self) -> Settled:
-        """What it came to."""
-        return Settled(self._changed, list(self._starts), list(self._skips))
+        """What it came to, those included that were skipped before."""
+        return Settled(self._changed, list(self._starts), self._skips, list(self._asks))

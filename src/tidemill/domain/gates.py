@@ -41,6 +41,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     dispatched: int = 0  # runs of the lane that wait in the queue already
     room: int | None = None  # how many runs its strategy has use for; None: none is asked
     upstream: Sequence[str] = ()  # what it still waits for, a phrase each
+    expression: str | None = None  # its trigger rule, where that is one
     ahead: int = 0  # ready runs of the lane that start earlier
 
 
@@ -64,7 +65,7 @@ def explain_run(facts: RunFacts) -> Explanation:
         GateFinding("schedule", True, f"made by {run.trigger}, for {run.scheduled_for:%FT%T.%fZ}"),
         misfire_gate(run),
         overlap_gate(run),
-        dependencies_gate(run, facts.upstream),
+        dependencies_gate(run, facts.upstream, facts.expression),
         turn_gate(run) or concurrency_gate(run, facts.key_holders),
         GateFinding("rate", True, "no rate limit applies"),
         GateFinding("quota", True, "no quota applies"),
@@ -117,14 +118,23 @@ def overlap_gate(run: TaskRun) -> GateFinding:
     return GateFinding("overlap", True, "no earlier run is in the way")
 
 
-def dependencies_gate(run: TaskRun, upstream: Sequence[str]) -> GateFinding:
+def dependencies_gate(
+    run: TaskRun, upstream: Sequence[str], expression: str | None = None
+) -> GateFinding:
     """Whether its upstream runs came to what is asked of them; `upstream` are the open ones."""
+    if run.status is RunStatus.SKIPPED and run.reason == "expression":
+        return GateFinding("dependencies", False, run.error_message or "")
     if run.status is RunStatus.SKIPPED and run.reason == "upstream":
         said = "what its upstream runs came to does not let it start"
+        if expression is not None:
+            said = f"{expression!r} was not true"
         return GateFinding("dependencies", False, said)
     if run.status is not RunStatus.WAITING:
         return GateFinding("dependencies", True, "waits for no upstream run")
-    return GateFinding("dependencies", False, f"waits for {', '.join(upstream)}")
+    said = f"waits for {', '.join(upstream)}"
+    if expression is not None:
+        said += f"; then starts if {expression!r}"
+    return GateFinding("dependencies", False, said)
 
 
 def turn_gate(run: TaskRun) -> GateFinding | None:

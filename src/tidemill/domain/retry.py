@@ -7,6 +7,8 @@ from tidemill.domain.outcome import Outcome
 from tidemill.domain.task import Retry
 from tidemill.domain.task_run import RunHead
 
+_IN_VAIN = frozenset({"template"})  # another attempt is given the same parameters
+
 
 def may_retry(run: RunHead, policy: Retry, outcome: Outcome) -> bool:
     """Whether `outcome` of the current attempt leaves another try."""
@@ -26,6 +28,8 @@ def attempts_used(run: RunHead) -> int:
 
 def is_retryable(policy: Retry, outcome: Outcome) -> bool:
     """Whether the policy lets an ending of this kind be tried again."""
+    if outcome.reason in _IN_VAIN:
+        return False
     names = _names(outcome)
     if names & {str(name) for name in policy.never_retry_on}:
         return False

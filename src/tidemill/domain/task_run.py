@@ -223,6 +223,12 @@ def dispatched(run: ReadyRun | RunHead, at: datetime) -> RunEvent:
     return RunEvent(run.id, run.event_seq + 1, EventType.RUN_DISPATCHED, at, data, run.namespace)
 
 
+def dispatched_before(run: LeasedRun, at: datetime) -> RunEvent:
+    """The same of a run that was claimed at once; `run` is as the claim left it."""
+    data = {"from": RunStatus.PENDING.value, "to": RunStatus.DISPATCHED.value}
+    return RunEvent(run.id, run.event_seq - 1, EventType.RUN_DISPATCHED, at, data, run.namespace)
+
+
 def started(run: LeasedRun, at: datetime) -> RunEvent:
     """What is told of a run that was claimed; `run` is as the claim left it."""
     data = {

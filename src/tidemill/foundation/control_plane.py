@@ -4,7 +4,8 @@ Every write carries the fence of its claim. One that is old changes nothing, is 
 error: the worker hears of it by its next renewal.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -15,6 +16,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
 from tidemill.domain.task_run import LeasedRun, Shard
 from tidemill.domain.worker import Worker
+from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import LogLines
 
 CALL_HEADER = "Tidemill-Call"  # names a call over HTTP; the answer to it carries the same
@@ -63,6 +65,29 @@ class AttemptReport(msgspec.Struct, frozen=True):
 Begin = Callable[[Sequence[ClaimedRun], float], None]
 
 
+class GoOn(msgspec.Struct, frozen=True):
+    """Where a worker would begin further runs."""
+
+    slots: Slots
+    begin: Begin
+
+
+@contextmanager
+def taking(slots: Slots, at_most: int, begin: Begin) -> Iterator[tuple[int, Begin]]:
+    """Take up to so many slots for a claim; those in which it begins nothing are free again."""
+    taken = left = slots.take(at_most)
+
+    def begin_in_them(claimed: Sequence[ClaimedRun], asked_at: float) -> None:
+        nonlocal left
+        left -= len(claimed)
+        begin(claimed, asked_at)
+
+    try:
+        yield taken, begin_in_them
+    finally:
+        slots.give_back(left)
+
+
 class ControlPlane(Protocol):
     """One worker's way to the others. A call raises Unavailable where it may not have gone through;
     it may then be made again, and does nothing twice."""
@@ -70,11 +95,12 @@ class ControlPlane(Protocol):
     async def register(self, worker: Worker) -> Worker:
         """Let a new incarnation in; as it is known from now on. What follows is in its name."""
 
-    async def claim(self, at_most: int, begin: Begin) -> None:
-        """Wait for runs, claim up to so many, and hand them to `begin`.
+    async def claim(self, slots: Slots, begin: Begin) -> None:
+        """Wait for runs and for slots, claim as many as both allow, and hand them to `begin`.
 
-        `begin` is given the runs and a monotonic instant before which no lease of theirs began. It
-        may all come to nothing. Whoever cancels this calls `stop_claiming`.
+        `begin` is given the runs, a slot taken for each, and a monotonic instant before which no
+        lease of theirs began. It may all come to nothing. Whoever cancels this calls
+        `stop_claiming`.
         """
 
     async def stop_claiming(self, begin: Begin) -> None:
@@ -84,9 +110,15 @@ class ControlPlane(Protocol):
         """Extend the leases held with these fences (run id → fence) and give a sign of life."""
 
     async def report(
-        self, outputs: Sequence[OutputReport], endings: Sequence[AttemptReport]
+        self,
+        outputs: Sequence[OutputReport],
+        endings: Sequence[AttemptReport],
+        go_on: GoOn | None = None,
     ) -> None:
-        """Return once the output, and then the ends, are stored or refused as stale."""
+        """Return once the output, and then the ends, are stored or refused as stale.
+
+        What the ends made ready may be claimed at once, by whoever would go on.
+        """
 
     async def drain(self) -> None:
         """Say that this worker claims no more."""

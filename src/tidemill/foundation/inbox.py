@@ -13,10 +13,18 @@ class Inbox:
         self._hints: deque[tuple[int, Delivery]] = deque()
         self._open: dict[Delivery, int] = {}
 
-    async def take(self, at_most: int) -> "list[tuple[int, Delivery]]":
-        """Up to so many hints, as soon as there is one."""
+    async def wait(self) -> None:
+        """Return once there is a hint."""
         if not self._hints:
             self._open_up(await self._subscription.receive())
+
+    async def take(self, at_most: int) -> "list[tuple[int, Delivery]]":
+        """Up to so many hints, as soon as there is one."""
+        await self.wait()
+        return self.take_now(at_most)
+
+    def take_now(self, at_most: int) -> "list[tuple[int, Delivery]]":
+        """Up to so many hints that are here."""
         while len(self._hints) < at_most and (delivery := self._subscription.received()):
             self._open_up(delivery)
         return [self._hints.popleft() for _ in range(min(at_most, len(self._hints)))]

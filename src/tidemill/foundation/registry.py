@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 
 from tidemill.domain.task import TaskDefinition
+from tidemill.domain.template import template_problems
 from tidemill.errors import InvalidSettings, Problem
 from tidemill.foundation.executor import Executor
 
@@ -50,7 +51,10 @@ class ExecutorRegistry:
             return [
                 Problem("/executor", f"no executor {definition.executor!r}; there are: {known}")
             ]
-        return self._executor(definition.executor).check(definition.command, definition.arguments)
+        return [
+            *self._executor(definition.executor).check(definition.command, definition.arguments),
+            *template_problems(definition.executor, definition.command, definition.arguments),
+        ]
 
     def _executor(self, task_type: str) -> Executor:
         if task_type not in self._executors:

@@ -7,6 +7,7 @@ the transaction. Each method is one statement for a whole batch, whatever its si
 All instants come from the database (`Transaction.now`), never from the caller's clock.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -81,6 +82,29 @@ class RunEnd(msgspec.Struct, frozen=True):
 
     run_id: int | None
     status: RunStatus
+
+
+class UpstreamEnd(msgspec.Struct, frozen=True):
+    """How one of those runs stands that a waiting run waits for.
+
+    `run_id` is None where there will never be one. `result_bytes` is the size of its result, as
+    it is kept.
+    """
+
+    downstream_run_id: int
+    run_id: int | None
+    task_name: str
+    status: RunStatus
+    reason: str | None
+    result_bytes: int
+
+
+class WaitingRun(msgspec.Struct, frozen=True):
+    """As much of a waiting run as its expression sees."""
+
+    id: int
+    scheduled_for: datetime
+    parameters: dict[str, Any]
 
 
 class LogLines(msgspec.Struct, frozen=True):
@@ -267,7 +291,13 @@ class Reads(Protocol):
 
 
 class Transaction(Reads, Protocol):
-    """One transaction. Rows that it reads to change them are locked against others."""
+    """One transaction. Rows that it reads to change them are locked against others.
+
+    `readied` counts, by lane, the runs that it made ready and that are still to be dispatched;
+    READY is announced for them.
+    """
+
+    readied: Counter[str]
 
     def announce(self, *topics: Topic) -> None:
         """Wake the listeners of these topics once this is committed."""
@@ -410,9 +440,24 @@ class Transaction(Reads, Protocol):
     def forget_tallies(self, run_ids: Collection[int]) -> None:
         """These wait no longer."""
 
+    def upstream_ends(self, run_ids: Collection[int]) -> list[UpstreamEnd]:
+        """What these runs wait for, as it stands, in the order of parts.
+
+        A run counts as what its edge was counted as; until then it has its own status.
+        """
+
+    def results(self, run_ids: Collection[int]) -> dict[int, Any]:
+        """The results of these runs."""
+
+    def waiting_runs(self, run_ids: Collection[int]) -> dict[int, WaitingRun]:
+        """What the expressions of these runs see of them, not locked."""
+
     def unhandled_ends(self, flow_run_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """For each flow run, how many of its runs ended in which status with no run downstream
-        of them that was to start because, or in spite, of it."""
+        of them that was to start because, or in spite, of it.
+
+        A run that was skipped because its expression could not be told counts as failed.
+        """
 
     def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
         """For each of these runs, the results of its upstream runs, by task: of one that was split
@@ -448,6 +493,15 @@ class Transaction(Reads, Protocol):
         Each is running, its attempt and fence are one higher, its lease ends at `until` and what
         the attempt before left of reason, error and exit code is gone; the attempt is stored and
         RunStarted told. The others are left as they are.
+        """
+
+    def claim_ready(
+        self, lane: str, worker_id: str, until: datetime, at_most: int
+    ) -> list[LeasedRun]:
+        """Dispatch and claim ready runs of a lane at once, those first that should start first.
+
+        As `claim`, for an active worker only, and with RunDispatched told as well. Runs with a
+        concurrency key, and those that are overdue, are left; so are those that others hold.
         """
 
     def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:

@@ -26,9 +26,11 @@ from tidemill.foundation.control_plane import (
     AttemptReport,
     Begin,
     ClaimedRun,
+    GoOn,
     OutputReport,
     Renewal,
 )
+from tidemill.foundation.slots import Slots
 
 _log = logging.getLogger("tidemill.worker")
 
@@ -85,6 +87,8 @@ class HttpControlPlane:
         self._path = ""
         self._number = 0
         self._is_answered = True  # the claim of this number
+        self._slots: Slots | None = None
+        self._taken = 0  # slots, for what it may come to
 
     async def register(self, worker: Worker) -> Worker:
         said = {
@@ -102,32 +106,38 @@ class HttpControlPlane:
         )
         self._registration = uuid4().hex
         self._path = f"/{quote(heard.id, safe='')}"
-        self._number, self._is_answered = 0, True
+        self._number = 0
+        self._settle()
         return msgspec.structs.replace(worker, id=heard.id, status=heard.status)
 
-    async def claim(self, at_most: int, begin: Begin) -> None:
+    async def claim(self, slots: Slots, begin: Begin) -> None:
         if not self._is_answered:
             await self._ask_what_became_of_it(begin)
             return
+        await slots.wait_free()
         self._number += 1
         self._is_answered = False
+        self._slots, self._taken = slots, slots.take(_CLAIMED_AT_ONCE)
         try:
-            await self._claim(min(at_most, _CLAIMED_AT_ONCE), self._patience_seconds, begin)
+            await self._claim(self._taken, self._patience_seconds, begin)
         except Conflict as refusal:
-            self._is_answered = True
+            self._settle()
             _log.warning("nothing can be claimed: %s", refusal)  # the next renewal knows more
             await self._clock.sleep(self._patience_seconds)
 
     async def stop_claiming(self, begin: Begin) -> None:
-        if not self._is_answered:
-            await self._ask_what_became_of_it(begin)
+        try:
+            if not self._is_answered:
+                await self._ask_what_became_of_it(begin)
+        finally:
+            self._give_back_slots()  # should it never be known, nobody waits for them
 
     async def _ask_what_became_of_it(self, begin: Begin) -> None:
         """From now on the number of the last claim is used, whether its request arrived or not."""
         try:
             await self._claim(0, 0, begin)
         except Conflict:
-            self._is_answered = True  # it was given up as lost, and what it held with it
+            self._settle()  # it was given up as lost, and what it held with it
 
     async def _claim(self, at_most: int, wait_seconds: float, begin: Begin) -> None:
         said = {
@@ -139,8 +149,19 @@ class HttpControlPlane:
         asked_at = self._clock.monotonic()
         within = wait_seconds + self._patience_seconds
         claims = await self._post(f"{self._path}/claim", said, _Claims, within)
-        self._is_answered = True
+        self._taken -= len(claims.items)
+        self._settle()
         begin(claims.items, asked_at)
+
+    def _settle(self) -> None:
+        """It is known what became of the last claim; the slots that it has no use for are free."""
+        self._is_answered = True
+        self._give_back_slots()
+
+    def _give_back_slots(self) -> None:
+        if self._slots is not None:
+            self._slots.give_back(self._taken)
+        self._taken = 0
 
     async def renew(self, fences: Mapping[int, int]) -> Renewal:
         said = {
@@ -158,7 +179,10 @@ class HttpControlPlane:
         return Renewal(True, statuses, heard.status is WorkerStatus.ACTIVE)
 
     async def report(
-        self, outputs: Sequence[OutputReport], endings: Sequence[AttemptReport]
+        self,
+        outputs: Sequence[OutputReport],
+        endings: Sequence[AttemptReport],
+        go_on: GoOn | None = None,
     ) -> None:
         for group in _groups([*outputs, *endings]):
             await self._report(group)

@@ -1,11 +1,12 @@
 """The way of a worker that reaches the database and the queue itself."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
 from tidemill.application.claim_runs import claim_runs
+from tidemill.application.go_on import report_and_go_on
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
 from tidemill.application.renew_leases import renew_leases
 from tidemill.application.take_reports import take_reports
@@ -15,12 +16,15 @@ from tidemill.foundation.control_plane import (
     AttemptReport,
     Begin,
     ClaimedRun,
+    GoOn,
     OutputReport,
     Renewal,
+    taking,
 )
 from tidemill.foundation.inbox import Inbox
 from tidemill.foundation.queue import MessageQueue
-from tidemill.foundation.store import Store
+from tidemill.foundation.slots import Slots
+from tidemill.foundation.store import Store, Transaction
 
 
 class StoreControlPlane:
@@ -31,39 +35,49 @@ class StoreControlPlane:
         self._queue = queue
         self._clock = clock
         self._lease = lease
-        self._worker_id = ""
+        self._worker: Worker
         self._inbox: Inbox | None = None
 
     async def register(self, worker: Worker) -> Worker:
         stored = await self._store.transact(partial(register_worker, worker=worker))
-        self._worker_id = stored.id
+        self._worker = stored
         self._inbox = Inbox(await self._queue.subscribe(stored))
         return stored
 
-    async def claim(self, at_most: int, begin: Begin) -> None:
+    async def claim(self, slots: Slots, begin: Begin) -> None:
         assert self._inbox is not None
-        hints = await self._inbox.take(at_most)
+        await slots.wait_free()  # whoever has none keeps nobody else from what the queue brings
+        await self._inbox.wait()
+        await slots.wait_free()
+        hints = self._inbox.take_now(slots.free)
+        with taking(slots, len(hints), begin) as (_, begin_in_them):
+            try:
+                await self._begin_what(
+                    partial(
+                        claim_runs,
+                        worker_id=self._worker.id,
+                        run_ids=[run_id for run_id, _ in hints],
+                        lease=self._lease,
+                    ),
+                    begin_in_them,
+                )
+            except Exception:
+                self._inbox.put_back(hints)
+                raise
+        await self._inbox.settle(hints)
+
+    async def _begin_what(
+        self, claim: Callable[[Transaction], Sequence[ClaimedRun]], begin: Begin
+    ) -> None:
         asked_at = self._clock.monotonic()
         # Once asked for, a claim may be committed: it is waited for even while this is cancelled.
-        wanted = partial(
-            claim_runs,
-            worker_id=self._worker_id,
-            run_ids=[run_id for run_id, _ in hints],
-            lease=self._lease,
-        )
-        claim: asyncio.Future[list[ClaimedRun]] = asyncio.ensure_future(
-            self._store.transact(wanted)
-        )
+        claiming = asyncio.ensure_future(self._store.transact(claim))
         try:
-            claimed = await asyncio.shield(claim)
+            await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            begin(await claim, asked_at)
+            begin(await claiming, asked_at)
             raise
-        except BaseException:
-            self._inbox.put_back(hints)
-            raise
-        await self._inbox.settle(hints)
-        begin(claimed, asked_at)
+        begin(claiming.result(), asked_at)
 
     async def stop_claiming(self, begin: Begin) -> None:
         await self.close()  # what is claimed was begun, before the claim was over
@@ -75,16 +89,33 @@ class StoreControlPlane:
 
     async def renew(self, fences: Mapping[int, int]) -> Renewal:
         return await self._store.transact(
-            partial(renew_leases, worker_id=self._worker_id, fences=fences, lease=self._lease)
+            partial(renew_leases, worker_id=self._worker.id, fences=fences, lease=self._lease)
         )
 
     async def report(
-        self, outputs: Sequence[OutputReport], endings: Sequence[AttemptReport]
+        self,
+        outputs: Sequence[OutputReport],
+        endings: Sequence[AttemptReport],
+        go_on: GoOn | None = None,
     ) -> None:
-        await self._store.transact(partial(take_reports, outputs=outputs, endings=endings))
+        if go_on is None or not endings:
+            await self._store.transact(partial(take_reports, outputs=outputs, endings=endings))
+            return
+        with taking(go_on.slots, go_on.slots.free, go_on.begin) as (at_most, begin):
+            await self._begin_what(
+                partial(
+                    report_and_go_on,
+                    outputs=outputs,
+                    endings=endings,
+                    worker=self._worker,
+                    at_most=at_most,
+                    lease=self._lease,
+                ),
+                begin,
+            )
 
     async def drain(self) -> None:
-        await self._store.transact(partial(drain_worker, worker_id=self._worker_id))
+        await self._store.transact(partial(drain_worker, worker_id=self._worker.id))
 
     async def sign_off(self) -> None:
-        await self._store.transact(partial(sign_off_worker, worker_id=self._worker_id))
+        await self._store.transact(partial(sign_off_worker, worker_id=self._worker.id))

@@ -16,12 +16,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import accumulate, pairwise
 
+import msgspec
+
 from tidemill.application.backfill_task import backfill_task
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.claim_runs import claim_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
+from tidemill.application.go_on import report_and_go_on
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.prepare_firings import prepare_firings
@@ -63,6 +66,7 @@ from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.testing.builders import definition, worker
 from tidemill.testing.clock import FakeClock
 
+_SLOTS = 3  # of each worker
 LEASE = timedelta(seconds=10)
 HEARTBEAT = timedelta(seconds=2)
 CLAIM_WITHIN = timedelta(seconds=8)
@@ -75,6 +79,14 @@ _STRATEGIES: tuple[StrategyChoice, ...] = (
     {"name": "composite", "strategies": ["least_loaded", "round_robin"]},
     {"name": "composite", "strategies": [{"name": "shard", "count": 2}, "affinity"]},
 )  # fmt: skip
+# Expressions, and the same as the checks understand them: by the status of the first upstream task.
+_EXPRESSIONS: dict[str, Callable[[str], bool]] = {
+    '{first}.status == "succeeded"': lambda status: status == "succeeded",
+    '{first}.status in ["failed", "skipped"]': lambda status: status in {"failed", "skipped"},
+    '{first}.status != "succeeded" || {first}.result == null': lambda _: True,
+    "{first}.result.rows > 1": lambda _: False,  # it cannot be told
+}
+_WORST_FIRST = ("failed", "timed_out", "cancelled", "skipped", "succeeded")  # of parts
 _SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", "@at", None)
 
 
@@ -229,11 +241,15 @@ class Simulation:
     def _definition(self, name: str, older: Sequence[int]) -> TaskDefinition:
         """Of a task that may depend on those of these that are still there."""
         choose = self.random.choice
+        dependencies = self._dependencies(older) if self.random.random() < 0.5 else []
+        rule = self._expression(dependencies) if dependencies and self._is_rare() else None
+        if rule is not None:
+            dependencies = [msgspec.structs.replace(d, condition="completed") for d in dependencies]
         return definition(
             name,
             schedule=self._schedule(),
-            dependencies=self._dependencies(older) if self.random.random() < 0.5 else [],
-            trigger_rule=choose(("all", "all", "any", "none_failed")),
+            dependencies=dependencies,
+            trigger_rule=rule or choose(("all", "all", "any", "none_failed")),
             overlap=choose(("allow", "skip", "queue", "cancel_running")),
             misfire=Misfire(choose(("skip", "run_once", "run_all")), 5, 10, 120),
             jitter_seconds=choose((0, 0, 3)),
@@ -245,6 +261,16 @@ class Simulation:
             concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
             strategy=choose((None, *_STRATEGIES)),
         )
+
+    def _is_rare(self) -> bool:
+        return self.random.random() < 0.2
+
+    def _expression(self, dependencies: Sequence[Dependency]) -> str:
+        """One about the first of these."""
+        task = self._tasks[int(dependencies[0].task)][-1][1]
+        assert task is not None
+        shape = self.random.choice(list(_EXPRESSIONS))
+        return shape.replace("{first}", f'upstream["{task.definition.name}"]')
 
     def _dependencies(self, task_ids: Sequence[int]) -> list[Dependency]:
         alive = [task_id for task_id in task_ids if self._tasks[task_id][-1][1] is not None]
@@ -516,9 +542,19 @@ class Simulation:
             end = by_id[edge.upstream_run_id] if edge.upstream_run_id else None
             if end is not None and end.completed_at and end.completed_at <= run.started_at:
                 tally = tally.counting(edge.condition, end.status)
-        self._demand(
-            tally.verdict is Verdict.START, 34, f"run {run.id} started with {tally} before it"
+        may_start = tally.verdict is Verdict.START or (
+            tally.verdict is Verdict.ASK and self._holds(said.trigger_rule, upstream, by_id)
         )
+        self._demand(may_start, 34, f"run {run.id} started with {tally} before it")
+
+    def _holds(self, rule: str, upstream: Sequence[Edge], by_id: Mapping[int, TaskRun]) -> bool:
+        """Whether an expression is true, of the runs whose task it names."""
+        named = rule.partition('"')[2].partition('"')[0]
+        ends = [by_id[edge.upstream_run_id] for edge in upstream if edge.upstream_run_id]
+        statuses = {end.status.value for end in ends if end.task_name == named}
+        whole = next((each for each in _WORST_FIRST if each in statuses), "cancelled")
+        shape = rule.replace(f'upstream["{named}"]', "{first}")
+        return _EXPRESSIONS[shape](whole)
 
     def _check_firings(
         self, task_id: int, story: Sequence[tuple[datetime, Task | None]], runs: list[TaskRun]
@@ -578,7 +614,7 @@ class _Worker:
         self._incarnation += 1
         self._held = {}
         self._id = f"w{self._number}.{self._incarnation}"
-        new = worker(self._id, max_concurrent_tasks=3)
+        new = worker(self._id, max_concurrent_tasks=_SLOTS)
         self._sim.store.transact_now(partial(register_worker, worker=new))
         self._sim.later(HEARTBEAT, partial(self._beat, self._incarnation))
 
@@ -634,7 +670,19 @@ class _Worker:
         if cause != "itself":
             outcome = failure("signal", "ended by signal 15", exit_code=-15)
         report = AttemptReport(held.run.id, held.run.fence, cause, outcome, 0)
-        self._sim.store.transact_now(partial(record_outcomes, reports=[report]))
+        asked_at = self._sim.clock.monotonic()
+        claimed = self._sim.store.transact_now(
+            partial(
+                report_and_go_on,
+                outputs=[],
+                endings=[report],
+                worker=worker(self._id, max_concurrent_tasks=_SLOTS),
+                at_most=_SLOTS - len(self._held),
+                lease=LEASE,
+            )
+        )
+        for each in claimed:
+            self._begin(each, asked_at)
         if self._sim.is_unlucky(0.02):  # its answer got lost: it says so again
             self._sim.store.transact_now(partial(record_outcomes, reports=[report]))
 

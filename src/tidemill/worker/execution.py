@@ -4,10 +4,14 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from tidemill.domain.outcome import Outcome, failure
+from tidemill.domain.template import RUN_FACTS, TemplateError, render
 from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun, OutputReport
 from tidemill.foundation.executor import Execution, Executor, OutputChunk, StopRequest
 from tidemill.foundation.store import LogLines
+from tidemill.run_facts import rfc3339
 from tidemill.worker.reporter import Reporter
 
 
@@ -55,7 +59,10 @@ class RunningAttempt:
             loop.call_later(seconds, self.end, cause) for seconds, cause in self._time_limits()
         ]
         try:
-            return await executor.execute(execution_of(self._claimed), self, self.stop)
+            execution = _filled_in(execution_of(self._claimed), executor)
+            return await executor.execute(execution, self, self.stop)
+        except TemplateError as error:
+            return failure("template", str(error))
         except Exception as error:  # an executor's defect must not leave a run without an end
             return failure("executor_error", f"{type(error).__name__}: {error}")
         finally:
@@ -99,6 +106,28 @@ class RunningAttempt:
     def _say(self, **what: Any) -> None:
         if not self.is_abandoned:
             self._reporter.say(OutputReport(self.run.id, self.run.fence, **what))
+
+
+def _filled_in(execution: Execution, executor: Executor) -> Execution:
+    """The same with its placeholders filled in; raises TemplateError where that cannot be done, or
+    gives what its executor does not take."""
+    run = {
+        "id": execution.run_id,
+        "scheduled_for": rfc3339(execution.scheduled_for),
+        "previous_success_at": rfc3339(execution.previous_success_at) or None,
+    } | {
+        name: getattr(execution, name)
+        for name in RUN_FACTS
+        if name not in {"id", "scheduled_for", "previous_success_at"}
+    }
+    facts = {"parameters": execution.parameters, "run": run}
+    arguments = render(executor.task_type, execution.arguments, facts)
+    if arguments is execution.arguments:
+        return execution
+    problems = executor.check(execution.command, arguments)
+    if problems:
+        raise TemplateError("; ".join(f"{each.pointer}: {each.message}" for each in problems))
+    return msgspec.structs.replace(execution, arguments=arguments)
 
 
 def execution_of(claimed: ClaimedRun) -> Execution:

@@ -6,10 +6,16 @@ Output goes before the outcome that follows it.
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.control_plane import AttemptReport, ControlPlane, OutputReport
+from tidemill.foundation.control_plane import (
+    AttemptReport,
+    ControlPlane,
+    GoOn,
+    OutputReport,
+)
 
 _log = logging.getLogger("tidemill.worker")
 
@@ -19,10 +25,16 @@ _BATCH = 500
 
 
 class Reporter:
-    """One per worker; `flush` returns once all that was said before is stored."""
+    """One per worker; `flush` returns once all that was said before is stored.
 
-    def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
+    `go_on` says, when attempts have ended, where the worker would begin what that makes ready.
+    """
+
+    def __init__(
+        self, control_plane: ControlPlane, clock: Clock, go_on: Callable[[], GoOn | None]
+    ) -> None:
         self._control_plane = control_plane
+        self._go_on = go_on
         self._clock = clock
         self._outputs: list[OutputReport] = []
         self._endings: list[tuple[AttemptReport, asyncio.Future[None]]] = []
@@ -85,7 +97,7 @@ class Reporter:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                await self._control_plane.report(outputs, endings)
+                await self._control_plane.report(outputs, endings, self._go_on())
             except Unavailable as error:
                 _log.warning("reports wait: %s", error)
             except Exception:

@@ -13,13 +13,13 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import SchedulerError, Unavailable
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.control_plane import ClaimedRun, ControlPlane, Renewal
+from tidemill.foundation.control_plane import ClaimedRun, ControlPlane, GoOn, Renewal
 from tidemill.foundation.executor import Executor
 from tidemill.foundation.service import Loop
+from tidemill.foundation.slots import Slots
 from tidemill.foundation.wakeups import Topic, Wakeups
 from tidemill.worker.execution import RunningAttempt
 from tidemill.worker.reporter import Reporter
-from tidemill.worker.slots import Slots
 
 _log = logging.getLogger("tidemill.worker")
 
@@ -64,7 +64,7 @@ class WorkerService:
         self._executors = executors
         self._options = options
         self._slots = Slots(options.max_concurrent_tasks)
-        self._reporter = Reporter(control_plane, clock)
+        self._reporter = Reporter(control_plane, clock, self._go_on)
         self._attempts: dict[int, RunningAttempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_registered = False
@@ -133,9 +133,8 @@ class WorkerService:
     async def _claim_for_ever(self) -> None:
         first = pause = self._options.heartbeat_seconds / 4
         while True:
-            await self._slots.wait_free()
             try:
-                await self._control_plane.claim(self._slots.free, self._begin)
+                await self._control_plane.claim(self._slots, self._begin)
             except Unavailable as error:
                 _log.warning("cannot claim now: %s", error)
             except Exception:
@@ -146,8 +145,10 @@ class WorkerService:
             await self._clock.sleep(pause)
             pause = min(pause * 2, self._options.heartbeat_seconds)
 
+    def _go_on(self) -> GoOn | None:
+        return None if self._claiming is None else GoOn(self._slots, self._begin)
+
     def _begin(self, claimed: Sequence[ClaimedRun], asked_at: float) -> None:
-        self._slots.take(len(claimed))
         give_up_at = stop_before(asked_at, self._options.lease)
         for each in claimed:
             attempt = RunningAttempt(each, self._reporter, self._options.kill_grace)

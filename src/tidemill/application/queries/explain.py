@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from tidemill.application.place_runs import load_of, room_among
+from tidemill.domain.dependency import is_expression
 from tidemill.domain.gates import (
     Explanation,
     GateFinding,
@@ -43,9 +44,16 @@ def explain(reads: Reads, run: TaskRun, strategies: StrategyRegistry) -> Explana
             dispatched=dispatched,
             room=_room_of(reads, run.lane, workers, dispatched, strategies) if is_pending else None,
             upstream=_open_upstream(reads, run) if run.status is RunStatus.WAITING else (),
+            expression=_expression(reads, run),
             ahead=reads.ready_before(run, _MOST_AHEAD) if run.status in NOT_STARTED else 0,
         )
     )
+
+
+def _expression(reads: Reads, run: TaskRun) -> str | None:
+    key = run.task_id, run.task_version
+    rule = reads.definitions({key})[key].trigger_rule
+    return rule if is_expression(rule) else None
 
 
 def _open_upstream(reads: Reads, run: TaskRun) -> list[str]:

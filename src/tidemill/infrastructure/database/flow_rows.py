@@ -4,14 +4,14 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, not_, or_, select, text
+from sqlalchemy import Text, and_, bindparam, case, cast, func, literal, not_, or_, select, text
 from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import Hold, TaskRun
-from tidemill.foundation.store import RunEnd, TaskEdge
+from tidemill.foundation.store import RunEnd, TaskEdge, UpstreamEnd, WaitingRun
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
@@ -27,6 +27,7 @@ from tidemill.infrastructure.database.tables import (
     run_tallies,
     task_dependencies,
     task_runs,
+    tasks,
 )
 
 _FLOW = FlowRun.__struct_fields__
@@ -128,8 +129,15 @@ _from_outside = struct_columns(run_edges, _EDGE).where(
 
 _runs = task_runs.c
 _downstream = task_runs.alias("downstream")
+_ended_as = case(
+    (
+        and_(_runs.status == RunStatus.SKIPPED, _runs.reason == "expression"),
+        literal(RunStatus.FAILED, _runs.status.type),
+    ),
+    else_=_runs.status,
+)
 _unhandled = (
-    select(_runs.flow_run_id, _runs.status, func.count())
+    select(_runs.flow_run_id, _ended_as, func.count())
     .where(
         in_array(_runs.flow_run_id, "ids"),
         not_(
@@ -143,13 +151,33 @@ _unhandled = (
             .exists()
         ),
     )
-    .group_by(_runs.flow_run_id, _runs.status)
+    .group_by(_runs.flow_run_id, _ended_as)
 )
 _upstream_results = (
     select(_edges.downstream_run_id, _runs.task_name, _runs.result)
     .join(task_runs, _runs.id == _edges.upstream_run_id)
     .where(in_array(_edges.downstream_run_id, "ids"))
     .order_by(_edges.downstream_run_id, _edges.part)
+)
+
+_upstream_ends = (
+    select(
+        _edges.downstream_run_id,
+        _edges.upstream_run_id,
+        func.coalesce(_runs.task_name, tasks.c.name),
+        func.coalesce(_edges.ended_as, _runs.status, type_=_edges.ended_as.type),
+        _runs.reason,
+        func.coalesce(func.length(cast(_runs.result, Text)), 0),
+    )
+    .select_from(run_edges)
+    .outerjoin(task_runs, _runs.id == _edges.upstream_run_id)
+    .join(tasks, tasks.c.id == _edges.upstream_task_id)
+    .where(in_array(_edges.downstream_run_id, "ids"))
+    .order_by(_edges.downstream_run_id, _edges.part)
+)
+_results = select(_runs.id, _runs.result).where(in_array(_runs.id, "ids"))
+_waiting_runs = struct_columns(task_runs, WaitingRun.__struct_fields__).where(
+    in_array(_runs.id, "ids")
 )
 
 
@@ -367,6 +395,15 @@ class FlowRows(Rows):
         for run_id, task_name, result in self.fetch(_upstream_results, ids=run_ids):
             found.setdefault(run_id, {}).setdefault(task_name, []).append(result)
         return found
+
+    def upstream_ends(self, run_ids: Collection[int]) -> list[UpstreamEnd]:
+        return [UpstreamEnd(*row) for row in self.fetch(_upstream_ends, ids=run_ids)]
+
+    def results(self, run_ids: Collection[int]) -> dict[int, Any]:
+        return {row[0]: row[1] for row in self.fetch(_results, ids=run_ids)}
+
+    def waiting_runs(self, run_ids: Collection[int]) -> dict[int, WaitingRun]:
+        return {row[0]: WaitingRun(*row) for row in self.fetch(_waiting_runs, ids=run_ids)}
 
 
 def flow_run_from(row: Sequence[Any]) -> FlowRun:

@@ -28,6 +28,7 @@ class ManyRows:
         self._dialect = dialect
         self._row = f"({', '.join('?' * len(columns))})"
         self._sql: dict[int, str] = {}
+        self._sql_of_arrays: dict[int, str] = {}
 
     def sql(self, count: int) -> str:
         """The statement for so many rows; their values follow one another.
@@ -41,14 +42,19 @@ class ManyRows:
             found = self._sql[count] = f"{before} (VALUES {rows}) AS given {after}"
         return found
 
-    @cached_property
-    def sql_of_arrays(self) -> str:
-        """The statement for any number of rows, where one array holds the values of each column."""
-        before, after = self._around
-        types = [self.table.c[name].type.compile(self._dialect) for name in self.columns]
-        arrays = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(types, 1))
-        names = ", ".join(f"column{place}" for place in range(1, len(types) + 1))
-        return f"{before} unnest({arrays}) AS given({names}) {after}"
+    def sql_of_arrays(self, first: int = 1) -> str:
+        """The statement for any number of rows, where one array holds the values of each column;
+        `first` is the number of the first array."""
+        found = self._sql_of_arrays.get(first)
+        if found is None:
+            before, after = self._around
+            types = [self.table.c[name].type.compile(self._dialect) for name in self.columns]
+            arrays = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(types, first))
+            names = ", ".join(f"column{place}" for place in range(1, len(types) + 1))
+            found = self._sql_of_arrays[first] = (
+                f"{before} unnest({arrays}) AS given({names}) {after}"
+            )
+        return found
 
     def bind(self, row: Iterable[Any]) -> list[Any]:
         """One row's values, in the order of `columns`, as the driver takes them."""

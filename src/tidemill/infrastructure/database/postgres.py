@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
@@ -236,10 +237,18 @@ class PostgresStore:
         async with self._pool.transaction() as driver:
             connection = PostgresConnection(driver)
             transaction = PostgresTransaction(connection, self._cache, await self._now(driver))
-            return Committed(await run_in_greenlet(lambda: body(transaction)), transaction)
+            return Committed(
+                await run_in_greenlet(partial(_finish, transaction, body)), transaction
+            )
 
     async def _now(self, driver: Any) -> datetime:
         if self._given_now is not None:
             return self._given_now()
         now: datetime = await driver.fetchval("SELECT now()")
         return now
+
+
+def _finish(transaction: PostgresTransaction, body: Callable[[Transaction], T]) -> T:
+    result = body(transaction)
+    transaction.finish()
+    return result

@@ -5,7 +5,8 @@ where it asks the database something, the greenlet stands still and the event lo
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
@@ -50,12 +51,30 @@ class PostgresConnection:
         return _count_in(_wait_for(self.driver.execute(sql, *values)))
 
     def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
-        return self.execute(statement.sql_of_arrays, _columns(rows)) if rows else 0
+        return self.execute(statement.sql_of_arrays(), _columns(rows)) if rows else 0
 
     def fetch_many(
         self, statement: ManyRows, rows: Sequence[Sequence[Any]]
     ) -> Sequence[Sequence[Any]]:
-        return self.fetch(statement.sql_of_arrays, _columns(rows)) if rows else ()
+        return self.fetch(statement.sql_of_arrays(), _columns(rows)) if rows else ()
+
+    def execute_together(self, rows: Mapping[ManyRows, Sequence[Sequence[Any]]]) -> None:
+        given = {statement: its_rows for statement, its_rows in rows.items() if its_rows}
+        if given:
+            values = [column for its_rows in given.values() for column in _columns(its_rows)]
+            self.execute(_together(tuple(given)), values)
+
+
+@lru_cache
+def _together(statements: tuple[ManyRows, ...]) -> str:
+    """One statement that does what all of these do; their arrays follow one another."""
+    *others, last = statements
+    place, parts = 1, []
+    for number, statement in enumerate(others):
+        parts.append(f"part{number} AS ({statement.sql_of_arrays(place)})")
+        place += len(statement.columns)
+    before = f"WITH {', '.join(parts)} " if parts else ""
+    return before + last.sql_of_arrays(place)
 
 
 def _columns(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:

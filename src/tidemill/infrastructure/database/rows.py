@@ -1,5 +1,6 @@
 """The ground that the parts of a transaction stand on."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ class Connection(Protocol):
 
     def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
         """Insert or change all these rows, bound already; how many were inserted or changed."""
+
+    def execute_together(self, rows: Mapping[ManyRows, Sequence[Sequence[Any]]]) -> None:
+        """Do so for several statements, none of which sees what the others do."""
 
     def fetch_many(
         self, statement: ManyRows, rows: Sequence[Sequence[Any]]
@@ -96,19 +100,27 @@ class Rows:
     def __init__(self, connection: Connection, cache: StatementCache, now: datetime) -> None:
         self.now = now
         self.topics: set[Topic] = set()
+        self.readied: Counter[str] = Counter()
         self.events: list[RunEvent] = []
         self.fresh_versions: set[tuple[int, int]] = set()  # of tasks, written by this transaction
         self.connection = connection
         self.cache = cache
+        self._last: dict[ManyRows, list[list[Any]]] = {}
 
     def append_events(self, events: Sequence[RunEvent]) -> None:
         """Store events, and tell them once this is committed."""
-        self.insert_rows(
+        self.insert_last(
             run_events,
             _EVENT_COLUMNS,
             ((e.run_id, e.seq, e.type, e.at, e.data, e.namespace) for e in events),
         )
         self.events.extend(events)
+
+    def finish(self) -> None:
+        """Write what was left for the end; called before the commit."""
+        if self.readied.total():
+            self.announce(Topic.READY)
+        self.connection.execute_together(self._last)
 
     def announce(self, *topics: Topic) -> None:
         self.topics.update(topics)
@@ -148,6 +160,19 @@ class Rows:
         many were inserted."""
         statement = self.cache.insert(table, columns, unless_taken)
         return self.connection.execute_many(statement, [statement.bind(row) for row in rows])
+
+    def insert_last(
+        self,
+        table: Table,
+        columns: tuple[str, ...],
+        rows: Iterable[Iterable[Any]],
+        *,
+        unless_taken: tuple[str, ...] = (),
+    ) -> None:
+        """The same at the end of the transaction, which itself does not look at them: rows that
+        many use cases leave behind go in one statement."""
+        statement = self.cache.insert(table, columns, unless_taken)
+        self._last.setdefault(statement, []).extend(statement.bind(row) for row in rows)
 
     def update_rows(
         self,

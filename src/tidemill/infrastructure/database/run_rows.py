@@ -24,11 +24,13 @@ from tidemill.domain.task_run import (
     Trigger,
     created,
     dispatched,
+    dispatched_before,
     ended_attempt,
     skipped,
     started,
     succeeded,
 )
+from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import ConcurrentChange
 from tidemill.foundation.store import LogLines
 from tidemill.infrastructure.database.prepared import Later, in_array, struct_columns
@@ -54,6 +56,7 @@ from tidemill.infrastructure.database.tables import (
     run_logs,
     task_runs,
     tasks,
+    workers,
 )
 
 _FIELDS = TaskRun.__struct_fields__
@@ -93,6 +96,42 @@ _claim = (
         worker_id=bindparam("holder"),
         lease_expires_at=bindparam("lease_until", type_=_runs.lease_expires_at.type),
         started_at=Later(bindparam("now", type_=_runs.started_at.type), _runs.dispatched_at),
+        reason=None,
+        error_message=None,
+        exit_code=None,
+    )
+    .returning(*(_runs[name] for name in _LEASED))
+)
+_first_ready = (
+    select(_runs.id)
+    .where(
+        text(IS_READY),
+        _runs.lane == bindparam("lane"),
+        _runs.concurrency_key.is_(None),
+        or_(_runs.deadline_at.is_(None), _runs.deadline_at > bindparam("now")),
+        or_(_runs.queue_deadline_at.is_(None), _runs.queue_deadline_at > bindparam("now")),
+    )
+    .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_claim_ready = (
+    task_runs.update()
+    .where(
+        _runs.id.in_(_first_ready.scalar_subquery()),
+        select(workers.c.id)
+        .where(workers.c.id == bindparam("holder"), workers.c.status == WorkerStatus.ACTIVE)
+        .exists(),
+    )
+    .values(
+        status=RunStatus.RUNNING,
+        attempt=_runs.attempt + 1,
+        fence=_runs.fence + 1,
+        event_seq=_runs.event_seq + 2,
+        worker_id=bindparam("holder"),
+        lease_expires_at=bindparam("lease_until", type_=_runs.lease_expires_at.type),
+        dispatched_at=Later(bindparam("now", type_=_runs.started_at.type), _runs.created_at),
+        started_at=Later(bindparam("now", type_=_runs.started_at.type), _runs.created_at),
         reason=None,
         error_message=None,
         exit_code=None,
@@ -326,6 +365,23 @@ class RunRows(Rows):
         self.append_events([started(run, self.now) for run in claimed])
         return claimed
 
+    def claim_ready(
+        self, lane: str, worker_id: str, until: datetime, at_most: int
+    ) -> list[LeasedRun]:
+        rows = self.fetch(
+            _claim_ready,
+            lane=lane,
+            holder=worker_id,
+            lease_until=until,
+            now=self.now,
+            limit=at_most,
+        )
+        claimed = [leased_from(row) for row in rows]
+        self.readied[lane] -= len(claimed)
+        for run in claimed:
+            self.append_events([dispatched_before(run, self.now), started(run, self.now)])
+        return claimed
+
     def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:
         statement = self.cache.update(
             task_runs,
@@ -433,7 +489,7 @@ class RunRows(Rows):
         return _all(self.fetch(_stuck, before=before, limit=limit))
 
     def close_attempts(self, ended: Sequence[RunAttempt]) -> None:
-        self.insert_rows(
+        self.insert_last(
             run_attempts,
             RunAttempt.__struct_fields__,
             map(msgspec.structs.astuple, ended),

@@ -10,7 +10,7 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -64,6 +64,10 @@ class SqliteConnection:
         self, statement: ManyRows, rows: Sequence[Sequence[Any]]
     ) -> Sequence[Sequence[Any]]:
         return [row for cursor in self._run_many(statement, rows) for row in cursor.fetchall()]
+
+    def execute_together(self, rows: Mapping[ManyRows, Sequence[Sequence[Any]]]) -> None:
+        for statement, its_rows in rows.items():
+            self.execute_many(statement, its_rows)
 
     def _run_many(
         self, statement: ManyRows, rows: Sequence[Sequence[Any]]
@@ -146,6 +150,7 @@ class SqliteEngine:
                 with self._transaction():
                     transaction = self._begin()
                     committed = Committed(body(transaction), transaction)
+                    transaction.finish()
             except sqlite3.Error as error:
                 self._cache.definitions.clear()
                 return unavailable(error)
@@ -163,6 +168,7 @@ class SqliteEngine:
             transaction = self._begin()
             try:
                 result = body(transaction)
+                transaction.finish()
             except sqlite3.Error:
                 raise
             except ConcurrentChange:

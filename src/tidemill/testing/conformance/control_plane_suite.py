@@ -20,6 +20,7 @@ from tidemill.domain.events import EventType
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.domain.task import Dependency
 from tidemill.domain.task_run import AttemptOutcome, Shard, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import Conflict
@@ -27,9 +28,11 @@ from tidemill.foundation.control_plane import (
     AttemptReport,
     ClaimedRun,
     ControlPlane,
+    GoOn,
     OutputReport,
 )
 from tidemill.foundation.queue import MessageQueue, RunMessage
+from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import LogLines, Store
 from tidemill.testing.builders import definition, worker
 from tidemill.testing.clock import FakeClock
@@ -71,6 +74,28 @@ async def ready_runs(
     return runs
 
 
+async def connected_runs(
+    store: Store, queue: MessageQueue, known: Worker
+) -> tuple[TaskRun, TaskRun]:
+    """A run that is dispatched, and one that waits for it."""
+
+    def make(transaction):  # type: ignore[no-untyped-def]
+        first = create_task(transaction, definition("first"), lambda _: ())
+        second = definition("second", dependencies=[Dependency("name:first", "succeeded")])
+        create_task(transaction, second, lambda _: ())
+        [run] = trigger_runs(transaction, [TriggerRequest(task=first.id)])
+        [waiting] = transaction.runs_of_tasks(
+            [edge.task_id for edge in transaction.task_edges_below([first.id])],
+            [RunStatus.WAITING],
+        )
+        return run, waiting
+
+    runs: tuple[TaskRun, TaskRun] = await store.transact(make)
+    dispatched = await store.transact(lambda t: dispatch_ready_runs(t, 500, built_in_strategies()))
+    await queue.publish(dispatched.messages)
+    return runs
+
+
 def ending(claimed: ClaimedRun, **what: object) -> AttemptReport:
     """How its attempt ended: well, unless something else is said."""
     given = {"fence": claimed.run.fence, "cause": "itself", "outcome": success({"n": 1}, 0)}
@@ -97,7 +122,7 @@ class ControlPlaneSuite:
     async def claim(self, control_plane: ControlPlane, at_most: int = 8) -> Begun:
         """What one claim came to."""
         begun = Begun()
-        await control_plane.claim(at_most, begun)
+        await control_plane.claim(Slots(at_most), begun)
         return begun
 
     async def row(self, store: Store, run_id: int) -> TaskRun:
@@ -105,6 +130,33 @@ class ControlPlaneSuite:
         found = await store.read(lambda reads: reads.run(run_id))
         assert found is not None
         return found
+
+    async def test_a_worker_may_go_on_with_what_its_report_made_ready(
+        self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
+    ) -> None:
+        first, _ = await connected_runs(store, queue, known)
+        [claimed] = (await self.claim(control_plane)).runs
+        slots, begun = Slots(8), Begun()
+
+        await control_plane.report([], [ending(claimed)], GoOn(slots, begun))
+
+        assert (await self.row(store, first.id)).status is RunStatus.SUCCEEDED
+        assert slots.free == 8 - len(begun.runs)
+        for each in begun.runs:
+            assert each.run.parameters["upstream"] == {first.task_name: {"n": 1}}
+            assert (await self.row(store, each.run.id)).fence == each.run.fence
+
+    async def test_a_worker_without_a_free_slot_is_given_nothing_to_go_on_with(
+        self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
+    ) -> None:
+        _, second = await connected_runs(store, queue, known)
+        [claimed] = (await self.claim(control_plane)).runs
+        slots, begun = Slots(0), Begun()
+
+        await control_plane.report([], [ending(claimed)], GoOn(slots, begun))
+
+        assert (slots.free, begun.runs) == (0, [])
+        assert (await self.row(store, second.id)).status is RunStatus.PENDING
 
     async def test_a_worker_that_registered_is_active(self, store: Store, known: Worker) -> None:
         [stored] = await store.read(lambda reads: reads.workers_alive())
@@ -218,7 +270,7 @@ class ControlPlaneSuite:
         self, control_plane: ControlPlane, queue: MessageQueue, known: Worker
     ) -> None:
         begun = Begun()
-        claiming = asyncio.create_task(control_plane.claim(8, begun))
+        claiming = asyncio.create_task(control_plane.claim(Slots(8), begun))
         await asyncio.wait([claiming], timeout=0.01)
         claiming.cancel()
         await asyncio.wait([claiming])
@@ -248,7 +300,7 @@ class ControlPlaneSuite:
 
         monkeypatch.setattr(store, "transact", transact_slowly)
         begun = Begun()
-        claiming = asyncio.create_task(control_plane.claim(8, begun))
+        claiming = asyncio.create_task(control_plane.claim(Slots(8), begun))
         await is_asked.wait()
         claiming.cancel()
         may_go.set()

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import FlowRun, FlowStatus, begun, ended
@@ -42,6 +43,8 @@ from tidemill.foundation.store import (
     StoredAnswer,
     TaskAdvance,
     Transaction,
+    UpstreamEnd,
+    WaitingRun,
 )
 from tidemill.testing.builders import task, worker
 from tidemill.testing.clock import FakeClock
@@ -513,6 +516,46 @@ class StoreSuite:
             (2, EventType.RUN_DISPATCHED),
             (3, EventType.RUN_STARTED),
         ]
+
+    async def test_ready_runs_are_claimed_at_once_by_an_active_worker_the_most_urgent_first(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        keyed = await add_task(store, name="keyed", concurrency=Concurrency("key", 1))
+        times = [clock.now() - n * MINUTE for n in range(3)]
+        late, later, latest = await add_runs(store, owner, times)
+        await add_runs(store, keyed, [clock.now() - 9 * MINUTE])
+        await store.transact(lambda t: t.save_worker(worker("w-1", at=t.now)))
+        await store.transact(
+            lambda t: t.save_worker(worker("w-2", at=t.now, status=WorkerStatus.DRAINING))
+        )
+
+        async def claim(holder: str) -> list[LeasedRun]:
+            return await store.transact(
+                lambda t: t.claim_ready(late.lane, holder, t.now + MINUTE, 2)
+            )
+
+        assert await claim("w-2") == []
+        claimed = await claim("w-1")
+
+        assert {run.id for run in claimed} == {latest.id, later.id}
+        stored = await store.read(lambda r: r.run(latest.id))
+        assert stored is not None
+        assert (
+            LeasedRun(**{name: getattr(stored, name) for name in LeasedRun.__struct_fields__})
+            in claimed
+        )
+        assert (stored.status, stored.attempt, stored.fence) == (RunStatus.RUNNING, 1, 1)
+        assert (stored.worker_id, stored.lease_expires_at) == ("w-1", clock.now() + MINUTE)
+        events = await store.read(lambda r: r.run_events(latest.id, 0, 10))
+        assert [(each.seq, each.type) for each in events] == [
+            (1, EventType.RUN_CREATED),
+            (2, EventType.RUN_DISPATCHED),
+            (3, EventType.RUN_STARTED),
+        ]
+        left = await store.read(lambda r: r.run(late.id))
+        assert left is not None
+        assert left.status is RunStatus.PENDING
 
     async def test_only_bound_runs_that_are_dispatched_are_told_of(
         self, store: Store, clock: FakeClock
@@ -1190,3 +1233,54 @@ class StoreSuite:
             assert await leadership.perform(lambda t: t.task_named("default", "half")) is None
         [lease] = await store.read(lambda r: r.duties())
         assert lease.fence == 1
+
+    async def test_how_upstream_runs_stand_is_told_part_by_part(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        gone = await add_task(store, name="gone")
+        times = [clock.now() + n * MINUTE for n in range(4)]
+        waiting, first, second, other = await add_runs(store, owner, times)
+
+        def act(transaction: Transaction) -> None:
+            until = transaction.now + MINUTE
+            fence = start(transaction, first, until).fence
+            transaction.record_successes([Success(first.id, fence, {"x": "é"}, None, 0)])
+            waits = partial(Edge, waiting.id, flow_run_id="f", condition="succeeded")
+            transaction.add_edges(
+                [
+                    waits(owner.id, second.id, second.id),
+                    waits(owner.id, 0, first.id, ended_as=RunStatus.FAILED),
+                    waits(gone.id, 0, None, ended_as=RunStatus.CANCELLED),
+                    Edge(other.id, owner.id, 0, first.id, "f", "failed"),
+                ]
+            )
+
+        await store.transact(act)
+        told = await store.transact(lambda t: t.upstream_ends([waiting.id]))
+        assert sorted(told, key=lambda end: (end.task_name, end.run_id or 0)) == [
+            UpstreamEnd(waiting.id, first.id, "a-task", RunStatus.FAILED, None, len('{"x":"é"}')),
+            UpstreamEnd(waiting.id, second.id, "a-task", RunStatus.PENDING, None, 0),
+            UpstreamEnd(waiting.id, None, "gone", RunStatus.CANCELLED, None, 0),
+        ]
+        of_task = [end.run_id for end in told if end.task_name == "a-task"]
+        assert of_task == [first.id, second.id]
+        results = await store.transact(lambda t: t.results([first.id, second.id]))
+        assert results == {first.id: {"x": "é"}, second.id: None}
+        runs = await store.transact(lambda t: t.waiting_runs([waiting.id]))
+        assert runs == {waiting.id: WaitingRun(waiting.id, waiting.scheduled_for, {})}
+
+    async def test_a_skip_for_an_expression_that_failed_counts_as_a_failure(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+
+        def act(transaction: Transaction) -> dict[str, dict[str, int]]:
+            runs = [
+                skipped_run(owner, clock.now() + n * MINUTE, clock.now(), reason)
+                for n, reason in enumerate(["expression", "upstream"])
+            ]
+            transaction.insert_runs([msgspec.structs.replace(run, flow_run_id="f") for run in runs])
+            return transaction.unhandled_ends(["f"])
+
+        assert await store.transact(act) == {"f": {"failed": 1, "skipped": 1}}

@@ -3,13 +3,15 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import httpx2
 import msgspec
 
 from tidemill.domain.outcome import Outcome, failure, success
+from tidemill.domain.template import TemplateError, without_placeholders
 from tidemill.errors import Problem
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
 from tidemill.run_facts import as_headers
@@ -25,7 +27,12 @@ _MAX_REDIRECTS = 5
 
 
 class HttpArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `arguments` of an HTTP task may say; `command` is the URL."""
+    """What `arguments` of an HTTP task may say; `command` is the URL.
+
+    `url` is a path and a query in place of those of `command`: it can lead to no other host.
+    """
+
+    url: str | None = None
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = "GET"
     headers: dict[str, str] = {}
@@ -62,6 +69,7 @@ class HttpExecutor:
         else:
             if read.body is not None and read.json is not msgspec.UNSET:
                 problems.append(Problem("/arguments", "takes `body` or `json`, not both"))
+            problems += _url_problems(read.url)
             if any(not _is_header(*header) for header in read.headers.items()):
                 problems.append(Problem("/arguments/headers", "a name or value is not allowed"))
         return problems
@@ -97,7 +105,7 @@ class HttpExecutor:
         try:
             async with client.stream(
                 arguments.method,
-                execution.command,
+                _url_of(execution.command, arguments),
                 headers=_headers_of(execution, arguments),
                 content=_content_of(arguments),
                 follow_redirects=arguments.follow_redirects,
@@ -136,6 +144,28 @@ class HttpExecutor:
 
 def _read(arguments: Any) -> HttpArguments:
     return msgspec.convert(arguments or {}, HttpArguments)
+
+
+def _url_of(command: str, arguments: HttpArguments) -> httpx2.URL:
+    return httpx2.URL(command) if arguments.url is None else httpx2.URL(command).join(arguments.url)
+
+
+def _url_problems(url: str | None) -> Iterator[Problem]:
+    """Not `//host/…`, not what climbs up; `url` may have placeholders still."""
+    if url is None:
+        return
+    try:
+        text = without_placeholders(url)
+    except TemplateError:
+        return  # what is wrong with them is told elsewhere
+    path, _, _ = text.partition("?")
+    segments = [unquote(segment) for segment in path.split("/")[1:]]
+    if text[:1] not in ("/", "?") or not all("!" <= sign <= "~" for sign in text):
+        said = "must begin with / or ?, in ASCII without spaces; write others as %20"
+        yield Problem("/arguments/url", said)
+    elif "\\" in text or "#" in text or {".", ".."} & set(segments) or "" in segments[:-1]:
+        said = "must be a path without empty, `.` or `..` segments, `#` and `\\`"
+        yield Problem("/arguments/url", said)
 
 
 def _headers_of(execution: Execution, arguments: HttpArguments) -> httpx2.Headers:

@@ -28,6 +28,7 @@ from tidemill.worker.executors.frames import FrameReader, framed
 
 Mode = Literal["sync", "async"]
 
+_ENOUGH = 8  # runs before a process: until it has so few left, more are gathered
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
 
 
@@ -61,6 +62,7 @@ class Host(asyncio.Protocol):
         self.takes_company = True
         self._loop = asyncio.get_running_loop()
         self._outbox: list[bytes] = []
+        self._will_flush = False
         self._reader = FrameReader(msgspec.json.decode)
         self._transport: asyncio.Transport | None = None
         self._slot: Slot | None = None
@@ -115,7 +117,8 @@ class Host(asyncio.Protocol):
         self._ids += 1
         running = _Running(self._ids, reports)
         self._running[running.id] = running
-        self._send({"run": [running.id, execution]})
+        self._outbox.append(_framed({"run": [running.id, execution]}))
+        self._flush_soon()
         stop.on_request(lambda: self._cancel(running, stop.grace))
         try:
             return await running.ended
@@ -130,7 +133,7 @@ class Host(asyncio.Protocol):
     def withdraw(self) -> None:
         """Take back what it was given and has not begun."""
         if len(self._running) > 1:
-            self._send({"withdraw": {}})
+            self._outbox.append(_framed({"withdraw": {}}))
             self._interrupt()
 
     def rest(self, seconds: float, retire: Any) -> None:
@@ -156,7 +159,7 @@ class Host(asyncio.Protocol):
     def _cancel(self, running: "_Running", grace: timedelta) -> None:
         if self._transport is None or running.ended.done():
             return
-        self._send({"cancel": {"id": running.id}})
+        self._outbox.append(_framed({"cancel": {"id": running.id}}))
         self._interrupt()
         running.kill_later(grace, lambda: self._kill_for(running))
 
@@ -166,13 +169,18 @@ class Host(asyncio.Protocol):
         if self.mode == "sync" and self._slot is not None:
             self._slot.interrupt()
 
-    def _send(self, message: dict[str, Any]) -> None:
-        """What is sent in one round of the loop goes out together and wakes the process once."""
-        if not self._outbox:
+    def _flush_soon(self) -> None:
+        """What is sent in one round of the loop goes out together and wakes the process once.
+
+        While one for sync functions has enough before it, what comes next waits for more.
+        """
+        has_enough = self.mode == "sync" and len(self._running) - len(self._outbox) > _ENOUGH
+        if not self._will_flush and not has_enough:
+            self._will_flush = True
             self._loop.call_soon(self._flush)
-        self._outbox.append(framed(msgspec.json.encode(message)))
 
     def _flush(self) -> None:
+        self._will_flush = False
         outbox, self._outbox = self._outbox, []
         if outbox and self._transport is not None:
             self._transport.write(b"".join(outbox))
@@ -218,6 +226,8 @@ class Host(asyncio.Protocol):
 
     def _hear_end(self, id: int, outcome: dict[str, Any], seconds: float) -> None:
         self._running.pop(id).end(Ended(_outcome_of(outcome), seconds))
+        if self._outbox:
+            self._flush_soon()
 
     def _hear_raw(self, lines: Lines) -> None:
         """What the process says past its attempts: warnings at start, last words."""
@@ -285,6 +295,10 @@ class _Running:
     def forget_kill(self) -> None:
         if self._kill is not None:
             self._kill.cancel()
+
+
+def _framed(message: dict[str, Any]) -> bytes:
+    return framed(msgspec.json.encode(message))
 
 
 def _end_of(tree: "asyncio.Task[TreeEnd] | None") -> TreeEnd | None:

@@ -4,22 +4,24 @@ import asyncio
 
 
 class Slots:
-    """So many runs at once."""
+    """So many runs at once. Whoever claims runs has taken the slots for them before."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.free = count
         self._freed = asyncio.Event()
 
-    def take(self, count: int) -> None:
-        """Occupy slots that are known to be free."""
-        assert count <= self.free
-        self.free -= count
+    def take(self, at_most: int) -> int:
+        """Occupy up to so many slots; how many."""
+        taken = min(at_most, self.free)
+        self.free -= taken
+        return taken
 
-    def give_back(self) -> None:
-        """One slot is free again."""
-        self.free += 1
-        self._freed.set()
+    def give_back(self, count: int = 1) -> None:
+        """So many slots are free again."""
+        if count:
+            self.free += count
+            self._freed.set()
 
     async def wait_free(self) -> None:
         """Return once at least one slot is free."""
