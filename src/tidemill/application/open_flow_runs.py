@@ -10,7 +10,7 @@ from tidemill.domain.dependency import Edge, Rule, Tally
 from tidemill.domain.flow_run import FlowRun, new_flow_run_id
 from tidemill.domain.new_run import dependent_run, waiting_run
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Task
+from tidemill.domain.task import Task, parse_task_key
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.foundation.store import TaskEdge, Transaction
 
@@ -44,8 +44,7 @@ def _in_flow_run(run: TaskRun, task: Task, now: datetime) -> TaskRun:
 def _open(transaction: Transaction, tasks: Mapping[int, Task], roots: Sequence[TaskRun]) -> None:
     graph = _Graph(transaction.task_edges_below({root.task_id for root in roots}))
     below = {root.id: graph.below(root.task_id) for root in roots}
-    wanted = {task_id for members in below.values() for task_id in members}
-    known = {**tasks, **transaction.tasks_in_force(wanted)}
+    known = {**tasks, **transaction.tasks_in_force(graph.task_ids - tasks.keys())}
     dependents = transaction.insert_runs(
         [
             dependent_run(known[task_id], root, transaction.now)
@@ -57,7 +56,7 @@ def _open(transaction: Transaction, tasks: Mapping[int, Task], roots: Sequence[T
     for run in [*roots, *dependents]:
         assert run.flow_run_id is not None
         in_flow.setdefault(run.flow_run_id, []).append(run)
-    edges = [edge for runs in in_flow.values() for edge in graph.edges_among(runs)]
+    edges = [edge for runs in in_flow.values() for edge in graph.edges_among(runs, known)]
     rules = {run.id: known[run.task_id].definition.trigger_rule for run in [*roots, *dependents]}
     transaction.open_flow_runs(
         [_flow_run(runs, transaction.now) for runs in in_flow.values()], _tallies(edges, rules)
@@ -78,6 +77,11 @@ class _Graph:
             self._upstream.setdefault(edge.task_id, []).append(edge)
             self._downstream.setdefault(edge.upstream_task_id, []).append(edge.task_id)
 
+    @property
+    def task_ids(self) -> set[int]:
+        """All of them, those outside the flow runs too."""
+        return {*self._upstream, *self._downstream}
+
     def below(self, root: int) -> list[int]:
         """The tasks that can be reached from one, the near ones first."""
         found = {root: None}
@@ -88,7 +92,7 @@ class _Graph:
             work += fresh
         return work[1:]
 
-    def edges_among(self, runs: Sequence[TaskRun]) -> list[Edge]:
+    def edges_among(self, runs: Sequence[TaskRun], known: Mapping[int, Task]) -> list[Edge]:
         """What each waiting run of a flow run waits for, in it or outside."""
         run_of = {run.task_id: run.id for run in runs}
         return [
@@ -99,11 +103,19 @@ class _Graph:
                 run_of.get(edge.upstream_task_id),
                 run.flow_run_id,
                 edge.condition,
+                is_mapped_over=_is_mapped_over(edge, known),
             )
             for run in runs
             if run.status is RunStatus.WAITING and run.flow_run_id is not None
             for edge in self._upstream.get(run.task_id, ())
         ]
+
+
+def _is_mapped_over(edge: TaskEdge, known: Mapping[int, Task]) -> bool:
+    said, upstream = known[edge.task_id].definition.map_over, known.get(edge.upstream_task_id)
+    if said is None or upstream is None:
+        return False
+    return parse_task_key(said.task) in (upstream.id, upstream.definition.name)
 
 
 def _flow_run(runs: Sequence[TaskRun], now: datetime) -> FlowRun:

@@ -80,7 +80,7 @@ def recover_lost_runs(
     _dispatch_again(transaction, stuck, reason="unclaimed")
     # Whoever made room may not have seen yet those who were just told to wait for it.
     let_waiting_for_keys_go(transaction, transaction.held_keys())
-    let_next_of_task_go(transaction, transaction.tasks_waited_for_in_vain())
+    let_next_of_task_go(transaction, None)
     recovered = Recovered(len(expired), len(overdue), len(stuck) + stranded, len(silent))
     if recovered.found_anything:
         transaction.announce(Topic.READY, Topic.EVENTS)

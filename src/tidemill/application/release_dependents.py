@@ -5,18 +5,17 @@ at the same time one sees what the other counted.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import msgspec
 
-from tidemill.domain.deadline import queue_deadline
+from tidemill.application.start_dependents import start_dependents
 from tidemill.domain.dependency import Edge, Settled, settle, settle_edges
 from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import FlowRun, flow_status
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import TaskDefinition
-from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, move, rank_of
+from tidemill.domain.task_run import RunChange, RunHead, TaskRun, move
 from tidemill.foundation.store import RunEnd, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -28,13 +27,11 @@ def release_dependents(transaction: Transaction, ended: Sequence[RunHead]) -> No
     in_flow = [run for run in ended if run.flow_run_id is not None]
     if not in_flow:
         return
-    flow_runs = transaction.flow_runs({run.flow_run_id for run in in_flow if run.flow_run_id})
-    ends = {run.id: run.status for run in in_flow}
+    counts = _Counts(transaction.flow_runs({run.flow_run_id for run in in_flow if run.flow_run_id}))
+    counts.gone.update(run.flow_run_id for run in in_flow)
     transaction.forget_tallies([run.id for run in in_flow if not run.attempt])
-    settled = _settle(transaction, ends)
-    skipped = _move(transaction, settled)
-    gone = Counter(run.flow_run_id for run in [*in_flow, *skipped])
-    _count_down(transaction, flow_runs, gone)
+    _go_on(transaction, _settle(transaction, {run.id: run.status for run in in_flow}), counts)
+    counts.save(transaction)
 
 
 def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
@@ -42,29 +39,34 @@ def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
     in_flow = [part for part in parts if part.flow_run_id is not None]
     if not in_flow:
         return
-    flow_runs = transaction.flow_runs({part.flow_run_id for part in in_flow if part.flow_run_id})
-    edges = transaction.open_edges_from({part.part_of for part in in_flow if part.part_of})
+    counts = _Counts(
+        transaction.flow_runs({part.flow_run_id for part in in_flow if part.flow_run_id})
+    )
+    _add_edges_from(transaction, in_flow)
+    counts.new.update(part.flow_run_id for part in in_flow)
+    counts.save(transaction)
+
+
+def _add_edges_from(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
+    if not parts:
+        return
+    edges: dict[int, list[Edge]] = {}
+    for edge in transaction.open_edges_from({part.part_of for part in parts if part.part_of}):
+        assert edge.upstream_run_id is not None
+        edges.setdefault(edge.upstream_run_id, []).append(edge)
     further = [
         msgspec.structs.replace(edge, part=part.id, upstream_run_id=part.id)
-        for part in in_flow
-        for edge in edges
-        if edge.upstream_run_id == part.part_of
+        for part in parts
+        for edge in edges.get(part.part_of or part.id, ())
     ]
+    if not further:
+        return
     more = Counter(edge.downstream_run_id for edge in further)
     transaction.add_edges(further)
     transaction.save_tallies(
         [
             msgspec.structs.replace(tally, total=tally.total + more[run_id])
             for run_id, tally in transaction.tallies(more.keys()).items()
-        ]
-    )
-    new = Counter(part.flow_run_id for part in in_flow)
-    transaction.save_flow_runs(
-        [
-            msgspec.structs.replace(
-                each, total=each.total + new[each.id], unfinished=each.unfinished + new[each.id]
-            )
-            for each in flow_runs.values()
         ]
     )
 
@@ -84,16 +86,16 @@ def give_up_outside_edges(transaction: Transaction, task_id: int) -> None:
 def _count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, RunEnd]]) -> None:
     if not found:
         return
-    flow_runs = transaction.flow_runs({edge.flow_run_id for edge, _ in found})
+    counts = _Counts(transaction.flow_runs({edge.flow_run_id for edge, _ in found}))
     taken = transaction.take_outside_edges(found)
     tallies = transaction.tallies({edge.downstream_run_id for edge in taken})
     settled = _with_those_below(transaction, settle_edges(tallies, taken))
-    skipped = _move(transaction, settled)
-    _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
+    _go_on(transaction, settled, counts)
+    counts.save(transaction)
 
 
 def _settle(transaction: Transaction, ends: Mapping[int, RunStatus]) -> Settled:
-    counted = transaction.end_edges([RunEnd(*each) for each in ends.items()])
+    counted = transaction.end_edges([RunEnd(*each) for each in ends.items()]) if ends else []
     if not counted:
         return Settled({}, [], [])
     tallies = transaction.tallies({edge.downstream_run_id for edge in counted})
@@ -119,59 +121,37 @@ def _with_those_below(transaction: Transaction, settled: Settled) -> Settled:
     )
 
 
-def _move(transaction: Transaction, settled: Settled) -> list[TaskRun]:
-    """Let them start or skip them; those that were skipped."""
+def _go_on(transaction: Transaction, settled: Settled, counts: "_Counts") -> None:
+    """Let them start or skip them; and what waits for those that end at once in place of starting,
+    because there is nothing that they could be mapped over."""
+    while settled.tallies:
+        starts, skips = _decided(transaction, settled)
+        transaction.change_runs([_skip(run, transaction.now) for run in skips])
+        started = start_dependents(transaction, starts)
+        _add_edges_from(transaction, started.items)
+        counts.gone.update(run.flow_run_id for run in [*skips, *started.ended])
+        counts.new.update(run.flow_run_id for run in started.items)
+        settled = _settle(transaction, {run.id: run.status for run in started.ended})
+
+
+def _decided(transaction: Transaction, settled: Settled) -> tuple[list[TaskRun], list[TaskRun]]:
+    """Those that start and those that are skipped, of which no tally is kept any more."""
     decided = {*settled.starts, *settled.skips}
     transaction.save_tallies(
         [tally for run_id, tally in settled.tallies.items() if run_id not in decided]
     )
     if not decided:
-        return []
+        return [], []
     transaction.forget_tallies(decided)
+    transaction.announce(Topic.READY, Topic.EVENTS)
     waiting = {
         run_id: run
         for run_id, run in transaction.runs(decided).items()
         if run.status is RunStatus.WAITING
     }
-    starts = [waiting[run_id] for run_id in settled.starts if run_id in waiting]
-    skips = [waiting[run_id] for run_id in settled.skips if run_id in waiting]
-    definitions = transaction.definitions({(run.task_id, run.task_version) for run in starts})
-    bound = [
-        run.task_id
-        for run in starts
-        if definitions[run.task_id, run.task_version].overlap != "allow"
-    ]
-    busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
-    transaction.change_runs(
-        [
-            _start(run, definitions[run.task_id, run.task_version], transaction.now, busy)
-            for run in starts
-        ]
-        + [_skip(run, transaction.now) for run in skips]
-    )
-    transaction.announce(Topic.READY, Topic.EVENTS)
-    return skips
-
-
-def _start(
-    run: TaskRun, definition: TaskDefinition, now: datetime, busy: Iterable[int]
-) -> RunChange:
-    """In a flow run nobody is skipped for overlap: it waits until the earlier run has ended."""
-    ready_at = max(run.not_before, now)
-    hold = Hold.TIME if run.not_before > now else None
-    if run.task_id in busy and definition.overlap != "allow":
-        hold = Hold.CATCH_UP
-    return move(
-        run,
-        RunStatus.PENDING,
-        now,
-        EventType.RUN_RELEASED,
-        {"held_for": RunStatus.WAITING.value},
-        hold=hold,
-        not_before=ready_at,
-        rank=rank_of(ready_at, run.priority),
-        queue_deadline_at=queue_deadline(run, ready_at),
-        deadline_at=_after(ready_at, definition.deadline_seconds),
+    return (
+        [waiting[run_id] for run_id in settled.starts if run_id in waiting],
+        [waiting[run_id] for run_id in settled.skips if run_id in waiting],
     )
 
 
@@ -187,27 +167,34 @@ def _skip(run: TaskRun, now: datetime) -> RunChange:
     )
 
 
-def _count_down(
-    transaction: Transaction, flow_runs: Mapping[str, FlowRun], gone: Mapping[str | None, int]
-) -> None:
-    """So many runs of each flow run have ended; with the last, so has the flow run."""
-    counted = [
-        msgspec.structs.replace(each, unfinished=each.unfinished - gone.get(each.id, 0))
-        for each in flow_runs.values()
-    ]
-    ended = [each.id for each in counted if not each.unfinished]
-    unhandled = transaction.unhandled_ends(ended) if ended else {}
-    transaction.save_flow_runs(
-        [
-            each
-            if each.unfinished
-            else msgspec.structs.replace(
-                each, status=flow_status(unhandled[each.id]), completed_at=transaction.now
-            )
-            for each in counted
-        ]
-    )
+class _Counts:
+    """How many runs of each of these flow runs, which are locked, are new, and how many gone."""
 
+    def __init__(self, flow_runs: Mapping[str, FlowRun]) -> None:
+        self._flow_runs = flow_runs
+        self.new: Counter[str | None] = Counter()
+        self.gone: Counter[str | None] = Counter()
 
-def _after(instant: datetime, seconds: float | None) -> datetime | None:
-    return None if seconds is None else instant + timedelta(seconds=seconds)
+    def save(self, transaction: Transaction) -> None:
+        """Store what was counted; with its last run, a flow run has ended."""
+        counted = [self._counted(each) for each in self._flow_runs.values()]
+        ended = [each.id for each in counted if not each.unfinished]
+        unhandled = transaction.unhandled_ends(ended) if ended else {}
+        transaction.save_flow_runs(
+            [
+                each
+                if each.unfinished
+                else msgspec.structs.replace(
+                    each, status=flow_status(unhandled[each.id]), completed_at=transaction.now
+                )
+                for each in counted
+            ]
+        )
+
+    def _counted(self, flow_run: FlowRun) -> FlowRun:
+        new = self.new[flow_run.id]
+        return msgspec.structs.replace(
+            flow_run,
+            total=flow_run.total + new,
+            unfinished=flow_run.unfinished + new - self.gone[flow_run.id],
+        )

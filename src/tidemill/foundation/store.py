@@ -17,6 +17,7 @@ from tidemill.domain.dependency import Condition, Edge, Tally
 from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
 from tidemill.domain.flow_run import FlowRun, Member
+from tidemill.domain.mapping import Source
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.prepared_firing import PreparedFiring
 from tidemill.domain.run_status import RunStatus
@@ -381,9 +382,19 @@ class Transaction(Reads, Protocol):
         """For each flow run, how many of its runs ended in which status with no run downstream
         of them that was to start because, or in spite, of it."""
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
+    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
         """For each of these runs, the results of its upstream runs, by task: of one that was split
-        those of all parts."""
+        or mapped a list of those of all parts, in their order.
+
+        A part has those of the whole. What it is mapped over is left out: it has its own of it.
+        """
+
+    def map_sources(self, run_ids: Collection[int]) -> dict[int, Source]:
+        """What each of these runs is mapped over."""
+
+    def items_not_started(self, run_ids: Collection[int]) -> list[TaskRun]:
+        """What has never started of the parts that one of these runs, which are in flow runs, is
+        another of; locked."""
 
     # runs
 
@@ -463,11 +474,12 @@ class Transaction(Reads, Protocol):
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""
 
-    def tasks_waited_for_in_vain(self) -> list[int]:
-        """Tasks of which runs are held for OVERLAP or CATCH_UP though no other is unfinished."""
+    def tasks_waited_for_in_vain(self, task_ids: Collection[int] | None = None) -> list[int]:
+        """Those of these tasks, or of all, of which runs are held for OVERLAP or CATCH_UP though no
+        other is unfinished."""
 
     def held_for_keys(self, room: Mapping[str, int]) -> list[TaskRun]:
-        """For each key, as many of its runs held for LIMIT as there is room, by rank."""
+        """For each key, as many of its runs held for LIMIT as there is room, by rank, then id."""
 
     def held_keys(self) -> dict[str, int]:
         """Concurrency keys under which runs are held for LIMIT, each with their largest limit."""

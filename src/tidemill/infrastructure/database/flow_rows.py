@@ -8,10 +8,13 @@ from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
+from tidemill.domain.mapping import Source
 from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task_run import TaskRun
 from tidemill.foundation.store import RunEnd, TaskEdge
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
+from tidemill.infrastructure.database.run_rows import run_from
 from tidemill.infrastructure.database.tables import (
     IS_OUTSIDE,
     flow_runs,
@@ -131,11 +134,42 @@ _unhandled = (
     )
     .group_by(_runs.flow_run_id, _runs.status)
 )
-_upstream_results = (
-    select(_edges.downstream_run_id, _runs.task_name, _runs.result)
+_upstream_ends = (
+    select(
+        _downstream.c.id,
+        _runs.task_name,
+        _runs.status,
+        _runs.part_of,
+        _runs.shard_total,
+        _runs.result,
+    )
+    .select_from(_downstream)
+    # What a run became waited for what the run did.
+    .join(
+        run_edges,
+        _edges.downstream_run_id == func.coalesce(_downstream.c.part_of, _downstream.c.id),
+    )
     .join(task_runs, _runs.id == _edges.upstream_run_id)
-    .where(in_array(_edges.downstream_run_id, "ids"))
-    .order_by(_edges.downstream_run_id, _edges.part)
+    .where(in_array(_downstream.c.id, "ids"))
+    .order_by(_downstream.c.id, _edges.part)
+)
+_upstream_results = _upstream_ends.where(_edges.is_mapped_over.is_(False))
+_map_sources = _upstream_ends.where(_edges.is_mapped_over.is_(True))
+_sibling = task_runs.alias("sibling")
+_items_not_started = (
+    struct_columns(task_runs, TaskRun.__struct_fields__)
+    .where(
+        _runs.part_of.in_(
+            select(_sibling.c.part_of).where(
+                in_array(_sibling.c.id, "ids"), _sibling.c.part_of.is_not(None)
+            )
+        ),
+        _runs.flow_run_id.is_not(None),
+        or_(_runs.status == RunStatus.PENDING, _runs.status == RunStatus.DISPATCHED),
+        _runs.attempt == 0,
+    )
+    .order_by(_runs.id)
+    .with_for_update()
 )
 
 
@@ -242,11 +276,31 @@ class FlowRows(Rows):
             found[flow_run_id][status] = count
         return found
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
-        found: dict[int, dict[str, list[Any]]] = {}
-        for run_id, task_name, result in self.fetch(_upstream_results, ids=run_ids):
-            found.setdefault(run_id, {}).setdefault(task_name, []).append(result)
+    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for (run_id, name), source in _gathered(self.fetch(_upstream_results, ids=run_ids)).items():
+            found.setdefault(run_id, {})[name] = source.result
         return found
+
+    def map_sources(self, run_ids: Collection[int]) -> dict[int, Source]:
+        found = _gathered(self.fetch(_map_sources, ids=run_ids))
+        return {run_id: source for (run_id, _), source in found.items()}
+
+    def items_not_started(self, run_ids: Collection[int]) -> list[TaskRun]:
+        return [run_from(row) for row in self.fetch(_items_not_started, ids=run_ids)]
+
+
+def _gathered(rows: Sequence[Sequence[Any]]) -> dict[tuple[int, str], Source]:
+    """What the upstream runs came to, by downstream run and task: of parts the list of theirs."""
+    found: dict[tuple[int, str], Source] = {}
+    for run_id, name, status, part_of, total, result in rows:
+        if part_of is None:
+            found[run_id, name] = Source(result, status is RunStatus.SKIPPED)
+            continue
+        parts = found.setdefault((run_id, name), Source([], False))
+        if total != 0:
+            parts.result.append(result)
+    return found
 
 
 def flow_run_from(row: Sequence[Any]) -> FlowRun:
