@@ -376,6 +376,46 @@ def test_a_worker_is_told_the_place_of_an_item(scheduler: InlineScheduler, split
     assert [(each.shard.index, each.shard.total) for each in claimed] == [(0, 2), (1, 2)]
 
 
+def test_a_mapped_task_outside_the_flow_run_counts_once_all_of_its_items_have_ended(
+    scheduler: InlineScheduler, split: Task
+) -> None:
+    process = mapped(scheduler, "process", split)
+    orders = scheduler.create("orders")
+    report = scheduler.create("report", dependencies=after(orders, process), overlap="allow")
+    each = mapped(scheduler, "each", process, orders)
+    end(scheduler, scheduler.trigger(orders))
+    split_into(scheduler, split, ["a", "b", "c"])
+    for run in reversed(of(scheduler, process)):
+        scheduler.recover()
+        assert [run.status.value for run in of(scheduler, report)[:1]] == ["waiting"]
+        end(scheduler, run, run.parameters["item"] * 2)
+    scheduler.recover()
+
+    [reporting, _] = of(scheduler, report)
+    told = scheduler.start(reporting).parameters["upstream"]
+    assert told == {"orders": None, "process": ["aa", "bb", "cc"]}
+    outside = [run for run in of(scheduler, each) if run.flow_run_id == reporting.flow_run_id]
+    assert [run.parameters["item"] for run in outside] == ["aa", "bb", "cc"]
+
+
+def test_each_item_outside_the_flow_run_is_counted(scheduler: InlineScheduler, split: Task) -> None:
+    process = mapped(scheduler, "process", split)
+    orders = scheduler.create("orders")
+    report = scheduler.create("report", dependencies=after(orders, process))
+    root = scheduler.trigger(orders)
+    end(scheduler, root)
+    split_into(scheduler, split, ["a", "b"])
+    first, second = of(scheduler, process)
+    fail(scheduler, second)
+    end(scheduler, first)
+    scheduler.do(lambda t: retry_runs(t, list(t.runs([second.id]).values())))
+    end(scheduler, of(scheduler, process)[-1])  # an item tried again is not the whole
+    scheduler.recover()
+
+    assert {run.status.value for run in of(scheduler, report)} == {"skipped"}
+    assert flow_run(scheduler, root).unfinished == 0
+
+
 # how many at once
 
 

@@ -88,10 +88,31 @@ def _count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, Ru
         return
     counts = _Counts(transaction.flow_runs({edge.flow_run_id for edge, _ in found}))
     taken = transaction.take_outside_edges(found)
-    tallies = transaction.tallies({edge.downstream_run_id for edge in taken})
-    settled = _with_those_below(transaction, settle_edges(tallies, taken))
+    further = _edges_from_further_parts(transaction, taken)
+    more = Counter(edge.downstream_run_id for edge in further)
+    tallies = {
+        run_id: msgspec.structs.replace(tally, total=tally.total + more[run_id])
+        for run_id, tally in transaction.tallies({edge.downstream_run_id for edge in taken}).items()
+    }
+    settled = _with_those_below(transaction, settle_edges(tallies, [*taken, *further]))
     _go_on(transaction, settled, counts)
     counts.save(transaction)
+
+
+def _edges_from_further_parts(transaction: Transaction, taken: Sequence[Edge]) -> list[Edge]:
+    """What was split or mapped outside has ended with its last part: each is counted."""
+    first = {edge.upstream_run_id for edge in taken if edge.upstream_run_id is not None}
+    parts = transaction.further_parts(first) if first else {}
+    edges = [
+        msgspec.structs.replace(
+            edge, part=end.run_id, upstream_run_id=end.run_id, ended_as=end.status
+        )
+        for edge in taken
+        if edge.upstream_run_id is not None
+        for end in parts.get(edge.upstream_run_id, ())
+    ]
+    transaction.add_edges(edges)
+    return edges
 
 
 def _settle(transaction: Transaction, ends: Mapping[int, RunStatus]) -> Settled:

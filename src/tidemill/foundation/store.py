@@ -361,7 +361,11 @@ class Transaction(Reads, Protocol):
 
     def outside_edges(self, limit: int) -> list[tuple[Edge, RunEnd]]:
         """Edges from outside their flow run whose upstream task has finished a run for the same
-        or a later period, each with its latest."""
+        or a later period, each with its latest: of one that was split or mapped, and of which all
+        parts have ended, the first."""
+
+    def further_parts(self, run_ids: Collection[int]) -> dict[int, list[RunEnd]]:
+        """Of those of these runs that are the first of several, the others."""
 
     def take_outside_edges(self, found: Sequence[tuple[Edge, RunEnd]]) -> list[Edge]:
         """Count these, once each; those that were counted by this call."""

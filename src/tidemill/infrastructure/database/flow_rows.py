@@ -10,7 +10,7 @@ from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.mapping import Source
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.foundation.store import RunEnd, TaskEdge
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
@@ -84,6 +84,17 @@ _tallies = struct_columns(run_tallies, _TALLY).where(in_array(run_tallies.c.run_
 _forget_tallies = run_tallies.delete().where(in_array(run_tallies.c.run_id, "ids"))
 
 _later = task_runs.alias("later")
+_part = task_runs.alias("part")
+_is_open_still = (
+    select(_part.c.id)
+    .where(
+        _part.c.part_of == _later.c.part_of,
+        _part.c.trigger != Trigger.RETRY,
+        _part.c.completed_at.is_(None),
+    )
+    .correlate(_later)
+    .exists()
+)
 _outside = (
     struct_columns(run_edges, _EDGE)
     .add_columns(task_runs.c.id, task_runs.c.status)
@@ -92,11 +103,14 @@ _outside = (
         task_runs,
         and_(
             task_runs.c.id
-            == select(_later.c.id)
+            == select(func.coalesce(_later.c.part_of, _later.c.id))
             .where(
                 _later.c.task_id == _edges.upstream_task_id,
                 _later.c.scheduled_for >= flow_runs.c.scheduled_for,
                 _later.c.completed_at.is_not(None),
+                # A part that was tried again is not the whole.
+                or_(_later.c.part_of.is_(None), _later.c.trigger != Trigger.RETRY),
+                not_(_is_open_still),
             )
             .order_by(_later.c.scheduled_for.desc(), _later.c.id.desc())
             .limit(1)
@@ -110,6 +124,11 @@ _outside = (
 
 _open_edges_from = struct_columns(run_edges, _EDGE).where(
     in_array(_edges.upstream_run_id, "ids"), _edges.ended_as.is_(None)
+)
+_further_parts = select(_part.c.part_of, _part.c.id, _part.c.status).where(
+    in_array(_part.c.part_of, "ids"),
+    _part.c.part_of != _part.c.id,
+    _part.c.trigger != Trigger.RETRY,
 )
 _from_outside = struct_columns(run_edges, _EDGE).where(
     text(IS_OUTSIDE), _edges.upstream_task_id == bindparam("task_id")
@@ -252,6 +271,12 @@ class FlowRows(Rows):
             ),
         )
         return [Edge(*row) for row in rows]
+
+    def further_parts(self, run_ids: Collection[int]) -> dict[int, list[RunEnd]]:
+        found: dict[int, list[RunEnd]] = {}
+        for first, run_id, status in self.fetch(_further_parts, ids=run_ids):
+            found.setdefault(first, []).append(RunEnd(run_id, status))
+        return found
 
     def edges_from_outside(self, task_id: int) -> list[Edge]:
         return [Edge(*row) for row in self.fetch(_from_outside, task_id=task_id)]

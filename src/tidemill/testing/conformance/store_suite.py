@@ -11,6 +11,7 @@ import pytest
 from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
+from tidemill.domain.flow_run import FlowRun
 from tidemill.domain.mapping import Source
 from tidemill.domain.new_run import fired_run, new_run, skipped_run
 from tidemill.domain.prepared_firing import prepare_firing
@@ -38,6 +39,7 @@ from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
     DueTask,
     LogLines,
+    RunEnd,
     Store,
     StoredAnswer,
     TaskAdvance,
@@ -519,6 +521,39 @@ class StoreSuite:
         found = await store.transact(lambda t: t.items_not_started([going.id]))
         assert found == [waiting]
         assert await store.transact(lambda t: t.items_not_started([first.id])) == []  # no part
+
+    async def test_a_run_outside_counts_by_its_first_part_once_all_of_them_have_ended(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        first, merge = [await in_flow(store, name=name) for name in ("first", "merge")]
+        opened = FlowRun(
+            id="f",
+            namespace="default",
+            root_task_id=merge.task_id,
+            root_run_id=merge.id,
+            trigger=Trigger.MANUAL,
+            scheduled_for=clock.now(),
+            total=1,
+            unfinished=1,
+            created_at=clock.now(),
+        )
+        waits = msgspec.structs.replace(edge_between(first, merge), upstream_run_id=None)
+        await store.transact(lambda t: t.open_flow_runs([opened], []))
+        await store.transact(lambda t: t.add_edges([waits]))
+        [second] = await store.transact(lambda t: t.insert_runs(parts_of(first, 1)))
+        is_first = annotate(first, clock.now(), EventType.RUN_HELD, part_of=first.id)
+        await store.transact(lambda t: t.change_runs([is_first]))
+        await store.transact(lambda t: end_with(t, second, 2))
+        assert await store.transact(lambda t: t.outside_edges(10)) == []
+        await store.transact(lambda t: end_with(t, first, 1))
+        [again] = parts_of(second, 2)
+        again = msgspec.structs.replace(again, part_of=first.id, trigger=Trigger.RETRY)
+        await store.transact(lambda t: t.insert_runs([again]))
+
+        found = await store.transact(lambda t: t.outside_edges(10))
+        assert found == [(waits, RunEnd(first.id, RunStatus.SUCCEEDED))]
+        parts = await store.transact(lambda t: t.further_parts([first.id, second.id]))
+        assert parts == {first.id: [RunEnd(second.id, RunStatus.SUCCEEDED)]}
 
     async def test_who_waits_for_a_key_does_so_in_the_order_of_ids_where_ranks_are_the_same(
         self, store: Store, clock: FakeClock
