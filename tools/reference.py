@@ -68,6 +68,9 @@ TASK_FIELDS = {
     "dependencies": "upstream tasks, each `task` and `condition`",
     "trigger_rule": "how many of them must be so: `all`, `any` or `none_failed`; or "
     "[an expression](../explanation/expressions.md) over how they ended",
+    "map_over": "one run for each item of a list that an upstream run returned: `task`, as it "
+    "stands in `dependencies`, and `field`, `max_parallel`, `max_items`, `on_failure` "
+    "([how](../explanation/flow-runs.md))",
     "tags": "for filters",
     "metadata": "yours; returned as it was given",
 }
@@ -93,6 +96,7 @@ REASONS = {
     "deadline": "the deadline over all attempts passed, or that of its flow run",
     "exception": "a Python task raised; the message names the type",
     "execution_timeout": "an attempt took longer than `timeout_seconds`",
+    "empty": "the list that it was to be mapped over has no items",
     "executor_error": "the executor itself failed",
     "executor_lost": "the process that ran a Python task is gone",
     "exit_code": "the command ended with a code other than 0",
@@ -102,8 +106,10 @@ REASONS = {
     "invalid_result": "the result is not JSON",
     "killed": "the process that watched over the task was killed",
     "limit": "its concurrency key was full when it was to be claimed",
+    "map_stopped": "another item of its map failed (`map_over.on_failure`: `stop`)",
     "misfire": "it was due too long ago",
     "no_executor": "the worker that claimed it has no such executor",
+    "not_a_list": "there is no list where `map_over` looks for it; the message says what there is",
     "not_started": "the program cannot be started",
     "overlap": "an earlier run of the task was still going on",
     "paused": "its time came while the task was paused",
@@ -116,6 +122,7 @@ REASONS = {
     "signal": "the command was ended by a signal",
     "task_deleted": "its task was deleted before it started",
     "template": "a placeholder of its arguments cannot be filled in; it is not tried again",
+    "too_many_items": "the list has more items than `map_over.max_items`",
     "unclaimed": "no worker took it in time; it goes back to the queue",
     "unpublished": "the queue did not confirm its message; it waits until the queue answers",
     "upstream": "what its upstream runs came to does not let it start any more",

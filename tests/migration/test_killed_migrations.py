@@ -37,7 +37,7 @@ def test_a_migration_of_a_file_is_whole_after_it_was_killed_at_any_statement(
     tmp_path: Path,
 ) -> None:
     prepare_sqlite(tmp_path / "whole.db")
-    files = {n: tmp_path / f"{n}.db" for n in range(3, 125, _STEP)}
+    files = {n: tmp_path / f"{n}.db" for n in range(3, 160, _STEP)}
     ended = kill_each(*[(n, str(file)) for n, file in files.items()])
     halves = {sqlite_schema(files[int(each)]).revision for each in ended if each != "whole"}
     for file in files.values():

@@ -144,6 +144,18 @@ class DependencyBody(Body):
     condition: Literal["succeeded", "failed", "completed", "skipped"] = "succeeded"
 
 
+class MapOverBody(Body):
+    """One run for each item of the list that an upstream run returned, or has in `field`."""
+
+    task: TaskText
+    field: (
+        Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$", max_length=200)] | None
+    ) = None
+    max_parallel: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    max_items: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    on_failure: Literal["continue", "stop"] = "continue"
+
+
 class StrategyBody(BaseModel):
     """A strategy by its name, and beside it whatever settings it takes."""
 
@@ -198,6 +210,7 @@ class TaskBody(Body):
         StringConstraints(min_length=1, max_length=LONGEST),
         Field(description="`all`, `any`, `none_failed`, or an expression over upstream runs"),
     ] = "all"
+    map_over: MapOverBody | None = None
     tags: Annotated[list[Label], Field(max_length=50)] = []
     metadata: dict[str, Any] = {}
 
@@ -454,6 +467,7 @@ class TaskOut(BaseModel):
     strategy: str | dict[str, Any] | None
     dependencies: list[dict[str, Any]]
     trigger_rule: str
+    map_over: dict[str, Any] | None
     tags: list[str]
     metadata: dict[str, Any]
     version: int
@@ -501,7 +515,11 @@ class RunOut(BaseModel):
 
 
 class MemberOut(BaseModel):
-    """A run of a flow run, in short."""
+    """A run of a flow run, in short.
+
+    `part_of` is the first of the runs that one became, its own included: one for each item, or for
+    each shard; `shard_index` counts them from 0.
+    """
 
     id: int
     task_id: int
@@ -509,6 +527,9 @@ class MemberOut(BaseModel):
     status: RunStatus
     reason: str | None
     attempt: int
+    part_of: int | None
+    shard_index: int | None
+    shard_total: int | None
     created_at: AwareDatetime
     started_at: AwareDatetime | None
     completed_at: AwareDatetime | None
@@ -525,6 +546,7 @@ class EdgeOut(BaseModel):
     upstream_run_id: int | None
     downstream_run_id: int
     condition: Literal["succeeded", "failed", "completed", "skipped"]
+    is_mapped_over: bool
     ended_as: RunStatus | None
 
 

@@ -119,6 +119,7 @@ def graph_view(
                 "upstream_run_id": edge.upstream_run_id,
                 "downstream_run_id": edge.downstream_run_id,
                 "condition": edge.condition,
+                "is_mapped_over": edge.is_mapped_over,
                 "ended_as": edge.ended_as,
             }
             for edge in edges
@@ -135,6 +136,9 @@ def _member_view(member: Member) -> dict[str, Any]:
         "status": member.status.value,
         "reason": member.reason,
         "attempt": member.attempt,
+        "part_of": member.part_of,
+        "shard_index": member.shard_index,
+        "shard_total": member.shard_total,
         "created_at": instant(member.created_at),
         "started_at": instant(member.started_at),
         "completed_at": instant(member.completed_at),

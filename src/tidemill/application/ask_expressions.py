@@ -85,7 +85,7 @@ class Expressions:
         whole = min((_as_it_stands(end, refused) for end in ends), key=_severity)
         results = [self._results.get(end.run_id or 0) for end in ends]
         told = {"status": whole.status.value, "reason": whole.reason}
-        return told | ({"result": results[0]} if len(ends) == 1 else {"results": results})
+        return told | ({"results": results} if ends[0].is_part else {"result": results[0]})
 
 
 def _as_it_stands(end: UpstreamEnd, refused: Mapping[int, Refusal]) -> UpstreamEnd:

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
+from tidemill.application.map_runs import map_runs
 from tidemill.application.note_ready import note_ready
 from tidemill.domain.deadline import earlier, queue_deadline, seconds_after
 from tidemill.domain.events import EventType
@@ -15,20 +18,28 @@ from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """What became of runs beyond being ready."""
+
+    items: list[TaskRun]  # further parts of those that were mapped
+    ended: list[TaskRun]  # as they are then: there was nothing to be mapped over
+
+
 def begin_runs(
     transaction: Transaction, flow_runs: Mapping[str, FlowRun], runs: Sequence[TaskRun]
-) -> None:
+) -> Begun:
     """Let these runs begin, which wait for upstream runs no more, or for the turn of their flow
-    run; while that has still to come, they wait for it.
+    run: each as it is, or as one for each item of the list that it is mapped over.
 
-    In a flow run nobody is skipped for overlap: it waits until the earlier run of its task ended.
+    While the turn has still to come, they wait for it. In a flow run nobody is skipped for overlap:
+    it waits until the earlier run of its task ended.
     """
     if not runs:
-        return
+        return Begun([], [])
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in runs})
     bound = [run.task_id for run in runs if _heeds_others(run, _definition_of(run, definitions))]
     busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
-    begun = [
+    beginnings = [
         _beginning(
             run,
             _definition_of(run, definitions),
@@ -38,9 +49,12 @@ def begin_runs(
         )
         for run in runs
     ]
-    transaction.change_runs(begun)
-    note_ready(transaction, runs, begun)
+    mapped = map_runs(transaction, runs, beginnings, definitions)
+    transaction.change_runs(mapped.changes)
+    items = transaction.insert_runs(mapped.items)
+    note_ready(transaction, mapped.ready)
     transaction.announce(Topic.EVENTS)
+    return Begun(items, mapped.ended)
 
 
 def _definition_of(

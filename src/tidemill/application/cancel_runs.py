@@ -8,7 +8,7 @@ from tidemill.application.follow_up import follow_up_ended
 from tidemill.application.release_dependents import release_dependents
 from tidemill.domain.events import EventType
 from tidemill.domain.run_status import NOT_STARTED, RunStatus
-from tidemill.domain.task_run import TaskRun, move
+from tidemill.domain.task_run import TaskRun, cancelled, move
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -20,19 +20,7 @@ def cancel_runs(transaction: Transaction, runs: Sequence[TaskRun], reason: str) 
     if not idle and not running:
         return 0
     transaction.change_runs(
-        [
-            move(
-                run,
-                RunStatus.CANCELLED,
-                transaction.now,
-                EventType.RUN_CANCELLED,
-                {"reason": reason},
-                reason=reason,
-                hold=None,
-                completed_at=transaction.now,
-            )
-            for run in idle
-        ]
+        [cancelled(run, transaction.now, reason) for run in idle]
         + [
             move(
                 run,

@@ -115,23 +115,21 @@ def with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[Claim
 
 
 def _shards_of(transaction: Transaction, taken: Sequence[LeasedRun]) -> dict[int, Shard]:
-    """Only what a strategy was asked for may have been split."""
-    asked = [run.id for run in taken if parse_lane(run.lane).strategy not in (None, QUEUE)]
+    """Only what a strategy was asked for may have been split, and what is in a flow run mapped."""
+    asked = [
+        run.id
+        for run in taken
+        if run.flow_run_id is not None or parse_lane(run.lane).strategy not in (None, QUEUE)
+    ]
     return transaction.shards(asked) if asked else {}
 
 
 def _with_upstream(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:
-    """What the upstream runs returned stands in `parameters.upstream`, by task.
-
-    Of a run that was split it is the list of what its parts returned.
-    """
+    """What the upstream runs returned stands in `parameters.upstream`, by task."""
     in_flow = [run.id for run in taken if run.flow_run_id is not None]
     if not in_flow:
         return taken
-    results = {
-        run_id: {name: each[0] if len(each) == 1 else each for name, each in by_task.items()}
-        for run_id, by_task in transaction.upstream_results(in_flow).items()
-    }
+    results = transaction.upstream_results(in_flow)
     return [
         msgspec.structs.replace(
             run, parameters=run.parameters | {"upstream": results.get(run.id, {})}

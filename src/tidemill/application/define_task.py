@@ -10,6 +10,7 @@ from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.release_dependents import give_up_outside_edges
 from tidemill.application.settle_task import settle_task
 from tidemill.application.trigger_runs import find_task
+from tidemill.domain.mapping import map_problems
 from tidemill.domain.run_status import LEASED, NOT_STARTED
 from tidemill.domain.task import Task, TaskDefinition, TaskStatus, schedule_of
 from tidemill.domain.trigger_rule import rule_problems
@@ -175,7 +176,7 @@ def _checked(
     transaction: Transaction, definition: TaskDefinition, check: Check, task_id: int | None
 ) -> dict[int, str]:
     """Raise InvalidInput with all that is wrong; else the upstream ids and their conditions."""
-    problems = list(check(definition))
+    problems = [*check(definition), *map_problems(definition)]
     try:
         schedule_of(definition, transaction.now)
     except InvalidInput as error:

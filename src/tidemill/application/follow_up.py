@@ -6,11 +6,12 @@ import msgspec
 
 from tidemill.application.note_ready import note_ready
 from tidemill.application.release_dependents import release_dependents
+from tidemill.application.stop_maps import stop_maps
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import concurrency_gate
 from tidemill.domain.run_status import FINAL
 from tidemill.domain.task import TaskStatus
-from tidemill.domain.task_run import HOLDS_FOR_TASK, Hold, RunChange, RunHead, TaskRun, annotate
+from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, annotate
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
 
@@ -35,6 +36,7 @@ def follow_up_ended(transaction: Transaction, ended: Sequence[RunHead]) -> None:
     """Let go on what waited for these runs, which have the final status that is written already."""
     if not ended:
         return
+    ended = [*ended, *stop_maps(transaction, ended)]
     release_dependents(transaction, ended)
     let_next_of_task_go(transaction, {run.task_id for run in ended})
     let_waiting_for_keys_go(transaction, _limits_of(ended))
@@ -49,22 +51,21 @@ def _limits_of(runs: Sequence[RunHead]) -> dict[str, int]:
     }
 
 
-def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int]) -> None:
-    """For each task without an open run, free the one that waited longest for that."""
-    held = transaction.held_for_tasks(task_ids)
-    if not held:
+def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int] | None) -> None:
+    """For each of these tasks, or of all, that has no open run, free the one that waited longest
+    for that; where it is one of those that a run was mapped into, all of them."""
+    idle = transaction.tasks_waited_for_in_vain(task_ids)
+    if not idle:
         return
-    waiting = {run.task_id for run in held}
-    busy = {
-        run.task_id
-        for run in transaction.unfinished_runs(waiting)
-        if run.hold not in HOLDS_FOR_TASK
-    }
+    held = transaction.held_for_tasks(idle)
     first: dict[int, TaskRun] = {}
     for run in held:
-        if run.task_id not in busy:
-            first.setdefault(run.task_id, run)
-    _free(transaction, list(first.values()))
+        first.setdefault(run.task_id, run)
+    _free(transaction, [run for run in held if _go_together(first[run.task_id], run)])
+
+
+def _go_together(first: TaskRun, run: TaskRun) -> bool:
+    return run is first or (run.part_of is not None and run.part_of == first.part_of)
 
 
 def let_waiting_for_keys_go(transaction: Transaction, limits: dict[str, int]) -> None:
@@ -98,7 +99,8 @@ def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
         for run in runs
     ]
     transaction.change_runs(freed)
-    note_ready(transaction, runs, freed)
+    holds = [change.changes["hold"] for change in freed]
+    note_ready(transaction, zip([run.lane for run in runs], holds, strict=True))
 
 
 def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[RunHead]) -> None:

@@ -5,9 +5,12 @@ from datetime import datetime
 
 import msgspec
 
-from tidemill.application.advance_backfills import advance_backfills
-from tidemill.application.release_dependents import count_outside_edges, release_dependents
-from tidemill.application.task_graph import TaskGraph, tallies_of
+from tidemill.application.release_dependents import (
+    advance_backfills,
+    count_outside_edges,
+    release_dependents,
+)
+from tidemill.application.task_graph import TaskGraph, maps_among, tallies_of
 from tidemill.domain.deadline import earlier
 from tidemill.domain.flow_run import FlowRun, FlowStatus, begun, new_flow_run_id
 from tidemill.domain.new_run import dependent_run, run_without_turn, waiting_run
@@ -103,8 +106,7 @@ def _open(
 ) -> None:
     graph = TaskGraph(transaction.task_edges_below({root.task_id for root in roots}))
     below = {task_id: graph.below([task_id]) for task_id in {root.task_id for root in roots}}
-    wanted = {task_id for members in below.values() for task_id in members}
-    known = {**tasks, **transaction.tasks_in_force(wanted)}
+    known = {**tasks, **transaction.tasks_in_force(graph.task_ids - tasks.keys())}
     dependents = transaction.insert_runs(
         [
             dependent_run(known[task_id], root, transaction.now)
@@ -116,10 +118,11 @@ def _open(
     for run in [*roots, *dependents]:
         assert run.flow_run_id is not None
         in_flow.setdefault(run.flow_run_id, []).append(run)
+    maps = maps_among(known)
     edges = [
         edge
         for runs in in_flow.values()
-        for edge in graph.edges_into(runs, {run.task_id: (run.id,) for run in runs})
+        for edge in graph.edges_into(runs, {run.task_id: (run.id,) for run in runs}, maps)
     ]
     rules = {task_id: task.definition.trigger_rule for task_id, task in known.items()}
     transaction.open_flow_runs(

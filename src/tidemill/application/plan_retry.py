@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from tidemill.application.task_graph import TaskGraph
+from tidemill.application.task_graph import TaskGraph, maps_among
 from tidemill.domain.dependency import Edge
 from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.run_status import RunStatus
@@ -66,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True):
     edges: Collection[TaskEdge]
     deadline_seconds: float | None
     fates: Mapping[tuple[int, int], RunEnd]  # by downstream and upstream task
+    maps: Collection[tuple[int, int]]  # the same, of those that are mapped over the other
 
 
 def plan_of_then(transaction: Transaction, old: OldFlowRun) -> Plan:
@@ -87,7 +88,12 @@ def plan_of_then(transaction: Transaction, old: OldFlowRun) -> Plan:
         edges[TaskEdge(task_id, edge.upstream_task_id, edge.condition)] = None
         if edge.upstream_task_id in gone:
             fates[task_id, edge.upstream_task_id] = _fate(old, edge)
-    return Plan(tasks, edges, old.flow_run.deadline_seconds, fates)
+    maps = {
+        (old.task_of[edge.downstream_run_id], edge.upstream_task_id)
+        for edge in old.edges
+        if edge.is_mapped_over
+    }
+    return Plan(tasks, edges, old.flow_run.deadline_seconds, fates, maps)
 
 
 def _fate(old: OldFlowRun, edge: Edge) -> RunEnd:
@@ -119,4 +125,6 @@ def plan_of_now(transaction: Transaction, old: OldFlowRun) -> Plan:
     deadline_seconds = (
         root.definition.flow_deadline_seconds if root else old.flow_run.deadline_seconds
     )
-    return Plan(tasks, edges, deadline_seconds, {})
+    graph = TaskGraph(edges)
+    named = {**tasks, **transaction.tasks_in_force(graph.task_ids - tasks.keys())}
+    return Plan(tasks, edges, deadline_seconds, {}, maps_among(named))

@@ -6,13 +6,12 @@ from typing import Any
 
 import msgspec
 
-from tidemill.application.advance_backfills import advance_backfills
 from tidemill.application.follow_up import (
     follow_up_attempts,
     let_next_of_task_go,
     let_waiting_for_keys_go,
 )
-from tidemill.application.release_dependents import count_outside_edges
+from tidemill.application.release_dependents import advance_backfills, count_outside_edges
 from tidemill.application.time_out_runs import time_out_flow_runs, time_out_runs
 from tidemill.domain.deadline import overdue_reason, queue_deadline
 from tidemill.domain.events import EventType
@@ -82,7 +81,7 @@ def recover_lost_runs(
     _dispatch_again(transaction, stuck, reason="unclaimed")
     # Whoever made room may not have seen yet those who were just told to wait for it.
     let_waiting_for_keys_go(transaction, transaction.held_keys())
-    let_next_of_task_go(transaction, transaction.tasks_waited_for_in_vain())
+    let_next_of_task_go(transaction, None)
     # Where a process that knows no turns ended a flow run, nobody else lets the next one begin.
     advance_backfills(transaction, transaction.waiting_backfills())
     recovered = Recovered(

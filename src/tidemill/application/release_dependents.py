@@ -1,30 +1,25 @@
 """Runs ended: those that waited for them start, or will never start and have ended as well.
 
+    runs end ─► their edges are counted ─► who is free begins, who never will be is skipped
+             ─► the flow run is counted down ─► with its last run it ends, another takes its turn
+
 All of it in the transaction that ends them. The flow run is locked first, so that of two that end
 at the same time one sees what the other counted.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from tidemill.application.advance_backfills import advance_backfills
-from tidemill.application.ask_expressions import Expressions
 from tidemill.application.begin_runs import begin_runs
-from tidemill.domain.dependency import (
-    Edge,
-    Refusal,
-    Settled,
-    refusal_of,
-    settle,
-    settle_below,
-    settle_edges,
-)
+from tidemill.application.flow_counts import FlowCounts
+from tidemill.application.settle_dependents import settle_ends, settle_further
+from tidemill.domain.dependency import Edge, Refusal, Settled, settle_edges
 from tidemill.domain.events import EventType
-from tidemill.domain.flow_run import FlowRun, ended
+from tidemill.domain.flow_run import begun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import RunChange, RunHead, TaskRun, move
 from tidemill.foundation.store import RunEnd, Transaction
@@ -38,55 +33,20 @@ def release_dependents(transaction: Transaction, over: Sequence[RunHead]) -> Non
     in_flow = [run for run in over if run.flow_run_id is not None]
     if not in_flow:
         return
-    flow_runs = transaction.flow_runs({run.flow_run_id for run in in_flow if run.flow_run_id})
-    ends = {run.id: run.status for run in in_flow}
+    counts = _counts_of(transaction, [run.flow_run_id for run in in_flow])
+    counts.gone.update(run.flow_run_id for run in in_flow)
     transaction.forget_tallies([run.id for run in in_flow if not run.attempt])
-    settled = _settle(transaction, ends)
-    skipped = _move(transaction, flow_runs, settled)
-    gone = Counter(run.flow_run_id for run in [*in_flow, *skipped])
-    _count_down(transaction, flow_runs, gone)
-
-
-def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
-    """Whoever waits for a run that was split waits for these further parts of it as well."""
-    in_flow = [part for part in parts if part.flow_run_id is not None]
-    if not in_flow:
-        return
-    flow_runs = transaction.flow_runs({part.flow_run_id for part in in_flow if part.flow_run_id})
-    edges = transaction.open_edges_from({part.part_of for part in in_flow if part.part_of})
-    further = [
-        msgspec.structs.replace(edge, part=part.id, upstream_run_id=part.id)
-        for part in in_flow
-        for edge in edges
-        if edge.upstream_run_id == part.part_of
-    ]
-    more = Counter(edge.downstream_run_id for edge in further)
-    transaction.add_edges(further)
-    transaction.save_tallies(
-        [
-            msgspec.structs.replace(tally, total=tally.total + more[run_id])
-            for run_id, tally in transaction.tallies(more.keys()).items()
-        ]
-    )
-    new = Counter(part.flow_run_id for part in in_flow)
-    transaction.save_flow_runs(
-        [
-            msgspec.structs.replace(
-                each, total=each.total + new[each.id], unfinished=each.unfinished + new[each.id]
-            )
-            for each in flow_runs.values()
-        ]
-    )
+    settled = settle_ends(transaction, {run.id: run.status for run in in_flow})
+    _go_on(transaction, settled, counts)
 
 
 def count_carried_over(
     transaction: Transaction, flow_run_id: str, run_ids: Collection[int]
 ) -> None:
     """Count these runs, which succeeded in an earlier flow run, in the one that retries it."""
-    flow_runs = transaction.flow_runs([flow_run_id])
-    settled = _settle(transaction, dict.fromkeys(run_ids, RunStatus.SUCCEEDED))
-    skipped = _move(transaction, flow_runs, settled)
-    _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
+    counts = _counts_of(transaction, [flow_run_id])
+    settled = settle_ends(transaction, dict.fromkeys(run_ids, RunStatus.SUCCEEDED))
+    _go_on(transaction, settled, counts)
 
 
 def count_outside_edges(transaction: Transaction) -> None:
@@ -105,89 +65,88 @@ def count_from_outside(transaction: Transaction, found: Sequence[tuple[Edge, Run
     """Count each of these edges from outside by that end."""
     if not found:
         return
-    flow_runs = transaction.flow_runs({edge.flow_run_id for edge, _ in found})
+    counts = _counts_of(transaction, [edge.flow_run_id for edge, _ in found])
     taken = transaction.take_outside_edges(found)
-    tallies = transaction.tallies({edge.downstream_run_id for edge in taken})
-    settled = _carried_on(transaction, settle_edges(tallies, taken))
-    skipped = _move(transaction, flow_runs, settled)
-    _count_down(transaction, flow_runs, Counter(run.flow_run_id for run in skipped))
-
-
-def _settle(transaction: Transaction, ends: Mapping[int, RunStatus]) -> Settled:
-    counted = transaction.end_edges([RunEnd(*each) for each in ends.items()])
-    if not counted:
-        return Settled({}, [], {}, [])
-    tallies = transaction.tallies({edge.downstream_run_id for edge in counted})
-    return _carried_on(transaction, settle(tallies, counted, ends))
-
-
-def _carried_on(transaction: Transaction, settled: Settled) -> Settled:
-    return _with_those_below(transaction, _with_answers(transaction, settled))
-
-
-def _with_answers(transaction: Transaction, settled: Settled) -> Settled:
-    """The same, and what the expressions say of whom all upstream runs have ended."""
-    if not settled.asks:
-        return settled
-    asked = [settled.tallies[run_id] for run_id in settled.asks]
-    expressions = Expressions(transaction, asked)
-    refusals = {
-        tally.run_id: refusal_of(tally.rule, expressions.ask(tally, settled.skips))
-        for tally in asked
+    further = _edges_from_further_parts(transaction, taken)
+    more = Counter(edge.downstream_run_id for edge in further)
+    tallies = {
+        run_id: msgspec.structs.replace(tally, total=tally.total + more[run_id])
+        for run_id, tally in transaction.tallies({edge.downstream_run_id for edge in taken}).items()
     }
-    return Settled(
-        settled.tallies,
-        [*settled.starts, *(run_id for run_id, refusal in refusals.items() if refusal is None)],
-        {**settled.skips, **{run_id: each for run_id, each in refusals.items() if each}},
-        [],
-    )
+    settled = settle_further(transaction, settle_edges(tallies, [*taken, *further]))
+    _go_on(transaction, settled, counts)
 
 
-def _with_those_below(transaction: Transaction, settled: Settled) -> Settled:
-    """The same, and what is skipped or starts because others are skipped, however far down."""
-    if not settled.skips:
-        return settled
-    edges = transaction.open_edges_below(settled.skips)
-    stored = transaction.tallies({edge.downstream_run_id for edge in edges})
-    waiting = {
-        run_id: tally
-        for run_id, tally in {**stored, **settled.tallies}.items()
-        if run_id not in settled.skips
-    }
-    expressions = Expressions(transaction, waiting.values())
-    below = settle_below(waiting, edges, settled.skips, expressions.ask)
-    transaction.end_edges([RunEnd(run_id, RunStatus.SKIPPED) for run_id in below.skips])
-    return Settled(
-        {**settled.tallies, **below.tallies},
-        list(dict.fromkeys([*settled.starts, *below.starts])),
-        below.skips,
-        [],
-    )
+def _edges_from_further_parts(transaction: Transaction, taken: Sequence[Edge]) -> list[Edge]:
+    """What was split or mapped outside has ended with its last part: each is counted."""
+    first = {edge.upstream_run_id for edge in taken if edge.upstream_run_id is not None}
+    parts = transaction.further_parts(first) if first else {}
+    edges = [
+        msgspec.structs.replace(
+            edge, part=end.run_id, upstream_run_id=end.run_id, ended_as=end.status
+        )
+        for edge in taken
+        if edge.upstream_run_id is not None
+        for end in parts.get(edge.upstream_run_id, ())
+    ]
+    transaction.add_edges(edges)
+    return edges
 
 
-def _move(
-    transaction: Transaction, flow_runs: Mapping[str, FlowRun], settled: Settled
-) -> list[TaskRun]:
-    """Let them start or skip them; those that were skipped."""
+def advance_backfills(transaction: Transaction, backfill_ids: Collection[str]) -> None:
+    """The flow runs of a backfill take turns: of each, let as many begin as it has room for, the
+    earliest fire time first."""
+    while backfill_ids:
+        waiting = transaction.next_flow_runs(backfill_ids)
+        counts = FlowCounts({each.id: begun(each, transaction.now) for each in waiting})
+        transaction.save_flow_runs(list(counts.flow_runs.values()))
+        transaction.forget_backfills(backfill_ids)
+        runs = transaction.runs_without_turn(counts.flow_runs)
+        _begin_and_skip(transaction, _begin(transaction, runs, counts), counts)
+        backfill_ids = counts.save(transaction)
+
+
+def _counts_of(transaction: Transaction, flow_run_ids: Collection[str | None]) -> FlowCounts:
+    return FlowCounts(transaction.flow_runs({each for each in flow_run_ids if each is not None}))
+
+
+def _go_on(transaction: Transaction, settled: Settled, counts: FlowCounts) -> None:
+    """Let them start or skip them, and the next of a backfill begin where a flow run has ended."""
+    _begin_and_skip(transaction, settled, counts)
+    advance_backfills(transaction, counts.save(transaction))
+
+
+def _begin_and_skip(transaction: Transaction, settled: Settled, counts: FlowCounts) -> None:
+    """Let them start or skip them; and what waits for those that end at once in place of starting,
+    because there is nothing that they could be mapped over."""
+    while settled.tallies:
+        starts, skips = _decided(transaction, settled)
+        transaction.change_runs(
+            [_skip(run, settled.skips[run.id], transaction.now) for run in skips]
+        )
+        counts.gone.update(run.flow_run_id for run in skips)
+        settled = _begin(transaction, starts, counts)
+
+
+def _decided(transaction: Transaction, settled: Settled) -> tuple[list[TaskRun], list[TaskRun]]:
+    """Those that start and those that are skipped, of which no tally is kept any more."""
     decided = {*settled.starts, *settled.skips}
     transaction.save_tallies(
         [tally for run_id, tally in settled.tallies.items() if run_id not in decided]
     )
     if not decided:
-        return []
+        return [], []
     transaction.forget_tallies(decided)
+    transaction.announce(Topic.EVENTS)
     waiting = {
         run_id: run
         for run_id, run in transaction.runs(decided).items()
         if run.status is RunStatus.WAITING
     }
-    skips = [waiting[run_id] for run_id in settled.skips if run_id in waiting]
-    transaction.change_runs([_skip(run, settled.skips[run.id], transaction.now) for run in skips])
-    begin_runs(
-        transaction, flow_runs, [waiting[run_id] for run_id in settled.starts if run_id in waiting]
+    return (
+        [waiting[run_id] for run_id in settled.starts if run_id in waiting],
+        [waiting[run_id] for run_id in settled.skips if run_id in waiting],
     )
-    transaction.announce(Topic.EVENTS)
-    return skips
 
 
 def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
@@ -203,24 +162,45 @@ def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
     )
 
 
-def _count_down(
-    transaction: Transaction, flow_runs: Mapping[str, FlowRun], gone: Mapping[str | None, int]
-) -> None:
-    """So many runs of each flow run have ended; with the last, so has the flow run.
+def _begin(transaction: Transaction, runs: Sequence[TaskRun], counts: FlowCounts) -> Settled:
+    """Let them begin; what it comes to that some of them ended at once."""
+    done = begin_runs(transaction, counts.flow_runs, runs)
+    _add_edges_from(transaction, done.items)
+    counts.new.update(run.flow_run_id for run in done.items)
+    counts.gone.update(run.flow_run_id for run in done.ended)
+    return settle_ends(transaction, {run.id: run.status for run in done.ended})
 
-    One that is over stays as it is: an edge from outside may be counted later.
-    """
-    counted = [
-        msgspec.structs.replace(each, unfinished=each.unfinished - gone.get(each.id, 0))
-        for each in flow_runs.values()
-        if each.completed_at is None
+
+def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
+    """Whoever waits for a run that was split waits for these further parts of it as well."""
+    in_flow = [part for part in parts if part.flow_run_id is not None]
+    if not in_flow:
+        return
+    counts = _counts_of(transaction, [part.flow_run_id for part in in_flow])
+    _add_edges_from(transaction, in_flow)
+    counts.new.update(part.flow_run_id for part in in_flow)
+    counts.save(transaction)
+
+
+def _add_edges_from(transaction: Transaction, parts: Sequence[TaskRun]) -> None:
+    if not parts:
+        return
+    edges: dict[int, list[Edge]] = {}
+    for edge in transaction.open_edges_from({part.part_of for part in parts if part.part_of}):
+        assert edge.upstream_run_id is not None
+        edges.setdefault(edge.upstream_run_id, []).append(edge)
+    further = [
+        msgspec.structs.replace(edge, part=part.id, upstream_run_id=part.id)
+        for part in parts
+        for edge in edges.get(part.part_of or part.id, ())
     ]
-    over = [each for each in counted if not each.unfinished]
-    unhandled = transaction.unhandled_ends([each.id for each in over]) if over else {}
-    transaction.save_flow_runs(
+    if not further:
+        return
+    more = Counter(edge.downstream_run_id for edge in further)
+    transaction.add_edges(further)
+    transaction.save_tallies(
         [
-            each if each.unfinished else ended(each, unhandled[each.id], transaction.now)
-            for each in counted
+            msgspec.structs.replace(tally, total=tally.total + more[run_id])
+            for run_id, tally in transaction.tallies(more.keys()).items()
         ]
     )
-    advance_backfills(transaction, {each.backfill_id for each in over if each.backfill_id})

@@ -21,6 +21,7 @@ from tidemill.application.task_graph import TaskGraph, tallies_of
 from tidemill.domain.deadline import earlier
 from tidemill.domain.dependency import Edge
 from tidemill.domain.flow_run import FlowRun, begun, new_flow_run_id
+from tidemill.domain.mapping import bound_with_others
 from tidemill.domain.new_run import new_run, paused_run, waiting_run
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, Task, TaskDefinition, TaskStatus
@@ -81,7 +82,7 @@ def _open(
     )
     counting = old.counting({run.retry_of: run.id for run in runs if run.retry_of is not None})
     counting |= {run.task_id: [run.id] for run in runs if run.task_id in joining}
-    edges = graph.edges_into(runs, counting)
+    edges = graph.edges_into(runs, counting, plan.maps)
     rules = {task_id: task.definition.trigger_rule for task_id, task in plan.tasks.items()}
     first = counting.get(new.root_task_id, [new.root_run_id])[0]
     transaction.open_flow_runs(
@@ -156,6 +157,8 @@ def _placed(run: TaskRun, task: Task, flow_run: FlowRun, waits: bool) -> TaskRun
         flow_run_id=flow_run.id,
         deadline_at=earlier(run.deadline_at, flow_run.deadline_at),
     )
+    if run.part_of is not None and task.definition.map_over is not None:
+        named = bound_with_others(task.definition.map_over, named)
     if task.status is TaskStatus.PAUSED and task.id != flow_run.root_task_id:
         return paused_run(named, flow_run.created_at)
     return waiting_run(named) if waits else named

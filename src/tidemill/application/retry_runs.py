@@ -49,8 +49,8 @@ def _again(transaction: Transaction, task: Task, run: TaskRun, traceparent: str 
 
 
 def same_part(run: TaskRun, again: TaskRun) -> TaskRun:
-    """The new run `again`; where `run` was split, as the same part of the work."""
-    if run.part_of is None:
+    """The new run `again`; where `run` was split or mapped, as the same part of the work."""
+    if run.part_of is None or not run.shard_total:
         return again
     return msgspec.structs.replace(
         again,

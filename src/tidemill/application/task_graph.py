@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tidemill.domain.dependency import Edge, Rule, Tally
 from tidemill.domain.run_status import RunStatus
+from tidemill.domain.task import Task, parse_task_key
 from tidemill.domain.task_run import TaskRun
 from tidemill.foundation.store import TaskEdge
 
@@ -17,6 +18,11 @@ class TaskGraph:
         for edge in edges:
             self._upstream.setdefault(edge.task_id, []).append(edge)
             self._downstream.setdefault(edge.upstream_task_id, []).append(edge.task_id)
+
+    @property
+    def task_ids(self) -> set[int]:
+        """All of them."""
+        return {*self._upstream, *self._downstream}
 
     def has_upstream(self, task_id: int) -> bool:
         """Whether a task depends on any."""
@@ -33,20 +39,47 @@ class TaskGraph:
         return work[len(roots) :]
 
     def edges_into(
-        self, runs: Sequence[TaskRun], counting: Mapping[int, Sequence[int]]
+        self,
+        runs: Sequence[TaskRun],
+        counting: Mapping[int, Sequence[int]],
+        maps: Collection[tuple[int, int]],
     ) -> list[Edge]:
         """What each of these runs of a flow run waits for, in it or outside.
 
         `counting` are the runs that count for a task in the flow run, in the order of its parts.
-        What begins at once waits for nothing; what is skipped as paused would have waited.
+        `maps` are the tasks that are mapped over another, and which. What begins at once waits for
+        nothing; what is skipped as paused would have waited.
         """
         return [
-            Edge(run.id, edge.upstream_task_id, part, run_id, run.flow_run_id, edge.condition)
+            Edge(
+                run.id,
+                edge.upstream_task_id,
+                part,
+                run_id,
+                run.flow_run_id,
+                edge.condition,
+                is_mapped_over=(run.task_id, edge.upstream_task_id) in maps,
+            )
             for run in runs
             if run.status is not RunStatus.PENDING and run.flow_run_id is not None
             for edge in self._upstream.get(run.task_id, ())
             for part, run_id in enumerate(counting.get(edge.upstream_task_id, (None,)))
         ]
+
+
+def maps_among(tasks: Mapping[int, Task]) -> set[tuple[int, int]]:
+    """Which of these tasks, by id, is mapped over which other one of them."""
+    id_of = {task.key: task.id for task in tasks.values()}
+    found = set()
+    for task in tasks.values():
+        said = task.definition.map_over
+        if said is None:
+            continue
+        key = parse_task_key(said.task)
+        upstream = key if isinstance(key, int) else id_of.get(f"{task.definition.namespace}/{key}")
+        if upstream is not None:
+            found.add((task.id, upstream))
+    return found
 
 
 def tallies_of(

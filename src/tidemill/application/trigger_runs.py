@@ -10,14 +10,13 @@ import msgspec
 
 from tidemill.application.open_flow_runs import insert_roots
 from tidemill.domain.new_run import new_run
-from tidemill.domain.task import Priority, Task
+from tidemill.domain.task import Priority, Task, parse_task_key
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.errors import Conflict, InvalidInput, KeyReused, Problem
 from tidemill.foundation.store import Reads, StoredAnswer, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _SCOPE = "trigger"  # of the idempotency keys
-_LARGEST_ID = 2**63 - 1
 
 
 class TriggerRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,15 +103,6 @@ def find_task(reads: Reads, namespace: str, key: int | str) -> Task | None:
     if isinstance(wanted, int):
         return reads.task(wanted, namespace)
     return reads.task_named(namespace, wanted)
-
-
-def parse_task_key(key: int | str) -> int | str | None:
-    """An id, the name of `name:NAME`, or None where it can be neither."""
-    if isinstance(key, str) and key.startswith("name:"):
-        return key.removeprefix("name:")
-    if isinstance(key, str) and not key.isdecimal():
-        return None
-    return int(key) if int(key) <= _LARGEST_ID else None
 
 
 def _run_of(transaction: Transaction, task: Task, request: TriggerRequest) -> TaskRun:

@@ -12,16 +12,15 @@ from typing import Literal
 import msgspec
 
 from tidemill.domain.expression import Answer
-from tidemill.domain.run_status import FINAL, RunStatus
+from tidemill.domain.run_status import FAILURES, FINAL, RunStatus
 
 Condition = Literal["succeeded", "failed", "completed", "skipped"]
 Rule = str  # one of RULES, or an expression
 RULES = ("all", "any", "none_failed")
 
-_FAILURES = frozenset({RunStatus.FAILED, RunStatus.TIMED_OUT})
 _MEETS: dict[Condition, frozenset[RunStatus]] = {
     "succeeded": frozenset({RunStatus.SUCCEEDED}),
-    "failed": _FAILURES,
+    "failed": FAILURES,
     "completed": FINAL - {RunStatus.SKIPPED},  # it ran, or was to run and was cancelled
     "skipped": frozenset({RunStatus.SKIPPED}),
 }
@@ -46,8 +45,8 @@ class Edge(msgspec.Struct, frozen=True):
 
     `upstream_run_id` is None for a task outside the flow run until one of its runs counts: the
     latest finished one for the same or a later period. `ended_as` is how the upstream run ended,
-    once that was counted. Of an upstream run that was split, each further part has an edge: `part`
-    is its id, and 0 for the first.
+    once that was counted. Of an upstream run that was split or mapped, each further part has an
+    edge: `part` is its id, and 0 for the first.
     """
 
     downstream_run_id: int
@@ -57,6 +56,7 @@ class Edge(msgspec.Struct, frozen=True):
     flow_run_id: str
     condition: Condition
     ended_as: RunStatus | None = None
+    is_mapped_over: bool = False  # the downstream run becomes one for each item of its result
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class Tally(msgspec.Struct, frozen=True):
     def counting(self, condition: Condition, status: RunStatus) -> "Tally":
         """With one more edge counted, whose upstream run ended like this."""
         is_met = status in _MEETS[condition]
-        is_failure = status in _FAILURES or status is RunStatus.CANCELLED
+        is_failure = status in FAILURES or status is RunStatus.CANCELLED
         return msgspec.structs.replace(
             self,
             met=self.met + is_met,

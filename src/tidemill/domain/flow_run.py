@@ -55,6 +55,9 @@ class Member(msgspec.Struct, frozen=True):
     status: RunStatus
     reason: str | None
     attempt: int
+    part_of: int | None  # the first of the runs that one became: for each item, or each shard
+    shard_index: int | None
+    shard_total: int | None
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
@@ -98,7 +101,8 @@ def critical_path(members: Sequence[Member], edges: Sequence[Edge]) -> list[int]
     """The runs that the flow run took as long for as it did, in the order of time.
 
     From the run that ended last back to the one of its upstream runs that ended last, and so on:
-    had any of them been faster, so had the whole. Runs that were skipped took no time.
+    had any of them been faster, so had the whole. Runs that were skipped took no time. What a run
+    became waited for what the run did.
     """
     ended = {
         each.id: each.completed_at
@@ -109,9 +113,11 @@ def critical_path(members: Sequence[Member], edges: Sequence[Edge]) -> list[int]
     for edge in edges:
         if edge.upstream_run_id in ended:
             upstream.setdefault(edge.downstream_run_id, []).append(edge.upstream_run_id)
+    waited_as = {each.id: each.part_of or each.id for each in members}
     path: list[int] = []
     at = max(ended, key=lambda run_id: ended[run_id], default=None)
     while at is not None:
         path.append(at)
-        at = max(upstream.get(at, ()), key=lambda run_id: ended[run_id], default=None)
+        before = upstream.get(waited_as[at], ())
+        at = max(before, key=lambda run_id: ended[run_id], default=None)
     return path[::-1]

@@ -19,6 +19,8 @@ from tidemill.domain.worker import Worker, WorkerStatus
 # no slot waits for the dispatcher, few enough that an urgent run overtakes nearly all.
 PREFETCH = 2
 
+_NO_ITEMS = frozenset({"empty", "not_a_list", "too_many_items"})
+
 T = TypeVar("T")
 
 
@@ -129,8 +131,15 @@ def dependencies_gate(
         if expression is not None:
             said = f"{expression!r} was not true"
         return GateFinding("dependencies", False, said)
+    if run.reason in _NO_ITEMS:
+        said = run.error_message or "the list that it is mapped over is empty"
+        return GateFinding("dependencies", False, said)
     if run.status is not RunStatus.WAITING:
-        return GateFinding("dependencies", True, "waits for no upstream run")
+        part = ""
+        if run.shard_index is not None:
+            number = f"number {run.shard_index + 1} of the {run.shard_total}"
+            part = f"; it is {number} that run {run.part_of} became"
+        return GateFinding("dependencies", True, f"waits for no upstream run{part}")
     said = f"waits for {', '.join(upstream)}"
     if expression is not None:
         said += f"; then starts if {expression!r}"

@@ -26,6 +26,7 @@ class RunStatus(StrEnum):
 _S = RunStatus
 
 FINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.TIMED_OUT, _S.CANCELLED, _S.SKIPPED})
+FAILURES = frozenset({_S.FAILED, _S.TIMED_OUT})
 UNFINISHED = frozenset(_S) - FINAL
 LEASED = frozenset({_S.RUNNING, _S.CANCELLING})  # a worker holds the right to it
 NOT_STARTED = frozenset({_S.WAITING, _S.PENDING, _S.DISPATCHED, _S.RETRYING})

@@ -83,6 +83,16 @@ class Dependency(msgspec.Struct, frozen=True):
     condition: Condition = "succeeded"
 
 
+class MapOver(msgspec.Struct, frozen=True):
+    """A run for each item of the list that an upstream run returned, in place of one run."""
+
+    task: str  # as it stands in `dependencies`
+    field: str | None = None  # where in the result the list is, as `page.files`; None: it is it
+    max_parallel: int | None = None  # items of one flow run at once
+    max_items: int = 1_000
+    on_failure: Literal["continue", "stop"] = "continue"  # of the items that have not started
+
+
 # A strategy by its name alone, or `{"name": …}` with its settings.
 StrategyChoice = str | dict[str, Any]
 
@@ -117,6 +127,7 @@ class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     strategy: StrategyChoice | None = None  # None: the dispatcher's own
     dependencies: list[Dependency] = []
     trigger_rule: Rule = "all"
+    map_over: MapOver | None = None
     tags: list[str] = []
     metadata: dict[str, Any] = {}
 
@@ -178,6 +189,18 @@ def schedule_of(definition: TaskDefinition, anchor_at: datetime) -> Schedule | N
             hash_key=f"{definition.namespace}/{definition.name}",
         )
     )
+
+
+_LARGEST_ID = 2**63 - 1
+
+
+def parse_task_key(key: int | str) -> int | str | None:
+    """An id, the name of `name:NAME`, or None where it can be neither."""
+    if isinstance(key, str) and key.startswith("name:"):
+        return key.removeprefix("name:")
+    if isinstance(key, str) and not key.isdecimal():
+        return None
+    return int(key) if int(key) <= _LARGEST_ID else None
 
 
 QUEUE = "queue"  # the strategy that chooses nobody: any free worker takes the run

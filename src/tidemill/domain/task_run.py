@@ -117,9 +117,9 @@ class TaskRun(LeasedRun, frozen=True):
     coalesced_into: int | None
     range_from: datetime | None  # a skipped row for all fire times from here on
     retry_of: int | None
-    part_of: int | None  # the first of the runs that it was split into; that one's own too
-    shard_index: int | None  # which part of the work is its own, from 0
-    shard_total: int | None  # of how many
+    part_of: int | None  # the first of the runs that it was split or mapped into; its own too
+    shard_index: int | None  # which part of the work, or which item, is its own, from 0
+    shard_total: int | None  # of how many; 0 where there was nothing to be mapped over
     result: Any
     error_message: str | None
     exit_code: int | None
@@ -282,6 +282,21 @@ def annotate(
     seq = run.event_seq + 1
     changes["event_seq"] = seq
     return RunChange(run, changes, RunEvent(run.id, seq, event, at, data or {}, run.namespace))
+
+
+def cancelled(run: RunHead, at: datetime, reason: str, **changes: Any) -> RunChange:
+    """The change that ends `run`, which nobody holds, before it starts."""
+    return move(
+        run,
+        RunStatus.CANCELLED,
+        at,
+        EventType.RUN_CANCELLED,
+        {"reason": reason},
+        reason=reason,
+        hold=None,
+        completed_at=at,
+        **changes,
+    )
 
 
 def rank_of(ready_at: datetime, priority: int) -> datetime:

@@ -18,6 +18,7 @@ from tidemill.domain.dependency import Condition, Edge, Tally
 from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
 from tidemill.domain.flow_run import FlowRun, Member
+from tidemill.domain.mapping import Source
 from tidemill.domain.overlap import UnfinishedRun
 from tidemill.domain.prepared_firing import PreparedFiring
 from tidemill.domain.run_status import RunStatus
@@ -87,8 +88,8 @@ class RunEnd(msgspec.Struct, frozen=True):
 class UpstreamEnd(msgspec.Struct, frozen=True):
     """How one of those runs stands that a waiting run waits for.
 
-    `run_id` is None where there will never be one. `result_bytes` is the size of its result, as
-    it is kept.
+    `run_id` is None where there will never be one; `is_part` of what a run was split or mapped
+    into. `result_bytes` is the size of its result, as it is kept.
     """
 
     downstream_run_id: int
@@ -96,6 +97,7 @@ class UpstreamEnd(msgspec.Struct, frozen=True):
     task_name: str
     status: RunStatus
     reason: str | None
+    is_part: bool
     result_bytes: int
 
 
@@ -423,7 +425,11 @@ class Transaction(Reads, Protocol):
 
     def outside_edges(self, limit: int) -> list[tuple[Edge, RunEnd]]:
         """Edges from outside their flow run whose upstream task has finished a run for the same
-        or a later period, each with its latest."""
+        or a later period, each with its latest: of one that was split or mapped, and of which all
+        parts have ended, the first."""
+
+    def further_parts(self, run_ids: Collection[int]) -> dict[int, list[RunEnd]]:
+        """Of those of these runs that are the first of several, the others."""
 
     def take_outside_edges(self, found: Sequence[tuple[Edge, RunEnd]]) -> list[Edge]:
         """Count these, once each; those that were counted by this call."""
@@ -459,9 +465,19 @@ class Transaction(Reads, Protocol):
         A run that was skipped because its expression could not be told counts as failed.
         """
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
+    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
         """For each of these runs, the results of its upstream runs, by task: of one that was split
-        those of all parts."""
+        or mapped a list of those of all parts, in their order.
+
+        A part has those of the whole.
+        """
+
+    def map_sources(self, run_ids: Collection[int]) -> dict[int, Source]:
+        """What each of these runs is mapped over."""
+
+    def items_not_started(self, run_ids: Collection[int]) -> list[TaskRun]:
+        """What has never started of the parts that one of these runs, which are in flow runs, is
+        another of; locked."""
 
     # runs
 
@@ -550,11 +566,12 @@ class Transaction(Reads, Protocol):
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         """Runs of these tasks held for OVERLAP or CATCH_UP, oldest scheduled_for first."""
 
-    def tasks_waited_for_in_vain(self) -> list[int]:
-        """Tasks of which runs are held for OVERLAP or CATCH_UP though no other is unfinished."""
+    def tasks_waited_for_in_vain(self, task_ids: Collection[int] | None = None) -> list[int]:
+        """Those of these tasks, or of all, of which runs are held for OVERLAP or CATCH_UP though no
+        other is unfinished."""
 
     def held_for_keys(self, room: Mapping[str, int]) -> list[TaskRun]:
-        """For each key, as many of its runs held for LIMIT as there is room, by rank."""
+        """For each key, as many of its runs held for LIMIT as there is room, by rank, then id."""
 
     def held_keys(self) -> dict[str, int]:
         """Concurrency keys under which runs are held for LIMIT, each with their largest limit."""

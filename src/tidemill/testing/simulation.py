@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import msgspec
 
@@ -34,11 +35,12 @@ from tidemill.application.renew_leases import renew_leases
 from tidemill.application.retry_flow_run import Versions, retry_flow_run
 from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
-from tidemill.domain.dependency import Condition, Edge, Tally, Verdict
+from tidemill.domain.dependency import RULES, Condition, Edge, Tally, Verdict
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.flow_run import FlowRun
 from tidemill.domain.gates import serving_workers
 from tidemill.domain.lease import MAX_LOSSES, stop_before
+from tidemill.domain.mapping import NoItems, Source, items_of
 from tidemill.domain.new_run import SCHEDULE_KEY
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, LEASED, RunStatus, may_follow
@@ -46,6 +48,7 @@ from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import (
     Concurrency,
     Dependency,
+    MapOver,
     Misfire,
     Retry,
     StrategyChoice,
@@ -86,6 +89,7 @@ _EXPRESSIONS: dict[str, Callable[[str], bool]] = {
     '{first}.status != "succeeded" || {first}.result == null': lambda _: True,
     "{first}.result.rows > 1": lambda _: False,  # it cannot be told
 }
+_WHOLE = [each for each in _STRATEGIES if not built_in_strategies().build(each).splits]
 _WORST_FIRST = ("failed", "timed_out", "cancelled", "skipped", "succeeded")  # of parts
 _SCHEDULES = ("@every 7s", "@every 13s", "*/20 * * * * *", "* * * * *", "@after 9s", "@at", None)
 
@@ -153,6 +157,12 @@ class Simulation:
     def is_unlucky(self, chance: float) -> bool:
         """Whether something with this chance goes wrong now."""
         return not self.is_calm and self.random.random() < chance
+
+    def some_result(self) -> Any:
+        """What a run returns: mostly a list, which others may be mapped over."""
+        if self.random.random() < 0.1:
+            return {"no": "list"}
+        return [self.random.randint(0, 9) for _ in range(self.random.randint(0, 5))]
 
     # dispatchers
 
@@ -242,14 +252,18 @@ class Simulation:
         """Of a task that may depend on those of these that are still there."""
         choose = self.random.choice
         dependencies = self._dependencies(older) if self.random.random() < 0.5 else []
+        map_over = self._map_over(dependencies)
         rule = self._expression(dependencies) if dependencies and self._is_rare() else None
         if rule is not None:
             dependencies = [msgspec.structs.replace(d, condition="completed") for d in dependencies]
+        concurrency = choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2)))
+        strategies = _WHOLE if map_over else _STRATEGIES
         return definition(
             name,
             schedule=self._schedule(),
             dependencies=dependencies,
-            trigger_rule=rule or choose(("all", "all", "any", "none_failed")),
+            trigger_rule=rule or choose(("all", "none_failed") if map_over else ("all", *RULES)),
+            map_over=map_over,
             overlap=choose(("allow", "skip", "queue", "cancel_running")),
             misfire=Misfire(choose(("skip", "run_once", "run_all")), 5, 10, 120),
             jitter_seconds=choose((0, 0, 3)),
@@ -258,8 +272,20 @@ class Simulation:
             queue_timeout_seconds=choose((None, None, 20)),
             deadline_seconds=choose((None, None, 60)),
             flow_deadline_seconds=choose((None, None, 90)),
-            concurrency=choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2))),
-            strategy=choose((None, *_STRATEGIES)),
+            concurrency=concurrency,
+            strategy=choose((None, *strategies)),
+        )
+
+    def _map_over(self, dependencies: Sequence[Dependency]) -> MapOver | None:
+        lists = [each.task for each in dependencies if each.condition == "succeeded"]
+        if not lists or self.random.random() < 0.4:
+            return None
+        choose = self.random.choice
+        return MapOver(
+            choose(lists),
+            max_parallel=choose((None, 2, 3)),
+            max_items=choose((1_000, 1_000, 1_000, 4)),
+            on_failure=choose(("continue", "stop")),
         )
 
     def _is_rare(self) -> bool:
@@ -424,6 +450,7 @@ class Simulation:
             self._demand(self.checks.is_at(run), 13, f"the log of run {run.id} tells another end")
         self._check_parts(runs)
         self._check_flow_runs(runs)
+        self._check_maps(runs)
         for task_id, story in self._tasks.items():
             self._check_firings(task_id, story, [run for run in runs if run.task_id == task_id])
 
@@ -484,7 +511,7 @@ class Simulation:
         for edge in edges:
             upstream.setdefault(edge.downstream_run_id, []).append(edge)
         for run in in_flow:
-            self._check_waited(run, upstream.get(run.id, []), by_id)
+            self._check_waited(run, upstream.get(run.part_of or run.id, []), by_id)
         wanted = PageRequest("id", 1_000_000)
         flow_runs = self.store.read_now(lambda r: r.list_flow_runs(FlowRunFilter(), wanted)).items
         for flow_run in flow_runs:
@@ -555,6 +582,32 @@ class Simulation:
         whole = next((each for each in _WORST_FIRST if each in statuses), "cancelled")
         shape = rule.replace(f'upstream["{named}"]', "{first}")
         return _EXPRESSIONS[shape](whole)
+
+    def _check_maps(self, runs: Sequence[TaskRun]) -> None:
+        """A run for each item of a list, in its order; none where there is no list or no item."""
+        waited = [run for run in runs if run.flow_run_id and run.part_of in (None, run.id)]
+        sources = self.store.transact_now(lambda t: t.map_sources([run.id for run in waited]))
+        items: dict[int, list[TaskRun]] = {}
+        for run in runs:
+            if run.part_of is not None and run.flow_run_id is not None:
+                items.setdefault(run.part_of, []).append(run)
+        for run in waited:
+            if run.id in sources:
+                self._check_map(run, sources[run.id], items.get(run.id, [run]))
+
+    def _check_map(self, run: TaskRun, source: Source, parts: Sequence[TaskRun]) -> None:
+        definitions = self.store.read_now(
+            lambda reads: reads.definitions({(run.task_id, run.task_version)})
+        )
+        said = definitions[run.task_id, run.task_version].map_over
+        assert said is not None
+        if run.part_of is None:  # it came to no start, or there was no list
+            self._demand(run.started_at is None, 34, f"run {run.id} started unmapped")
+            return
+        found = items_of(said, source)
+        told = [part.parameters.get("item") for part in parts if part.shard_total]
+        expected = [] if isinstance(found, NoItems) else found
+        self._demand(told == expected, 35, f"run {run.id} was mapped to {told}, not {expected}")
 
     def _check_firings(
         self, task_id: int, story: Sequence[tuple[datetime, Task | None]], runs: list[TaskRun]
@@ -666,7 +719,8 @@ class _Worker:
             return
         del self._held[held.run.id]
         fails = self._sim.random.random() < 0.3
-        outcome = failure("exit_code", "exit code 1", exit_code=1) if fails else success()
+        result = self._sim.some_result()
+        outcome = failure("exit_code", "exit code 1", exit_code=1) if fails else success(result)
         if cause != "itself":
             outcome = failure("signal", "ended by signal 15", exit_code=-15)
         report = AttemptReport(held.run.id, held.run.fence, cause, outcome, 0)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from tidemill.application.place_runs import load_of, room_among
-from tidemill.domain.dependency import is_expression
+from tidemill.domain.dependency import Edge, is_expression
+from tidemill.domain.flow_run import Member
 from tidemill.domain.gates import (
     Explanation,
     GateFinding,
@@ -59,16 +60,32 @@ def _expression(reads: Reads, run: TaskRun) -> str | None:
 def _open_upstream(reads: Reads, run: TaskRun) -> list[str]:
     assert run.flow_run_id is not None
     members = {member.id: member for member in reads.members(run.flow_run_id)}
-    phrases = []
+    edges: dict[int, list[Edge]] = {}
     for edge in reads.edges_into([run.id]):
-        member = members.get(edge.upstream_run_id) if edge.upstream_run_id else None
-        if member is not None and edge.ended_as is None:
-            phrases.append(f"run {member.id} of {member.task_name} ({member.status})")
-        elif edge.upstream_run_id is None:
-            task = reads.task(edge.upstream_task_id)
-            name = task.definition.name if task else f"task {edge.upstream_task_id}"
+        edges.setdefault(edge.upstream_task_id, []).append(edge)
+    phrases = []
+    for task_id, parts in edges.items():
+        waits_for = [
+            members[edge.upstream_run_id]
+            for edge in parts
+            if edge.ended_as is None and edge.upstream_run_id in members
+        ]
+        if waits_for:
+            phrases.append(_of_task(waits_for, len(parts)))
+        elif parts[0].upstream_run_id is None:
+            task = reads.task(task_id)
+            name = task.definition.name if task else f"task {task_id}"
             phrases.append(f"a run of {name} for {run.scheduled_for:%FT%T.%fZ} or later")
     return phrases
+
+
+def _of_task(waits_for: Sequence[Member], total: int) -> str:
+    first = waits_for[0]
+    run = f"run {first.id}"
+    if total == 1:
+        return f"{run} of {first.task_name} ({first.status})"
+    share = f"{len(waits_for)} of the {total} runs of {first.task_name}"
+    return f"{share}, the first of them {run} ({first.status})"
 
 
 def _room_of(

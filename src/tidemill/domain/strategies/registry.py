@@ -86,9 +86,12 @@ class StrategyRegistry:
         if definition.strategy is None:
             return []
         try:
-            self.build(definition.strategy)
+            strategy = self.build(definition.strategy)
         except InvalidInput as error:
             return [Problem(f"/strategy{place}", said) for place, said in error.problems]
+        if strategy.splits and definition.map_over is not None:
+            said = "splits runs, and those that `map_over` makes are parts already: use another"
+            return [Problem("/strategy", said)]
         return []
 
     def asked_for(self, definition: TaskDefinition) -> SchedulingStrategy:

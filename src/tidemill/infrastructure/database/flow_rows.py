@@ -9,11 +9,13 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
+from tidemill.domain.mapping import Source
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold, TaskRun
+from tidemill.domain.task_run import Hold, TaskRun, Trigger
 from tidemill.foundation.store import RunEnd, TaskEdge, UpstreamEnd, WaitingRun
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Rows
+from tidemill.infrastructure.database.run_rows import run_from
 from tidemill.infrastructure.database.tables import (
     AWAITS_TURN,
     HAS_DEADLINE,
@@ -96,6 +98,17 @@ _tallies = struct_columns(run_tallies, _TALLY).where(in_array(run_tallies.c.run_
 _forget_tallies = run_tallies.delete().where(in_array(run_tallies.c.run_id, "ids"))
 
 _later = task_runs.alias("later")
+_part = task_runs.alias("part")
+_is_open_still = (
+    select(_part.c.id)
+    .where(
+        _part.c.part_of == _later.c.part_of,
+        _part.c.trigger != Trigger.RETRY,
+        _part.c.completed_at.is_(None),
+    )
+    .correlate(_later)
+    .exists()
+)
 _outside = (
     struct_columns(run_edges, _EDGE)
     .add_columns(task_runs.c.id, task_runs.c.status)
@@ -104,11 +117,14 @@ _outside = (
         task_runs,
         and_(
             task_runs.c.id
-            == select(_later.c.id)
+            == select(func.coalesce(_later.c.part_of, _later.c.id))
             .where(
                 _later.c.task_id == _edges.upstream_task_id,
                 _later.c.scheduled_for >= flow_runs.c.scheduled_for,
                 _later.c.completed_at.is_not(None),
+                # A part that was tried again is not the whole.
+                or_(_later.c.part_of.is_(None), _later.c.trigger != Trigger.RETRY),
+                not_(_is_open_still),
             )
             .order_by(_later.c.scheduled_for.desc(), _later.c.id.desc())
             .limit(1)
@@ -122,6 +138,11 @@ _outside = (
 
 _open_edges_from = struct_columns(run_edges, _EDGE).where(
     in_array(_edges.upstream_run_id, "ids"), _edges.ended_as.is_(None)
+)
+_further_parts = select(_part.c.part_of, _part.c.id, _part.c.status).where(
+    in_array(_part.c.part_of, "ids"),
+    _part.c.part_of != _part.c.id,
+    _part.c.trigger != Trigger.RETRY,
 )
 _from_outside = struct_columns(run_edges, _EDGE).where(
     text(IS_OUTSIDE), _edges.upstream_task_id == bindparam("task_id")
@@ -154,10 +175,43 @@ _unhandled = (
     .group_by(_runs.flow_run_id, _ended_as)
 )
 _upstream_results = (
-    select(_edges.downstream_run_id, _runs.task_name, _runs.result)
+    select(
+        _downstream.c.id,
+        _runs.task_name,
+        _runs.status,
+        _runs.part_of,
+        _runs.shard_total,
+        _runs.result,
+    )
+    .select_from(_downstream)
+    # What a run became waited for what the run did; in a flow run that retries it, for itself.
+    .join(
+        run_edges,
+        and_(
+            _edges.downstream_run_id.in_([_downstream.c.id, _downstream.c.part_of]),
+            _edges.flow_run_id == _downstream.c.flow_run_id,
+        ),
+    )
     .join(task_runs, _runs.id == _edges.upstream_run_id)
-    .where(in_array(_edges.downstream_run_id, "ids"))
-    .order_by(_edges.downstream_run_id, _edges.part)
+    .where(in_array(_downstream.c.id, "ids"))
+    .order_by(_downstream.c.id, _edges.part)
+)
+_map_sources = _upstream_results.where(_edges.is_mapped_over.is_(True))
+_sibling = task_runs.alias("sibling")
+_items_not_started = (
+    struct_columns(task_runs, TaskRun.__struct_fields__)
+    .where(
+        _runs.part_of.in_(
+            select(_sibling.c.part_of).where(
+                in_array(_sibling.c.id, "ids"), _sibling.c.part_of.is_not(None)
+            )
+        ),
+        _runs.flow_run_id.is_not(None),
+        or_(_runs.status == RunStatus.PENDING, _runs.status == RunStatus.DISPATCHED),
+        _runs.attempt == 0,
+    )
+    .order_by(_runs.id)
+    .with_for_update()
 )
 
 _upstream_ends = (
@@ -167,6 +221,7 @@ _upstream_ends = (
         func.coalesce(_runs.task_name, tasks.c.name),
         func.coalesce(_edges.ended_as, _runs.status, type_=_edges.ended_as.type),
         _runs.reason,
+        _runs.part_of.is_not(None),
         func.coalesce(func.length(cast(_runs.result, Text)), 0),
     )
     .select_from(run_edges)
@@ -367,6 +422,12 @@ class FlowRows(Rows):
         )
         return [Edge(*row) for row in rows]
 
+    def further_parts(self, run_ids: Collection[int]) -> dict[int, list[RunEnd]]:
+        found: dict[int, list[RunEnd]] = {}
+        for first, run_id, status in self.fetch(_further_parts, ids=run_ids):
+            found.setdefault(first, []).append(RunEnd(run_id, status))
+        return found
+
     def edges_from_outside(self, task_id: int) -> list[Edge]:
         return [Edge(*row) for row in self.fetch(_from_outside, task_id=task_id)]
 
@@ -390,10 +451,10 @@ class FlowRows(Rows):
             found[flow_run_id][status] = count
         return found
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, list[Any]]]:
-        found: dict[int, dict[str, list[Any]]] = {}
-        for run_id, task_name, result in self.fetch(_upstream_results, ids=run_ids):
-            found.setdefault(run_id, {}).setdefault(task_name, []).append(result)
+    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for (run_id, name), source in _gathered(self.fetch(_upstream_results, ids=run_ids)).items():
+            found.setdefault(run_id, {})[name] = source.result
         return found
 
     def upstream_ends(self, run_ids: Collection[int]) -> list[UpstreamEnd]:
@@ -404,6 +465,26 @@ class FlowRows(Rows):
 
     def waiting_runs(self, run_ids: Collection[int]) -> dict[int, WaitingRun]:
         return {row[0]: WaitingRun(*row) for row in self.fetch(_waiting_runs, ids=run_ids)}
+
+    def map_sources(self, run_ids: Collection[int]) -> dict[int, Source]:
+        found = _gathered(self.fetch(_map_sources, ids=run_ids))
+        return {run_id: source for (run_id, _), source in found.items()}
+
+    def items_not_started(self, run_ids: Collection[int]) -> list[TaskRun]:
+        return [run_from(row) for row in self.fetch(_items_not_started, ids=run_ids)]
+
+
+def _gathered(rows: Sequence[Sequence[Any]]) -> dict[tuple[int, str], Source]:
+    """What the upstream runs came to, by downstream run and task: of parts the list of theirs."""
+    found: dict[tuple[int, str], Source] = {}
+    for run_id, name, status, part_of, total, result in rows:
+        if part_of is None:
+            found[run_id, name] = Source(result, status is RunStatus.SKIPPED)
+            continue
+        parts = found.setdefault((run_id, name), Source([], False))
+        if total != 0:
+            parts.result.append(result)
+    return found
 
 
 def flow_run_from(row: Sequence[Any]) -> FlowRun:

@@ -238,9 +238,10 @@ _waited_in_vain = (
     )
     .distinct()
 )
+_waited_in_vain_among = _waited_in_vain.where(in_array(_runs.task_id, "ids"))
 _held_for_key = (
     _locked.where(text(IS_HELD_FOR_LIMIT), _runs.concurrency_key == bindparam("key"))
-    .order_by(_runs.rank)
+    .order_by(_runs.rank, _runs.id)
     .limit(bindparam("limit"))
 )
 _held_keys = (
@@ -455,8 +456,10 @@ class RunRows(Rows):
     def held_for_tasks(self, task_ids: Collection[int]) -> list[TaskRun]:
         return _all(self.fetch(_held_for_tasks, ids=task_ids))
 
-    def tasks_waited_for_in_vain(self) -> list[int]:
-        return [row[0] for row in self.fetch(_waited_in_vain)]
+    def tasks_waited_for_in_vain(self, task_ids: Collection[int] | None = None) -> list[int]:
+        if task_ids is None:
+            return [row[0] for row in self.fetch(_waited_in_vain)]
+        return [row[0] for row in self.fetch(_waited_in_vain_among, ids=task_ids)]
 
     def held_for_keys(self, room: Mapping[str, int]) -> list[TaskRun]:
         found: list[TaskRun] = []

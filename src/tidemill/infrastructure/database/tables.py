@@ -202,7 +202,7 @@ task_runs = Table(
     _partial("ix_task_runs_unfinished", "task_id", "id", where=IS_UNFINISHED),
     _partial("ix_task_runs_ready", "lane", "rank", "scheduled_for", "id", where=IS_READY),
     _partial("ix_task_runs_timed", "not_before", where=IS_HELD_FOR_TIME),
-    _partial("ix_task_runs_limited", "concurrency_key", "rank", where=IS_HELD_FOR_LIMIT),
+    _partial("ix_task_runs_limited", "concurrency_key", "rank", "id", where=IS_HELD_FOR_LIMIT),
     _partial("ix_task_runs_queued", "task_id", "scheduled_for", where=IS_HELD_FOR_TASK),
     _partial("ix_task_runs_key", "concurrency_key", "status", where=HOLDS_KEY),
     _partial("ix_task_runs_lease", "lease_expires_at", where=IS_LEASED),
@@ -284,6 +284,8 @@ run_edges = Table(
     Column("flow_run_id", Text, nullable=False),
     Column("condition", Text, nullable=False),
     Column("ended_as", Enumerated(RunStatus)),
+    # A version that does not know it says nothing of it.
+    Column("is_mapped_over", Boolean, nullable=False, server_default=text("false")),
     _partial(
         "ix_run_edges_upstream_run_id", "upstream_run_id", where="upstream_run_id IS NOT NULL"
     ),

@@ -13,6 +13,7 @@ from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import FlowRun, FlowStatus, begun, ended
+from tidemill.domain.mapping import Source
 from tidemill.domain.new_run import fired_run, new_run, run_without_turn, skipped_run
 from tidemill.domain.prepared_firing import prepare_firing
 from tidemill.domain.run_status import RunStatus
@@ -39,6 +40,7 @@ from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter, T
 from tidemill.foundation.store import (
     DueTask,
     LogLines,
+    RunEnd,
     Store,
     StoredAnswer,
     TaskAdvance,
@@ -115,6 +117,40 @@ def flow_run(id: str, scheduled_for: datetime, **fields: Any) -> FlowRun:
         created_at=scheduled_for,
         **fields,
     )
+
+
+async def in_flow(store: Store, **fields: object) -> TaskRun:
+    """A pending run of a new task, in the flow run `f`."""
+    owner = await add_task(store, **fields)
+    return await store.transact(
+        lambda t: t.insert_runs(
+            [msgspec.structs.replace(fired_run(owner, t.now, t.now), flow_run_id="f")]
+        )[0]
+    )
+
+
+def parts_of(first: TaskRun, *numbers: int) -> list[TaskRun]:
+    """Further parts of a run, which are still to be stored."""
+    return [
+        msgspec.structs.replace(
+            first, id=0, trigger_key=f"part:{first.id}:{n}", part_of=first.id, shard_index=n
+        )
+        for n in numbers
+    ]
+
+
+def edge_between(upstream: TaskRun, downstream: TaskRun, *, is_mapped_over: bool = False) -> Edge:
+    """One run of the flow run `f` waits for another."""
+    return Edge(
+        downstream.id, upstream.task_id, 0, upstream.id, "f", "succeeded", None, is_mapped_over
+    )
+
+
+def end_with(transaction: Transaction, run: TaskRun, result: object) -> None:
+    """Let a pending run succeed."""
+    run = transaction.runs([run.id])[run.id]
+    held = start(transaction, run, transaction.now + MINUTE)
+    transaction.record_successes([Success(run.id, held.fence, result, None, 0)])
 
 
 class StoreSuite:
@@ -440,6 +476,146 @@ class StoreSuite:
         assert page.items == [stored]
         shards = await store.read(lambda r: r.shards([first.id, stored.id]))
         assert shards == {stored.id: Shard(1, 2)}
+
+    async def test_results_are_those_of_all_parts_and_every_part_gets_those_of_the_whole(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        split, process, merge = [
+            await in_flow(store, name=name) for name in ("split", "process", "merge")
+        ]
+        items = await store.transact(lambda t: t.insert_runs(parts_of(process, 1, 2)))
+        await store.transact(
+            lambda t: t.change_runs(
+                [annotate(process, t.now, EventType.RUN_HELD, part_of=process.id)]
+            )
+        )
+        edges = [edge_between(split, process, is_mapped_over=True), edge_between(process, merge)]
+        edges += [msgspec.structs.replace(edges[1], part=i.id, upstream_run_id=i.id) for i in items]
+        await store.transact(lambda t: t.add_edges(edges))
+        await store.transact(lambda t: end_with(t, split, ["a"]))
+        for number, item in enumerate([process, *items]):
+            await store.transact(lambda t, i=item, n=number: end_with(t, i, n))  # type: ignore[misc]
+
+        ids = [merge.id, process.id, items[0].id]
+        assert await store.transact(lambda t: t.upstream_results(ids)) == {
+            merge.id: {"process": [0, 1, 2]},
+            process.id: {"split": ["a"]},
+            items[0].id: {"split": ["a"]},
+        }
+        source = Source(["a"], is_skipped=False)
+        found = await store.transact(lambda t: t.map_sources(ids))
+        assert found == {process.id: source, items[0].id: source}
+        stored = await store.read(lambda r: r.edges_into([process.id]))
+        assert stored == edges[:1]
+
+    async def test_a_part_is_a_list_of_one_and_a_run_of_no_parts_a_list_of_none(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        lone, empty, skipped, merge = [
+            await in_flow(store, name=name) for name in ("lone", "empty", "skipped", "merge")
+        ]
+        edges = [edge_between(each, merge) for each in (lone, empty)]
+        await store.transact(
+            lambda t: t.add_edges([*edges, edge_between(skipped, merge, is_mapped_over=True)])
+        )
+        parts: dict[int, dict[str, Any]] = {
+            lone.id: {"part_of": lone.id},
+            empty.id: {"part_of": empty.id, "shard_total": 0},
+        }
+        ends = [
+            move(
+                run, RunStatus.SKIPPED, clock.now(), EventType.RUN_SKIPPED, **parts.get(run.id, {})
+            )
+            for run in (lone, empty, skipped)
+        ]
+        await store.transact(lambda t: t.change_runs(ends))
+
+        assert await store.transact(lambda t: t.upstream_results([merge.id])) == {
+            merge.id: {"lone": [None], "empty": [], "skipped": None}
+        }
+        assert await store.transact(lambda t: t.map_sources([merge.id])) == {
+            merge.id: Source(None, is_skipped=True)
+        }
+
+    async def test_items_that_never_started_are_found_by_any_of_their_siblings(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        first, other = [await in_flow(store, name=name) for name in ("first", "other")]
+        items = await store.transact(lambda t: t.insert_runs(parts_of(first, 1, 2, 3)))
+        waiting, going, tried = items
+        again = msgspec.structs.replace(waiting, id=0, trigger_key="again", flow_run_id=None)
+        await store.transact(lambda t: t.insert_runs([again, *parts_of(other, 1)]))
+        await store.transact(lambda t: start(t, going, clock.now() + MINUTE))
+        await store.transact(
+            lambda t: t.change_runs([annotate(tried, t.now, EventType.RUN_HELD, attempt=1)])
+        )
+
+        found = await store.transact(lambda t: t.items_not_started([going.id]))
+        assert found == [waiting]
+        assert await store.transact(lambda t: t.items_not_started([first.id])) == []  # no part
+
+    async def test_a_run_outside_counts_by_its_first_part_once_all_of_them_have_ended(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        first, merge = [await in_flow(store, name=name) for name in ("first", "merge")]
+        opened = FlowRun(
+            id="f",
+            namespace="default",
+            root_task_id=merge.task_id,
+            root_run_id=merge.id,
+            trigger=Trigger.MANUAL,
+            scheduled_for=clock.now(),
+            total=1,
+            unfinished=1,
+            created_at=clock.now(),
+        )
+        waits = msgspec.structs.replace(edge_between(first, merge), upstream_run_id=None)
+        await store.transact(lambda t: t.open_flow_runs([opened], []))
+        await store.transact(lambda t: t.add_edges([waits]))
+        [second] = await store.transact(lambda t: t.insert_runs(parts_of(first, 1)))
+        is_first = annotate(first, clock.now(), EventType.RUN_HELD, part_of=first.id)
+        await store.transact(lambda t: t.change_runs([is_first]))
+        await store.transact(lambda t: end_with(t, second, 2))
+        assert await store.transact(lambda t: t.outside_edges(10)) == []
+        await store.transact(lambda t: end_with(t, first, 1))
+        [again] = parts_of(second, 2)
+        again = msgspec.structs.replace(again, part_of=first.id, trigger=Trigger.RETRY)
+        await store.transact(lambda t: t.insert_runs([again]))
+
+        found = await store.transact(lambda t: t.outside_edges(10))
+        assert found == [(waits, RunEnd(first.id, RunStatus.SUCCEEDED))]
+        parts = await store.transact(lambda t: t.further_parts([first.id, second.id]))
+        assert parts == {first.id: [RunEnd(second.id, RunStatus.SUCCEEDED)]}
+
+    async def test_who_waits_for_a_key_does_so_in_the_order_of_ids_where_ranks_are_the_same(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store, concurrency=Concurrency("key", 2))
+        [first] = await add_runs(store, owner, [clock.now()])
+        runs = [first, *await store.transact(lambda t: t.insert_runs(parts_of(first, 1, 2)))]
+        held = [
+            annotate(run, clock.now(), EventType.RUN_HELD, hold=Hold.LIMIT)
+            for run in (runs[2], runs[0], runs[1])
+        ]
+        for change in held:
+            await store.transact(lambda t, c=change: t.change_runs([c]))  # type: ignore[misc]
+
+        found = await store.transact(lambda t: t.held_for_keys({"key": 2}))
+        assert [run.id for run in found] == [runs[0].id, runs[1].id]
+
+    async def test_tasks_are_waited_for_in_vain_once_no_other_run_is_open(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        busy, idle = [await add_task(store, name=name) for name in ("busy", "idle")]
+        for owner, times in ((busy, (0, 1)), (idle, (1,))):
+            runs = await add_runs(store, owner, [clock.now() - MINUTE * n for n in times])
+            held = annotate(runs[-1], clock.now(), EventType.RUN_HELD, hold=Hold.CATCH_UP)
+            await store.transact(lambda t, h=held: t.change_runs([h]))  # type: ignore[misc]
+
+        assert await store.transact(lambda t: t.tasks_waited_for_in_vain()) == [idle.id]
+        both = [busy.id, idle.id]
+        assert await store.transact(lambda t: t.tasks_waited_for_in_vain(both)) == [idle.id]
+        assert await store.transact(lambda t: t.tasks_waited_for_in_vain([busy.id])) == []
 
     async def test_ready_runs_are_dispatched_and_told_of(
         self, store: Store, clock: FakeClock
@@ -1259,9 +1435,9 @@ class StoreSuite:
         await store.transact(act)
         told = await store.transact(lambda t: t.upstream_ends([waiting.id]))
         assert sorted(told, key=lambda end: (end.task_name, end.run_id or 0)) == [
-            UpstreamEnd(waiting.id, first.id, "a-task", RunStatus.FAILED, None, len('{"x":"é"}')),
-            UpstreamEnd(waiting.id, second.id, "a-task", RunStatus.PENDING, None, 0),
-            UpstreamEnd(waiting.id, None, "gone", RunStatus.CANCELLED, None, 0),
+            UpstreamEnd(waiting.id, first.id, "a-task", RunStatus.FAILED, None, False, 9),
+            UpstreamEnd(waiting.id, second.id, "a-task", RunStatus.PENDING, None, False, 0),
+            UpstreamEnd(waiting.id, None, "gone", RunStatus.CANCELLED, None, False, 0),
         ]
         of_task = [end.run_id for end in told if end.task_name == "a-task"]
         assert of_task == [first.id, second.id]

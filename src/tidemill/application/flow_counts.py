@@ -1,0 +1,46 @@
+"""How many runs of a flow run there are, and how many of them have not ended."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from tidemill.domain.flow_run import FlowRun, ended
+from tidemill.foundation.store import Transaction
+
+
+class FlowCounts:
+    """Counts for these flow runs, which are locked, how many of their runs are new, and how many
+    have gone."""
+
+    def __init__(self, flow_runs: Mapping[str, FlowRun]) -> None:
+        self.flow_runs = flow_runs
+        self.new: Counter[str | None] = Counter()
+        self.gone: Counter[str | None] = Counter()
+
+    def save(self, transaction: Transaction) -> set[str]:
+        """Store what was counted; with its last run, a flow run has ended. The backfills that
+        have room for another by that.
+
+        One that was over before stays as it is: an edge from outside may be counted later.
+        """
+        counted = [
+            self._counted(each) for each in self.flow_runs.values() if each.completed_at is None
+        ]
+        over = [each for each in counted if not each.unfinished]
+        unhandled = transaction.unhandled_ends([each.id for each in over]) if over else {}
+        transaction.save_flow_runs(
+            [
+                each if each.unfinished else ended(each, unhandled[each.id], transaction.now)
+                for each in counted
+            ]
+        )
+        return {each.backfill_id for each in over if each.backfill_id is not None}
+
+    def _counted(self, flow_run: FlowRun) -> FlowRun:
+        new = self.new[flow_run.id]
+        return msgspec.structs.replace(
+            flow_run,
+            total=flow_run.total + new,
+            unfinished=flow_run.unfinished + new - self.gone[flow_run.id],
+        )
