@@ -29,7 +29,13 @@ VARIANTS = (
         "fence check",
         "tests/application/test_record_outcomes.py::"
         "test_a_stale_report_changes_nothing_and_is_told",
-        (("infrastructure/database/run_rows.py", "fence=_runs.fence + 1,", "fence=_runs.fence,"),),
+        (
+            (
+                "infrastructure/database/run_rows.py",
+                "fence=_runs.fence + 1,\n        event_seq=_runs.event_seq + 1,",
+                "fence=_runs.fence,\n        event_seq=_runs.event_seq + 1,",
+            ),
+        ),
     ),
     Variant(
         "unique key",
