@@ -266,6 +266,23 @@ def test_of_a_run_that_was_split_the_parts_that_failed_are_run_again(
     assert scheduler.start(b).parameters["upstream"] == {"a": [0, "again", 2]}
 
 
+def test_of_a_run_that_went_to_all_workers_the_one_that_failed_is_run_again(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.register("worker-2")
+    a = scheduler.create("a", strategy="broadcast")
+    scheduler.create("b", dependencies=after(a))
+    root = scheduler.trigger(a)
+    scheduler.dispatch()
+    for number, part in enumerate(scheduler.runs(a), 1):
+        held = scheduler.start(part, f"worker-{number}")
+        scheduler.record(held, failure("x", "x") if number == 2 else success())
+    new = retry(scheduler, root.flow_run_id)
+
+    [again] = [run for run in scheduler.runs(a) if run.flow_run_id == new.id]
+    assert (again.part_of, again.shard_total) == (root.id, None)
+
+
 def test_the_parts_that_succeeded_of_a_task_that_was_deleted_do_not_count_for_the_whole(
     scheduler: InlineScheduler,
 ) -> None:

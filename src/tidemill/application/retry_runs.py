@@ -50,7 +50,7 @@ def _again(transaction: Transaction, task: Task, run: TaskRun, traceparent: str 
 
 def same_part(run: TaskRun, again: TaskRun) -> TaskRun:
     """The new run `again`; where `run` was split or mapped, as the same part of the work."""
-    if run.part_of is None or not run.shard_total:
+    if run.part_of is None or run.shard_total == 0:  # there was nothing to be mapped over
         return again
     return msgspec.structs.replace(
         again,

@@ -587,13 +587,14 @@ class Simulation:
         """A run for each item of a list, in its order; none where there is no list or no item."""
         waited = [run for run in runs if run.flow_run_id and run.part_of in (None, run.id)]
         sources = self.store.transact_now(lambda t: t.map_sources([run.id for run in waited]))
-        items: dict[int, list[TaskRun]] = {}
+        items: dict[tuple[str, int], list[TaskRun]] = {}  # of a retried item there is one in each
         for run in runs:
             if run.part_of is not None and run.flow_run_id is not None:
-                items.setdefault(run.part_of, []).append(run)
+                items.setdefault((run.flow_run_id, run.part_of), []).append(run)
         for run in waited:
-            if run.id in sources:
-                self._check_map(run, sources[run.id], items.get(run.id, [run]))
+            if run.id in sources and run.flow_run_id is not None:
+                own = items.get((run.flow_run_id, run.id), [run])
+                self._check_map(run, sources[run.id], own)
 
     def _check_map(self, run: TaskRun, source: Source, parts: Sequence[TaskRun]) -> None:
         definitions = self.store.read_now(
