@@ -83,6 +83,23 @@ def test_what_hangs_on_a_task_waits_in_its_flow_run_and_starts_when_it_has_succe
 
 
 @pytest.mark.usefixtures("worker")
+def test_all_runs_of_a_flow_run_have_the_parameters_that_its_first_was_asked_for_with(
+    scheduler: InlineScheduler,
+) -> None:
+    a = scheduler.create("a")
+    b = scheduler.create("b", dependencies=after(a))
+    scheduler.create("c", dependencies=after(b), trigger_rule="parameters.day == 1")
+    scheduler.trigger(a, parameters={"day": 1})
+    end(scheduler, "a", result=7)
+    [run] = scheduler.runs(b)
+    held = scheduler.start(run)
+    scheduler.record(held)
+
+    assert held.parameters == {"day": 1, "upstream": {"a": 7}}
+    assert statuses(scheduler)["c"] == "pending"
+
+
+@pytest.mark.usefixtures("worker")
 def test_what_can_no_longer_start_is_skipped_and_so_on_downwards_and_the_flow_run_ends(
     scheduler: InlineScheduler,
 ) -> None:

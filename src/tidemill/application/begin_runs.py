@@ -1,6 +1,6 @@
 """Nothing in its flow run keeps a run back any more: it is ready, and its time limits begin."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,23 +26,24 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 def begin_runs(
-    transaction: Transaction, flow_runs: Mapping[str, FlowRun], runs: Sequence[TaskRun]
+    transaction: Transaction,
+    flow_runs: Mapping[str, FlowRun],
+    runs: Sequence[TaskRun],
+    busy: Collection[int],
 ) -> Begun:
     """Let these runs begin, which wait for upstream runs no more, or for the turn of their flow
     run: each as it is, or as one for each item of the list that it is mapped over.
 
-    While the turn has still to come, they wait for it. In a flow run nobody is skipped for overlap:
-    it waits until the earlier run of its task ended.
+    While the turn has still to come, they wait for it. `busy` are the tasks that have an unfinished
+    run: in a flow run nobody is skipped for overlap, it waits until the earlier run ended.
     """
     if not runs:
         return Begun([], [])
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in runs})
-    bound = [run.task_id for run in runs if _heeds_others(run, _definition_of(run, definitions))]
-    busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
     beginnings = [
         _beginning(
             run,
-            _definition_of(run, definitions),
+            definitions[run.task_id, run.task_version],
             flow_runs[run.flow_run_id or ""],
             transaction.now,
             busy,
@@ -57,24 +58,12 @@ def begin_runs(
     return Begun(items, mapped.ended)
 
 
-def _definition_of(
-    run: TaskRun, definitions: Mapping[tuple[int, int], TaskDefinition]
-) -> TaskDefinition:
-    return definitions[run.task_id, run.task_version]
-
-
-def _heeds_others(run: TaskRun, definition: TaskDefinition) -> bool:
-    """Backfills run beside the live runs, but for what comes after upstream runs."""
-    is_backfill = run.status is RunStatus.PENDING and run.trigger is Trigger.BACKFILL
-    return definition.overlap != "allow" and not is_backfill
-
-
 def _beginning(
     run: TaskRun,
     definition: TaskDefinition,
     flow_run: FlowRun,
     now: datetime,
-    busy: Iterable[int],
+    busy: Collection[int],
 ) -> RunChange:
     ready_at = max(run.not_before, now)
     changes: dict[str, Any]
@@ -97,3 +86,9 @@ def _beginning(
     if run.status is RunStatus.PENDING:
         return annotate(run, now, EventType.RUN_RELEASED, told, **changes)
     return move(run, RunStatus.PENDING, now, EventType.RUN_RELEASED, told, **changes)
+
+
+def _heeds_others(run: TaskRun, definition: TaskDefinition) -> bool:
+    """Backfills run beside the live runs, but for what comes after upstream runs."""
+    is_backfill = run.status is RunStatus.PENDING and run.trigger is Trigger.BACKFILL
+    return definition.overlap != "allow" and not is_backfill

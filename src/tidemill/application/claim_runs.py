@@ -1,6 +1,6 @@
 """A worker takes runs: one guarded change gives it the lease and a fence of its own."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -19,7 +19,7 @@ from tidemill.domain.task import (
 from tidemill.domain.task_run import Hold, LeasedRun, RunChange, Shard, TaskRun, move
 from tidemill.domain.worker import WorkerStatus
 from tidemill.foundation.control_plane import ClaimedRun
-from tidemill.foundation.store import Transaction
+from tidemill.foundation.store import PlaceInFlow, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _WHOLE = Shard()
@@ -98,10 +98,11 @@ def _in_order(run_ids: Collection[int], claimed: Sequence[ClaimedRun]) -> list[C
 
 def with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[ClaimedRun]:
     """Runs that a worker holds, each with all that it needs to know."""
-    taken = _with_upstream(transaction, _with_log_seq(transaction, taken))
+    places = _places_in_flow(transaction, taken)
+    taken = _with_upstream(_with_log_seq(transaction, taken), places)
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in taken})
     successes = transaction.previous_successes({run.task_id for run in taken})
-    shards = _shards_of(transaction, taken)
+    shards = _shards_of(transaction, taken, places)
     return [
         ClaimedRun(
             run,
@@ -114,30 +115,38 @@ def with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[Claim
     ]
 
 
-def _shards_of(transaction: Transaction, taken: Sequence[LeasedRun]) -> dict[int, Shard]:
+def _places_in_flow(
+    transaction: Transaction, taken: Sequence[LeasedRun]
+) -> Mapping[int, PlaceInFlow]:
+    in_flow = [run.id for run in taken if run.flow_run_id is not None]
+    return transaction.places_in_flow(in_flow) if in_flow else {}
+
+
+def _with_upstream(taken: list[LeasedRun], places: Mapping[int, PlaceInFlow]) -> list[LeasedRun]:
+    """What the upstream runs returned stands in `parameters.upstream`, by task."""
+    if not places:
+        return taken
+    return [
+        msgspec.structs.replace(
+            run, parameters=run.parameters | {"upstream": places[run.id].upstream}
+        )
+        if run.id in places
+        else run
+        for run in taken
+    ]
+
+
+def _shards_of(
+    transaction: Transaction, taken: Sequence[LeasedRun], places: Mapping[int, PlaceInFlow]
+) -> dict[int, Shard]:
     """Only what a strategy was asked for may have been split, and what is in a flow run mapped."""
     asked = [
         run.id
         for run in taken
-        if run.flow_run_id is not None or parse_lane(run.lane).strategy not in (None, QUEUE)
+        if run.id not in places and parse_lane(run.lane).strategy not in (None, QUEUE)
     ]
-    return transaction.shards(asked) if asked else {}
-
-
-def _with_upstream(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:
-    """What the upstream runs returned stands in `parameters.upstream`, by task."""
-    in_flow = [run.id for run in taken if run.flow_run_id is not None]
-    if not in_flow:
-        return taken
-    results = transaction.upstream_results(in_flow)
-    return [
-        msgspec.structs.replace(
-            run, parameters=run.parameters | {"upstream": results.get(run.id, {})}
-        )
-        if run.flow_run_id is not None
-        else run
-        for run in taken
-    ]
+    shards = transaction.shards(asked) if asked else {}
+    return shards | {run_id: place.shard for run_id, place in places.items() if place.shard}
 
 
 def _with_log_seq(transaction: Transaction, taken: list[LeasedRun]) -> list[LeasedRun]:

@@ -11,7 +11,7 @@ from tidemill.foundation.store import Transaction
 
 class FlowCounts:
     """Counts for these flow runs, which are locked, how many of their runs are new, and how many
-    have gone."""
+    have gone, beside those that they are counted down by already."""
 
     def __init__(self, flow_runs: Mapping[str, FlowRun]) -> None:
         self.flow_runs = flow_runs
@@ -24,8 +24,11 @@ class FlowCounts:
 
         One that was over before stays as it is: an edge from outside may be counted later.
         """
+        open_ = [each for each in self.flow_runs.values() if each.completed_at is None]
         counted = [
-            self._counted(each) for each in self.flow_runs.values() if each.completed_at is None
+            self._counted(each)
+            for each in open_
+            if self.new[each.id] or self.gone[each.id] or not each.unfinished
         ]
         over = [each for each in counted if not each.unfinished]
         unhandled = transaction.unhandled_ends([each.id for each in over]) if over else {}

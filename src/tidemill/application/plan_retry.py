@@ -1,6 +1,7 @@
 """What of a flow run is run again, in which versions of its tasks, and what it waits for."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -44,6 +45,11 @@ class OldFlowRun:
         """Whether the root waited for upstream tasks: whoever asks by hand is not kept waiting."""
         root = self.flow_run.root_task_id
         return any(self.task_of[edge.downstream_run_id] == root for edge in self.edges)
+
+    def root_parameters(self) -> dict[str, Any]:
+        """What the flow run was asked for with."""
+        root = self.flow_run.root_task_id
+        return next((run.parameters for run in self._runs if run.task_id == root), {})
 
     def counting(self, again: Mapping[int, int]) -> dict[int, list[int]]:
         """The runs that count for each task, in the order of its parts: what succeeded, and the

@@ -33,8 +33,8 @@ def release_dependents(transaction: Transaction, over: Sequence[RunHead]) -> Non
     in_flow = [run for run in over if run.flow_run_id is not None]
     if not in_flow:
         return
-    counts = _counts_of(transaction, [run.flow_run_id for run in in_flow])
-    counts.gone.update(run.flow_run_id for run in in_flow)
+    ended = Counter(run.flow_run_id for run in in_flow if run.flow_run_id is not None)
+    counts = FlowCounts(transaction.count_down(ended))
     transaction.forget_tallies([run.id for run in in_flow if not run.attempt])
     settled = settle_ends(transaction, {run.id: run.status for run in in_flow})
     _go_on(transaction, settled, counts)
@@ -102,7 +102,8 @@ def advance_backfills(transaction: Transaction, backfill_ids: Collection[str]) -
         transaction.save_flow_runs(list(counts.flow_runs.values()))
         transaction.forget_backfills(backfill_ids)
         runs = transaction.runs_without_turn(counts.flow_runs)
-        _begin_and_skip(transaction, _begin(transaction, runs, counts), counts)
+        busy = {run.task_id for run in transaction.unfinished_runs({run.task_id for run in runs})}
+        _begin_and_skip(transaction, _begin(transaction, runs, busy, counts), counts)
         backfill_ids = counts.save(transaction)
 
 
@@ -120,32 +121,33 @@ def _begin_and_skip(transaction: Transaction, settled: Settled, counts: FlowCoun
     """Let them start or skip them; and what waits for those that end at once in place of starting,
     because there is nothing that they could be mapped over."""
     while settled.tallies:
-        starts, skips = _decided(transaction, settled)
+        starts, skips, busy = _decided(transaction, settled)
         transaction.change_runs(
             [_skip(run, settled.skips[run.id], transaction.now) for run in skips]
         )
         counts.gone.update(run.flow_run_id for run in skips)
-        settled = _begin(transaction, starts, counts)
+        settled = _begin(transaction, starts, busy, counts)
 
 
-def _decided(transaction: Transaction, settled: Settled) -> tuple[list[TaskRun], list[TaskRun]]:
-    """Those that start and those that are skipped, of which no tally is kept any more."""
+def _decided(
+    transaction: Transaction, settled: Settled
+) -> tuple[list[TaskRun], list[TaskRun], set[int]]:
+    """Those that start and those that are skipped, of which no tally is kept any more, and the
+    tasks that are busy."""
     decided = {*settled.starts, *settled.skips}
     transaction.save_tallies(
         [tally for run_id, tally in settled.tallies.items() if run_id not in decided]
     )
     if not decided:
-        return [], []
+        return [], [], set()
     transaction.forget_tallies(decided)
     transaction.announce(Topic.EVENTS)
-    waiting = {
-        run_id: run
-        for run_id, run in transaction.runs(decided).items()
-        if run.status is RunStatus.WAITING
-    }
+    runs, busy = transaction.runs_to_begin(decided)
+    waiting = {run.id: run for run in runs}
     return (
         [waiting[run_id] for run_id in settled.starts if run_id in waiting],
         [waiting[run_id] for run_id in settled.skips if run_id in waiting],
+        busy,
     )
 
 
@@ -162,9 +164,11 @@ def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
     )
 
 
-def _begin(transaction: Transaction, runs: Sequence[TaskRun], counts: FlowCounts) -> Settled:
+def _begin(
+    transaction: Transaction, runs: Sequence[TaskRun], busy: Collection[int], counts: FlowCounts
+) -> Settled:
     """Let them begin; what it comes to that some of them ended at once."""
-    done = begin_runs(transaction, counts.flow_runs, runs)
+    done = begin_runs(transaction, counts.flow_runs, runs, busy)
     _add_edges_from(transaction, done.items)
     counts.new.update(run.flow_run_id for run in done.items)
     counts.gone.update(run.flow_run_id for run in done.ended)

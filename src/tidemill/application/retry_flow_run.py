@@ -5,7 +5,7 @@ all others ──────────► a new run each, which waits for wha
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -73,7 +73,10 @@ def _open(
         for run in again
     ]
     joining = plan.tasks.keys() - {run.task_id for run in again}
-    made += [_first(plan.tasks[task_id], new, traceparent) for task_id in sorted(joining)]
+    made += [
+        _first(plan.tasks[task_id], new, old.root_parameters(), traceparent)
+        for task_id in sorted(joining)
+    ]
     waiting = {task_id for task_id in plan.tasks if graph.has_upstream(task_id)}
     if not old.root_waited():
         waiting.discard(new.root_task_id)
@@ -137,7 +140,9 @@ def _again(
     return same_part(run, again)
 
 
-def _first(task: Task, flow_run: FlowRun, traceparent: str | None) -> TaskRun:
+def _first(
+    task: Task, flow_run: FlowRun, parameters: dict[str, Any], traceparent: str | None
+) -> TaskRun:
     """The run of a task that had none in the flow run that is retried."""
     return new_run(
         task,
@@ -146,6 +151,7 @@ def _first(task: Task, flow_run: FlowRun, traceparent: str | None) -> TaskRun:
         flow_run.scheduled_for,
         flow_run.created_at,
         not_before=flow_run.created_at,
+        parameters=parameters,
         traceparent=traceparent,
     )
 

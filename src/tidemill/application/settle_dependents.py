@@ -10,10 +10,9 @@ from tidemill.foundation.store import RunEnd, Transaction
 
 def settle_ends(transaction: Transaction, ends: Mapping[int, RunStatus]) -> Settled:
     """What it comes to that these runs have ended like this."""
-    counted = transaction.end_edges([RunEnd(*each) for each in ends.items()]) if ends else []
-    if not counted:
+    if not ends:
         return Settled({}, [], {}, [])
-    tallies = transaction.tallies({edge.downstream_run_id for edge in counted})
+    counted, tallies = transaction.end_edges([RunEnd(*each) for each in ends.items()])
     return settle_further(transaction, settle(tallies, counted, ends))
 
 

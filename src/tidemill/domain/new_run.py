@@ -69,7 +69,8 @@ def new_run(
 
 
 def dependent_run(task: Task, root: TaskRun, now: datetime) -> TaskRun:
-    """The run of a task that hangs on `root`, in its flow run; that of a paused one is skipped."""
+    """The run of a task that hangs on `root`, in its flow run, with the parameters that the root was
+    asked for with; that of a paused task is skipped."""
     run = msgspec.structs.replace(
         new_run(
             task,
@@ -77,6 +78,7 @@ def dependent_run(task: Task, root: TaskRun, now: datetime) -> TaskRun:
             f"flow:{root.task_id}:{root.trigger_key}",
             root.scheduled_for,
             now,
+            parameters=root.parameters,
             traceparent=root.traceparent,
         ),
         flow_run_id=root.flow_run_id,

@@ -85,6 +85,14 @@ class RunEnd(msgspec.Struct, frozen=True):
     status: RunStatus
 
 
+class PlaceInFlow(msgspec.Struct, frozen=True):
+    """What a run of a flow run finds there: the results of its upstream runs, by task, and which
+    part of a whole it is."""
+
+    upstream: dict[str, Any]
+    shard: Shard | None
+
+
 class UpstreamEnd(msgspec.Struct, frozen=True):
     """How one of those runs stands that a waiting run waits for.
 
@@ -212,6 +220,10 @@ class Reads(Protocol):
 
     def key_runners(self, keys: Collection[str]) -> dict[str, int]:
         """How many runs are running or cancelling under each concurrency key."""
+
+    def runs_to_begin(self, run_ids: Collection[int]) -> tuple[list[TaskRun], set[int]]:
+        """Those of these runs that wait for upstream runs still, locked, and those of their tasks
+        that `unfinished_runs` knows an unfinished run of."""
 
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
         """The unfinished runs of these tasks that a firing may meet, oldest first.
@@ -379,6 +391,10 @@ class Transaction(Reads, Protocol):
     def flow_runs(self, flow_run_ids: Collection[str]) -> dict[str, FlowRun]:
         """These flow runs, locked: nobody else counts in them until the commit."""
 
+    def count_down(self, ended: Mapping[str, int]) -> dict[str, FlowRun]:
+        """Of each of these flow runs so many runs have ended, where it has not itself; all as they
+        stand then, locked: nobody else counts in them until the commit."""
+
     def save_flow_runs(self, flow_runs: Sequence[FlowRun]) -> None:
         """Store the status, counts, deadline and end of flow runs."""
 
@@ -411,8 +427,9 @@ class Transaction(Reads, Protocol):
     def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
         """The runs of these flow runs that are held for TURN, locked."""
 
-    def end_edges(self, ends: Sequence[RunEnd]) -> list[Edge]:
-        """Count the edges from these runs, once each; those that were counted by this call."""
+    def end_edges(self, ends: Sequence[RunEnd]) -> tuple[list[Edge], dict[int, Tally]]:
+        """Count the edges from these runs, once each; those that were counted by this call, and
+        the tallies, as they were before, of whoever of their downstream runs still waits."""
 
     def add_edges(self, edges: Sequence[Edge]) -> None:
         """Store further edges."""
@@ -465,9 +482,9 @@ class Transaction(Reads, Protocol):
         A run that was skipped because its expression could not be told counts as failed.
         """
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-        """For each of these runs, the results of its upstream runs, by task: of one that was split
-        or mapped a list of those of all parts, in their order.
+    def places_in_flow(self, run_ids: Collection[int]) -> dict[int, PlaceInFlow]:
+        """For each of these runs, all in flow runs, its place there: the result of an upstream run
+        that was split or mapped is a list of those of all parts, in their order.
 
         A part has those of the whole.
         """

@@ -1,20 +1,34 @@
 """Flow runs: which run waits for which, and what that came to."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Text, and_, bindparam, case, cast, func, literal, not_, or_, select, text
+from sqlalchemy import (
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.mapping import Source
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold, TaskRun, Trigger
-from tidemill.foundation.store import RunEnd, TaskEdge, UpstreamEnd, WaitingRun
+from tidemill.domain.task_run import Hold, Shard, TaskRun, Trigger
+from tidemill.foundation.store import PlaceInFlow, RunEnd, TaskEdge, UpstreamEnd, WaitingRun
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
-from tidemill.infrastructure.database.rows import Rows
+from tidemill.infrastructure.database.rows import Connection, Rows, StatementCache
 from tidemill.infrastructure.database.run_rows import run_from
 from tidemill.infrastructure.database.tables import (
     AWAITS_TURN,
@@ -35,6 +49,12 @@ from tidemill.infrastructure.database.tables import (
 _FLOW = FlowRun.__struct_fields__
 _EDGE = Edge.__struct_fields__
 _TALLY = Tally.__struct_fields__
+_of_its_tally = tuple(
+    select(run_tallies.c[name])
+    .where(run_tallies.c.run_id == literal_column("run_edges.downstream_run_id"))
+    .scalar_subquery()
+    for name in _TALLY
+)
 _edges = run_edges.c
 
 _reached_tasks = (
@@ -95,7 +115,6 @@ _carried_runs = (
 )
 _edges_into = struct_columns(run_edges, _EDGE).where(in_array(_edges.downstream_run_id, "ids"))
 _tallies = struct_columns(run_tallies, _TALLY).where(in_array(run_tallies.c.run_id, "ids"))
-_forget_tallies = run_tallies.delete().where(in_array(run_tallies.c.run_id, "ids"))
 
 _later = task_runs.alias("later")
 _part = task_runs.alias("part")
@@ -177,6 +196,8 @@ _unhandled = (
 _upstream_results = (
     select(
         _downstream.c.id,
+        _downstream.c.shard_index,
+        _downstream.c.shard_total,
         _runs.task_name,
         _runs.status,
         _runs.part_of,
@@ -185,14 +206,14 @@ _upstream_results = (
     )
     .select_from(_downstream)
     # What a run became waited for what the run did; in a flow run that retries it, for itself.
-    .join(
+    .outerjoin(
         run_edges,
         and_(
             _edges.downstream_run_id.in_([_downstream.c.id, _downstream.c.part_of]),
             _edges.flow_run_id == _downstream.c.flow_run_id,
         ),
     )
-    .join(task_runs, _runs.id == _edges.upstream_run_id)
+    .outerjoin(task_runs, _runs.id == _edges.upstream_run_id)
     .where(in_array(_downstream.c.id, "ids"))
     .order_by(_downstream.c.id, _edges.part)
 )
@@ -313,6 +334,10 @@ _forget_backfills = backfills.delete().where(
 class FlowRows(Rows):
     """The part of a transaction that knows which runs wait for which."""
 
+    def __init__(self, connection: Connection, cache: StatementCache, now: datetime) -> None:
+        super().__init__(connection, cache, now)
+        self._decided: set[int] = set()  # whose tallies go at the end
+
     def flow_run(self, flow_run_id: str, namespace: str | None = None) -> FlowRun | None:
         if namespace is None:
             rows = self.fetch(_flow_run, flow_run_id=flow_run_id)
@@ -338,6 +363,20 @@ class FlowRows(Rows):
 
     def flow_runs(self, flow_run_ids: Collection[str]) -> dict[str, FlowRun]:
         rows = self.fetch(_flow_runs, ids=flow_run_ids)
+        return {row[0]: flow_run_from(row) for row in rows}
+
+    def count_down(self, ended: Mapping[str, int]) -> dict[str, FlowRun]:
+        statement = self.cache.update(
+            flow_runs,
+            ("id",),
+            (),
+            sets="unfinished = CASE WHEN flow_runs.completed_at IS NULL "
+            "THEN flow_runs.unfinished - given.column2 ELSE flow_runs.unfinished END",
+            returning=_FLOW,
+            brought=("unfinished",),
+        )
+        # In one order, so that two transactions do not wait for each other.
+        rows = self.update_and_tell(statement, sorted(ended.items()))
         return {row[0]: flow_run_from(row) for row in rows}
 
     def save_flow_runs(self, flow_runs_: Sequence[FlowRun]) -> None:
@@ -378,17 +417,23 @@ class FlowRows(Rows):
     def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
         return [TaskRun(*row) for row in self.fetch(_without_turn, ids=flow_run_ids)]
 
-    def end_edges(self, ends: Sequence[RunEnd]) -> list[Edge]:
+    def end_edges(self, ends: Sequence[RunEnd]) -> tuple[list[Edge], dict[int, Tally]]:
         statement = self.cache.update(
             run_edges,
             ("upstream_run_id",),
             ("ended_as",),
             "run_edges.ended_as IS NULL",
-            "",
-            _EDGE,
+            returning=_EDGE,
+            beside=_of_its_tally,
         )
         rows = self.update_and_tell(statement, map(msgspec.structs.astuple, ends))
-        return [Edge(*row) for row in rows]
+        width = len(_EDGE)
+        tallies = {
+            row[0]: Tally(*row[width:])
+            for row in rows
+            if row[width] is not None and row[0] not in self._decided
+        }
+        return [Edge(*row[:width]) for row in rows], tallies
 
     def add_edges(self, edges: Sequence[Edge]) -> None:
         self.insert_rows(run_edges, _EDGE, map(msgspec.structs.astuple, edges))
@@ -432,7 +477,8 @@ class FlowRows(Rows):
         return [Edge(*row) for row in self.fetch(_from_outside, task_id=task_id)]
 
     def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
-        return {row[0]: Tally(*row) for row in self.fetch(_tallies, ids=run_ids)}
+        rows = self.fetch(_tallies, ids=run_ids)
+        return {row[0]: Tally(*row) for row in rows if row[0] not in self._decided}
 
     def save_tallies(self, tallies: Collection[Tally]) -> None:
         self.update_rows(
@@ -443,7 +489,8 @@ class FlowRows(Rows):
         )
 
     def forget_tallies(self, run_ids: Collection[int]) -> None:
-        self.execute(_forget_tallies, ids=run_ids)
+        self._decided.update(run_ids)
+        self.delete_last(run_tallies, "run_id", run_ids)
 
     def unhandled_ends(self, flow_run_ids: Collection[str]) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {flow_run_id: {} for flow_run_id in flow_run_ids}
@@ -451,10 +498,14 @@ class FlowRows(Rows):
             found[flow_run_id][status] = count
         return found
 
-    def upstream_results(self, run_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-        found: dict[int, dict[str, Any]] = {}
-        for (run_id, name), source in _gathered(self.fetch(_upstream_results, ids=run_ids)).items():
-            found.setdefault(run_id, {})[name] = source.result
+    def places_in_flow(self, run_ids: Collection[int]) -> dict[int, PlaceInFlow]:
+        rows = self.fetch(_upstream_results, ids=run_ids)
+        found = {
+            run_id: PlaceInFlow({}, None if index is None else Shard(index, total))
+            for run_id, index, total, *_ in rows
+        }
+        for (run_id, name), source in _gathered(rows).items():
+            found[run_id].upstream[name] = source.result
         return found
 
     def upstream_ends(self, run_ids: Collection[int]) -> list[UpstreamEnd]:
@@ -477,7 +528,9 @@ class FlowRows(Rows):
 def _gathered(rows: Sequence[Sequence[Any]]) -> dict[tuple[int, str], Source]:
     """What the upstream runs came to, by downstream run and task: of parts the list of theirs."""
     found: dict[tuple[int, str], Source] = {}
-    for run_id, name, status, part_of, total, result in rows:
+    for run_id, _, _, name, status, part_of, total, result in rows:
+        if name is None:
+            continue  # it waited for nothing, or for what is gone
         if part_of is None:
             found[run_id, name] = Source(result, status is RunStatus.SKIPPED)
             continue

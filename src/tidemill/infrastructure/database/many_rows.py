@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Dialect, Table
+from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.infrastructure.database.prepared import reader, to_driver
 
@@ -96,11 +97,24 @@ class Insert(ManyRows):
         )
 
 
+class Delete(ManyRows):
+    """Rows that are found by the value of one column."""
+
+    def __init__(self, table: Table, found_by: str, dialect: Dialect) -> None:
+        super().__init__(table, [found_by], dialect)
+
+    @cached_property
+    def _around(self) -> tuple[str, str]:
+        [found_by] = self.columns
+        return f"DELETE FROM {self.table.name} WHERE {found_by} IN (SELECT column1 FROM", ")"
+
+
 class Update(ManyRows):
     """Each row brings the values by which it is found, and then those that are set.
 
     `where`, a constant, must hold of the row that is found as well; `sets`, constant assignments,
-    are made to each. `returning` names the columns that are told of each row that was changed.
+    are made to each, by what rows bring of the columns `brought` as well. `returning` names the
+    columns that are told of each row that was changed, and `beside` what is looked up for it.
     """
 
     def __init__(
@@ -111,28 +125,34 @@ class Update(ManyRows):
         where: str,
         sets: str,
         returning: Sequence[str],
+        brought: Sequence[str],
+        beside: Sequence[ColumnElement[Any]],
         dialect: Dialect,
     ) -> None:
-        super().__init__(table, [*found_by, *changed], dialect)
+        super().__init__(table, [*found_by, *changed, *brought], dialect)
         self._found_by = found_by
         self._changed = changed
         self._where = where
         self._sets = sets
-        self._returning = returning
-        self.read = reader([table.c[name].type for name in returning], dialect)
+        self._told = [
+            *(f"{table.name}.{name}" for name in returning),
+            *(str(each.compile(dialect=dialect)) for each in beside),
+        ]
+        types = [table.c[name].type for name in returning] + [each.type for each in beside]
+        self.read = reader(types, dialect)
 
     @cached_property
     def _around(self) -> tuple[str, str]:
         places = [f"given.column{place}" for place in range(1, len(self.columns) + 1)]
         found = dict(zip(self._found_by, places, strict=False))
-        changed = dict(zip(self._changed, places[len(self._found_by) :], strict=True))
+        changed = dict(zip(self._changed, places[len(self._found_by) :], strict=False))
         conditions = [f"{self.table.name}.{name} = {place}" for name, place in found.items()]
         if self._where:
             conditions.append(self._where)
         assignments = [f"{name} = {place}" for name, place in changed.items()]
         if self._sets:
             assignments.append(self._sets)
-        told = [f"{self.table.name}.{name}" for name in self._returning]
+        told = self._told
         return (
             f"UPDATE {self.table.name} SET {', '.join(assignments)} FROM",
             f"WHERE {' AND '.join(conditions)}" + (f" RETURNING {', '.join(told)}" if told else ""),

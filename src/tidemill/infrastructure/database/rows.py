@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import Dialect, Table
 from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.events import RunEvent
 from tidemill.domain.task import TaskDefinition
 from tidemill.foundation.wakeups import Topic
-from tidemill.infrastructure.database.many_rows import Insert, ManyRows, Update
+from tidemill.infrastructure.database.many_rows import Delete, Insert, ManyRows, Update
 from tidemill.infrastructure.database.prepared import Prepared
 from tidemill.infrastructure.database.tables import run_events
 
@@ -49,6 +50,7 @@ class StatementCache:
         self._prepared: dict[ClauseElement, Prepared] = {}
         self._inserts: dict[tuple[Any, ...], Insert] = {}
         self._updates: dict[tuple[Any, ...], Update] = {}
+        self._deletes: dict[tuple[Any, ...], Delete] = {}
         self._by_shape: dict[tuple[Any, ...], Prepared] = {}
 
     def prepared(self, statement: ClauseElement) -> Prepared:
@@ -76,14 +78,23 @@ class StatementCache:
         where: str = "",
         sets: str = "",
         returning: tuple[str, ...] = (),
+        brought: tuple[str, ...] = (),
+        beside: tuple[ColumnElement[Any], ...] = (),
     ) -> Update:
         """The UPDATE of these columns of rows that are found by others."""
-        key = (table, found_by, changed, where, sets, returning)
+        key = (table, found_by, changed, where, sets, returning, brought, beside)
         found = self._updates.get(key)
         if found is None:
             found = self._updates[key] = Update(
-                table, found_by, changed, where, sets, returning, self.dialect
+                table, found_by, changed, where, sets, returning, brought, beside, self.dialect
             )
+        return found
+
+    def delete(self, table: Table, found_by: str) -> Delete:
+        """The DELETE of rows that are found by one column."""
+        found = self._deletes.get((table, found_by))
+        if found is None:
+            found = self._deletes[table, found_by] = Delete(table, found_by, self.dialect)
         return found
 
     def shaped(self, shape: tuple[Any, ...], statement: ClauseElement | None) -> Prepared | None:
@@ -173,6 +184,11 @@ class Rows:
         many use cases leave behind go in one statement."""
         statement = self.cache.insert(table, columns, unless_taken)
         self._last.setdefault(statement, []).extend(statement.bind(row) for row in rows)
+
+    def delete_last(self, table: Table, found_by: str, values: Iterable[Any]) -> None:
+        """Delete rows at the end of the transaction, which leaves them out where it looks."""
+        statement = self.cache.delete(table, found_by)
+        self._last.setdefault(statement, []).extend(statement.bind([value]) for value in values)
 
     def update_rows(
         self,

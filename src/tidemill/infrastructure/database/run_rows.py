@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, not_, or_, select, text
+from sqlalchemy import and_, bindparam, exists, func, not_, or_, select, text
 from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.events import RunEvent
@@ -170,6 +170,12 @@ _unfinished = (
     )
     .order_by(_runs.id)
 )
+_earlier = task_runs.alias("earlier")
+_waiting = _by_ids.add_columns(
+    exists(_earlier.c.id)
+    .where(text(IS_UNFINISHED), _earlier.c.task_id == _runs.task_id, *_meets_firings(_earlier.c))
+    .correlate(task_runs)
+).where(_runs.status == RunStatus.WAITING)
 _of_tasks = _locked.where(
     text(IS_UNFINISHED), in_array(_runs.task_id, "ids"), in_array(_runs.status, "statuses")
 )
@@ -417,6 +423,11 @@ class RunRows(Rows):
             if self.update_rows(task_runs, _GUARD, columns, rows) != len(rows):
                 raise ConcurrentChange("a run moved while it was being changed")
         self.append_events([change.event for change in changes])
+
+    def runs_to_begin(self, run_ids: Collection[int]) -> tuple[list[TaskRun], set[int]]:
+        rows = self.fetch(_waiting, ids=run_ids)
+        runs = [run_from(row[:-1]) for row in rows]
+        return runs, {run.task_id for run, row in zip(runs, rows, strict=True) if row[-1]}
 
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
         return [UnfinishedRun(*row) for row in self.fetch(_unfinished, ids=task_ids)]

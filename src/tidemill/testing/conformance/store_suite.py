@@ -40,6 +40,7 @@ from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter, T
 from tidemill.foundation.store import (
     DueTask,
     LogLines,
+    PlaceInFlow,
     RunEnd,
     Store,
     StoredAnswer,
@@ -151,6 +152,11 @@ def end_with(transaction: Transaction, run: TaskRun, result: object) -> None:
     run = transaction.runs([run.id])[run.id]
     held = start(transaction, run, transaction.now + MINUTE)
     transaction.record_successes([Success(run.id, held.fence, result, None, 0)])
+
+
+def upstream(places: dict[int, PlaceInFlow]) -> dict[int, dict[str, Any]]:
+    """What each run finds of those that it waited for."""
+    return {run_id: place.upstream for run_id, place in places.items()}
 
 
 class StoreSuite:
@@ -497,7 +503,7 @@ class StoreSuite:
             await store.transact(lambda t, i=item, n=number: end_with(t, i, n))  # type: ignore[misc]
 
         ids = [merge.id, process.id, items[0].id]
-        assert await store.transact(lambda t: t.upstream_results(ids)) == {
+        assert upstream(await store.transact(lambda t: t.places_in_flow(ids))) == {
             merge.id: {"process": [0, 1, 2]},
             process.id: {"split": ["a"]},
             items[0].id: {"split": ["a"]},
@@ -530,7 +536,7 @@ class StoreSuite:
         ]
         await store.transact(lambda t: t.change_runs(ends))
 
-        assert await store.transact(lambda t: t.upstream_results([merge.id])) == {
+        assert upstream(await store.transact(lambda t: t.places_in_flow([merge.id]))) == {
             merge.id: {"lone": [None], "empty": [], "skipped": None}
         }
         assert await store.transact(lambda t: t.map_sources([merge.id])) == {
