@@ -220,6 +220,20 @@ class TaskBody(Body):
         return value
 
 
+class ApplyBody(Body):
+    """Tasks as they are all to be.
+
+    Of a task, `namespace` is that of the call where it is left out, and `status` then stays as it
+    is. `prune` deletes those of `namespace` that were applied before and are not given any more;
+    `dry_run` only tells.
+    """
+
+    tasks: Annotated[list[TaskBody], Field(min_length=1, max_length=100_000)]
+    namespace: Word = "default"
+    prune: bool = False
+    dry_run: bool = False
+
+
 class TriggerBody(Body):
     """How this one run differs from the task's definition, and when it may start."""
 
@@ -444,6 +458,23 @@ class TaskOut(BaseModel):
     updated_at: AwareDatetime
     last_run_at: AwareDatetime | None
     next_run_at: AwareDatetime | None
+
+
+class AppliedOut(BaseModel):
+    """What became of one task; `id` is null where it would be created."""
+
+    name: str
+    namespace: str
+    fate: Literal["created", "updated", "unchanged", "deleted"]
+    id: int | None
+    version: int
+
+
+class ApplyOut(BaseModel):
+    """What became of each task, in the order given; those that were deleted come last."""
+
+    items: list[AppliedOut]
+    dry_run: bool
 
 
 class RunOut(BaseModel):

@@ -5,7 +5,7 @@ at the same time one sees what the other counted.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -74,10 +74,10 @@ def count_outside_edges(transaction: Transaction) -> None:
     _count_from_outside(transaction, transaction.outside_edges(_OUTSIDE_AT_ONCE))
 
 
-def give_up_outside_edges(transaction: Transaction, task_id: int) -> None:
-    """Nobody waits any more for a run of this task, which was deleted."""
+def give_up_outside_edges(transaction: Transaction, task_ids: Collection[int]) -> None:
+    """Nobody waits any more for a run of these tasks, which were deleted."""
     never = RunEnd(None, RunStatus.CANCELLED)
-    edges = transaction.edges_from_outside(task_id)
+    edges = transaction.edges_from_outside(task_ids)
     _count_from_outside(transaction, [(edge, never) for edge in edges])
 
 

@@ -296,7 +296,7 @@ class Transaction(Reads, Protocol):
         """
 
     def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
-        """These tasks, locked; deleted ones are left out."""
+        """These tasks, locked in the order of their ids; deleted ones are left out."""
 
     def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
         """The tasks of these names, locked; deleted ones are left out."""
@@ -304,33 +304,46 @@ class Transaction(Reads, Protocol):
     def tasks_in_force(self, task_ids: Collection[int]) -> dict[int, Task]:
         """These tasks, not locked; deleted ones are left out."""
 
+    def tasks_in_force_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
+        """The tasks of these names, not locked; deleted ones are left out."""
+
     def note_last_run(self, task_ids: Collection[int]) -> None:
         """Set `last_run_at` of these tasks to now: a run of each was made."""
 
     def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
         """Move schedules on."""
 
-    def insert_task(self, task: Task) -> Task:
-        """Store a new task and its first version; raises Conflict where the name is taken."""
+    def insert_tasks(self, tasks: Sequence[Task]) -> list[Task]:
+        """Store new tasks and their first versions; as they are then, in order.
 
-    def replace_task(self, before: Task, after: Task) -> None:
-        """Store `after` in place of `before`, and its definition if the version is new.
-
-        Raises VersionMismatch where the row is not at `before.version` any more, and Conflict
-        where `after` has another name that is taken.
+        Raises Conflict where a name is taken.
         """
 
-    def delete_task(self, task_id: int) -> None:
-        """Mark as deleted: its name is free again, its history stays."""
+    def replace_tasks(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        """Store the second of each pair in place of the first, and its definition if the version
+        is new.
+
+        Raises VersionMismatch where a row is not at the first one's version any more, and Conflict
+        where the second has another name that is taken.
+        """
+
+    def delete_tasks(self, task_ids: Collection[int]) -> None:
+        """Mark as deleted: their names are free again, their history stays."""
+
+    def lock_dependencies(self, namespaces: Collection[str]) -> None:
+        """Until the commit nobody else who calls this changes what depends on what there.
+
+        Whoever does, calls it before all else that locks: so they wait for one another in a row,
+        and never in a circle.
+        """
 
     def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
-        """Every dependency of a namespace: task id → the ids of its upstream tasks.
+        """Every dependency of a namespace: task id → the ids of its upstream tasks."""
 
-        Until the commit nobody else reads them to decide.
-        """
-
-    def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
-        """The upstream tasks of a task and their conditions."""
+    def replace_dependencies(
+        self, namespace: str, task_ids: Collection[int], edges: Sequence[TaskEdge]
+    ) -> None:
+        """Store `edges`, and forget all that those of `task_ids` depended on before."""
 
     # flow runs
 
@@ -365,8 +378,8 @@ class Transaction(Reads, Protocol):
     def take_outside_edges(self, found: Sequence[tuple[Edge, RunEnd]]) -> list[Edge]:
         """Count these, once each; those that were counted by this call."""
 
-    def edges_from_outside(self, task_id: int) -> list[Edge]:
-        """Edges that wait for a run of this task, outside their flow runs."""
+    def edges_from_outside(self, task_ids: Collection[int]) -> list[Edge]:
+        """Edges that wait for a run of one of these tasks, outside their flow runs."""
 
     def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
         """The tallies of those of these runs that still wait."""

@@ -109,7 +109,7 @@ _open_edges_from = struct_columns(run_edges, _EDGE).where(
     in_array(_edges.upstream_run_id, "ids"), _edges.ended_as.is_(None)
 )
 _from_outside = struct_columns(run_edges, _EDGE).where(
-    text(IS_OUTSIDE), _edges.upstream_task_id == bindparam("task_id")
+    text(IS_OUTSIDE), in_array(_edges.upstream_task_id, "ids")
 )
 
 _runs = task_runs.c
@@ -184,7 +184,7 @@ class FlowRows(Rows):
             "",
             _EDGE,
         )
-        rows = self.update_and_tell(statement, map(msgspec.structs.astuple, ends))
+        rows = self.write_and_tell(statement, map(msgspec.structs.astuple, ends))
         return [Edge(*row) for row in rows]
 
     def add_edges(self, edges: Sequence[Edge]) -> None:
@@ -210,7 +210,7 @@ class FlowRows(Rows):
             "",
             _EDGE,
         )
-        rows = self.update_and_tell(
+        rows = self.write_and_tell(
             statement,
             (
                 (edge.downstream_run_id, edge.upstream_task_id, edge.part, end.run_id, end.status)
@@ -219,8 +219,8 @@ class FlowRows(Rows):
         )
         return [Edge(*row) for row in rows]
 
-    def edges_from_outside(self, task_id: int) -> list[Edge]:
-        return [Edge(*row) for row in self.fetch(_from_outside, task_id=task_id)]
+    def edges_from_outside(self, task_ids: Collection[int]) -> list[Edge]:
+        return [Edge(*row) for row in self.fetch(_from_outside, ids=task_ids)]
 
     def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
         return {row[0]: Tally(*row) for row in self.fetch(_tallies, ids=run_ids)}

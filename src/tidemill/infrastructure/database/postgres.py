@@ -135,9 +135,8 @@ class PostgresTransaction(PostgresReads):
         self._decide_alone("key", keys)
         return super().key_runners(keys)
 
-    def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
-        self._decide_alone("dependencies", [namespace])
-        return super().upstream_edges(namespace)
+    def lock_dependencies(self, namespaces: Collection[str]) -> None:
+        self._decide_alone("dependencies", namespaces)
 
     def _decide_alone(self, what: str, names: Collection[str]) -> None:
         """Until the commit, nobody else reads what is counted under these names to decide."""

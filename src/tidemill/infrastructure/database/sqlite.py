@@ -10,7 +10,7 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -97,6 +97,9 @@ class SqliteTransaction(DatabaseTransaction):
 
     def note_run_ids(self, run_ids: Sequence[int]) -> None:
         self.ids.skip(run_ids)
+
+    def lock_dependencies(self, namespaces: Collection[str]) -> None:
+        """Nobody else writes."""
 
 
 class RunIds:

@@ -38,6 +38,7 @@ from tidemill.foundation.store import (
     Store,
     StoredAnswer,
     TaskAdvance,
+    TaskEdge,
     Transaction,
 )
 from tidemill.testing.builders import task, worker
@@ -48,7 +49,8 @@ MINUTE = timedelta(minutes=1)
 
 async def add_task(store: Store, **fields: object) -> Task:
     """A stored task."""
-    return await store.transact(lambda t: t.insert_task(task(id=0, at=t.now, **fields)))  # type: ignore[arg-type]
+    [stored] = await store.transact(lambda t: t.insert_tasks([task(id=0, at=t.now, **fields)]))  # type: ignore[arg-type]
+    return stored
 
 
 async def add_runs(store: Store, owner: Task, times: Sequence[datetime]) -> list[TaskRun]:
@@ -98,7 +100,7 @@ class StoreSuite:
         first = await add_task(store, name="a")
         with pytest.raises(Conflict):
             await add_task(store, name="a")
-        await store.transact(lambda t: t.delete_task(first.id))
+        await store.transact(lambda t: t.delete_tasks([first.id]))
         second = await add_task(store, name="a")
 
         assert second.id != first.id
@@ -108,11 +110,11 @@ class StoreSuite:
         stored = await add_task(store)
         other = msgspec.structs.replace(stored, version=9)
         with pytest.raises(VersionMismatch):
-            await store.transact(lambda t: t.replace_task(other, other))
+            await store.transact(lambda t: t.replace_tasks([(other, other)]))
 
     async def test_what_a_body_raises_leaves_nothing(self, store: Store) -> None:
         def body(transaction: Transaction) -> None:
-            transaction.insert_task(task(id=0, at=transaction.now, name="gone"))
+            transaction.insert_tasks([task(id=0, at=transaction.now, name="gone")])
             raise ValueError("after all, no")
 
         with pytest.raises(ValueError, match="after all"):
@@ -129,7 +131,7 @@ class StoreSuite:
         key = (stored.id, 2)
 
         def body(transaction: Transaction) -> None:
-            transaction.replace_task(stored, changed)
+            transaction.replace_tasks([(stored, changed)])
             assert transaction.definitions([key])[key].command == "taken back"
             raise ValueError("after all, no")
 
@@ -138,7 +140,7 @@ class StoreSuite:
         kept = msgspec.structs.replace(
             changed, definition=msgspec.structs.replace(stored.definition, command="kept")
         )
-        await store.transact(lambda t: t.replace_task(stored, kept))
+        await store.transact(lambda t: t.replace_tasks([(stored, kept)]))
 
         assert (await store.read(lambda r: r.definitions([key])))[key].command == "kept"
 
@@ -302,7 +304,7 @@ class StoreSuite:
         for each in (owner, edited, moved):
             await store.transact(lambda t, each=each: t.save_prepared([prepare_firing(each)]))  # type: ignore[misc]
         await store.transact(
-            lambda t: t.replace_task(edited, msgspec.structs.replace(edited, version=2))
+            lambda t: t.replace_tasks([(edited, msgspec.structs.replace(edited, version=2))])
         )
         earlier = at - timedelta(seconds=1)
         await store.transact(lambda t: t.advance_tasks([TaskAdvance(moved.id, earlier, None)]))
@@ -326,7 +328,7 @@ class StoreSuite:
 
         assert await store.transact(lambda t: t.unprepared_tasks(at, 9)) == [soon]
         assert await store.transact(lambda t: t.next_due_after(at)) == later.next_run_at
-        await store.transact(lambda t: t.delete_task(soon.id))
+        await store.transact(lambda t: t.delete_tasks([soon.id]))
         assert await store.transact(lambda t: t.unprepared_tasks(at, 9)) == []
 
     async def test_ready_runs_come_by_lane_and_rank(self, store: Store, clock: FakeClock) -> None:
@@ -691,7 +693,43 @@ class StoreSuite:
             definition=msgspec.structs.replace(other.definition, name="taken"),
         )
         with pytest.raises(Conflict):
-            await store.transact(lambda t: t.replace_task(other, renamed))
+            await store.transact(lambda t: t.replace_tasks([(other, renamed)]))
+
+    async def test_many_tasks_are_stored_changed_and_deleted_together(self, store: Store) -> None:
+        names = [f"task-{number}" for number in range(1_000)]
+        stored = await store.transact(
+            lambda t: t.insert_tasks([task(id=0, at=t.now, name=name) for name in names])
+        )
+        assert [each.definition.name for each in stored] == names
+        assert len({each.id for each in stored}) == len(names)
+        assert await store.transact(lambda t: t.tasks_in_force_named("default", names)) == {
+            each.definition.name: each for each in stored
+        }
+        changes = [(each, msgspec.structs.replace(each, version=2)) for each in stored[:600]]
+        await store.transact(lambda t: t.replace_tasks(changes))
+        with pytest.raises(VersionMismatch):
+            await store.transact(lambda t: t.replace_tasks(changes[:1]))
+        await store.transact(lambda t: t.delete_tasks([each.id for each in stored[500:]]))
+
+        found = await store.transact(lambda t: t.tasks([each.id for each in stored]))
+        assert [each.version for each in found.values()] == [2] * 500
+        page = PageRequest("-version", 10)
+        versions = await store.read(lambda r: r.list_versions(stored[0].id, page))
+        assert [each.version for each in versions.items] == [2, 1]
+
+    async def test_what_depends_on_what_is_replaced_for_the_tasks_named(self, store: Store) -> None:
+        a, b, c = [await add_task(store, name=name) for name in "abc"]
+        both = [TaskEdge(b.id, a.id, "succeeded"), TaskEdge(c.id, a.id, "failed")]
+        await store.transact(lambda t: t.replace_dependencies("default", [], both))
+        other = [TaskEdge(c.id, b.id, "completed")]
+        await store.transact(lambda t: t.replace_dependencies("default", [c.id], other))
+
+        assert await store.transact(lambda t: t.upstream_edges("default")) == {
+            b.id: [a.id], c.id: [b.id],
+        }  # fmt: skip
+        assert await store.transact(lambda t: t.upstream_edges("elsewhere")) == {}
+        below = await store.transact(lambda t: t.task_edges_below([a.id]))
+        assert set(below) == {both[0], other[0]}
 
     async def test_tasks_are_found_by_name_in_their_namespace(
         self, store: Store, clock: FakeClock
@@ -699,7 +737,7 @@ class StoreSuite:
         here = await add_task(store, name="a")
         await add_task(store, name="a", namespace="elsewhere")
         gone = await add_task(store, name="b")
-        await store.transact(lambda t: t.delete_task(gone.id))
+        await store.transact(lambda t: t.delete_tasks([gone.id]))
 
         found = await store.transact(lambda t: t.tasks_named("default", ["a", "b", "c"]))
         assert found == {"a": here}
@@ -941,9 +979,9 @@ class StoreSuite:
     ) -> None:
         first, second = (Leadership(store, Duty.PRUNE_HISTORY, name) for name in ("one", "two"))
 
-        async def perform(leadership: Leadership, name: str) -> Task | None:
+        async def perform(leadership: Leadership, name: str) -> list[Task] | None:
             return await leadership.perform(
-                lambda t: t.insert_task(task(id=0, at=t.now, name=name))
+                lambda t: t.insert_tasks([task(id=0, at=t.now, name=name)])
             )
 
         assert await perform(first, "a") is not None
@@ -963,7 +1001,7 @@ class StoreSuite:
         leadership = Leadership(store, Duty.PRUNE_HISTORY, "one")
 
         def fail(transaction: Transaction) -> None:
-            transaction.insert_task(task(id=0, at=transaction.now, name="half"))
+            transaction.insert_tasks([task(id=0, at=transaction.now, name="half")])
             raise Conflict("no")
 
         for _ in range(2):
