@@ -16,7 +16,7 @@ from benchmarks.containment import gigabyte
 from benchmarks.crashes import crashes
 from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
-from benchmarks.flows import chain, fan
+from benchmarks.flows import big_graph, chain, fan, long_chain
 from benchmarks.idle import idle, ready, version
 
 _CHAOS = (chaos_postgres, chaos_redis, chaos_rabbitmq)
@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan, *FAILOVER, *_CHAOS,
+        chain, fan, big_graph, long_chain, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 SEVERAL = {

@@ -559,12 +559,17 @@ class FlowRunSummaryOut(BaseModel):
 
 
 class FlowRunOut(FlowRunSummaryOut):
-    """A flow run with its graph; `critical_path` names the runs that it took so long for."""
+    """A flow run with its graph, by pages: some of its runs, and the edges that lead into these.
+
+    `critical_path` names the runs that the whole took so long for; `next_cursor` asks for the next
+    runs, and is null on the last page.
+    """
 
     started_at: AwareDatetime | None
     runs: list[MemberOut]
     edges: list[EdgeOut]
     critical_path: list[int]
+    next_cursor: str | None
 
 
 class AttemptOut(BaseModel):

@@ -1,12 +1,13 @@
 """Tasks are made to be those of a list: all of it in one transaction, or none."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 from tidemill.application.define_task import delete_tasks
 from tidemill.application.define_tasks import Name, Plan, Wish, carry_out, plan_tasks
+from tidemill.application.pace import paced
 from tidemill.application.pause_task import pause_tasks, resume_tasks
 from tidemill.domain.task import APPLIED_MARK, Task, TaskDefinition, TaskStatus
 from tidemill.errors import InvalidInput, Problem
@@ -61,15 +62,21 @@ def apply_tasks(
     stored = _stored(transaction, wanted)
     surplus = [] if prune_in is None else _surplus(transaction, prune_in, stored.keys())
     gone = {task.id for task in surplus}
-    wishes = list(_wishes(wanted, stored))
+    wishes = list(_wishes(paced(transaction, wanted), stored))
     plan = plan_tasks(transaction, wishes, known=stored, gone=gone)
-    _refuse(wanted, plan, _left_behind(transaction, plan, surplus))
+    _refuse(paced(transaction, wanted), plan, _left_behind(transaction, plan, surplus))
     if dry_run:
         after = {each.wish.name: each.wish for each in plan.edits}
-        found = [_as_planned(each, stored.get(each.name), after.get(each.name)) for each in wanted]
+        found = [
+            _as_planned(each, stored.get(each.name), after.get(each.name))
+            for each in paced(transaction, wanted)
+        ]
     else:
         defined = {_name_of(task): task for task in carry_out(transaction, plan)}
-        found = [_as_done(each, stored.get(each.name), defined.get(each.name)) for each in wanted]
+        found = [
+            _as_done(each, stored.get(each.name), defined.get(each.name))
+            for each in paced(transaction, wanted)
+        ]
         _set_statuses(transaction, wanted, stored)
         if surplus:
             delete_tasks(transaction, surplus)
@@ -109,7 +116,7 @@ def _surplus(transaction: Transaction, namespace: str, kept: Collection[Name]) -
         page = transaction.list_tasks(TaskFilter(namespace=namespace), request)
 
 
-def _wishes(wanted: Sequence[Wanted], stored: dict[Name, Task]) -> Iterator[Wish]:
+def _wishes(wanted: Iterable[Wanted], stored: dict[Name, Task]) -> Iterator[Wish]:
     """Those of which another definition is to be in force than there is."""
     for each in wanted:
         before = stored.get(each.name)
@@ -162,7 +169,7 @@ def _left_behind(transaction: Transaction, plan: Plan, surplus: Sequence[Task]) 
     ]
 
 
-def _refuse(wanted: Sequence[Wanted], plan: Plan, more: Sequence[Problem]) -> None:
+def _refuse(wanted: Iterable[Wanted], plan: Plan, more: Sequence[Problem]) -> None:
     """Raise InvalidInput where anything is wrong, with all that is."""
     planned = {each.wish.name for each in plan.edits}
     seen: dict[Name, str] = {}

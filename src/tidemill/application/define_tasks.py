@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from tidemill.application.pace import paced
 from tidemill.application.settle_tasks import settle_tasks
 from tidemill.application.trigger_runs import parse_task_key
 from tidemill.domain.dependency import Condition
@@ -102,7 +103,7 @@ def plan_tasks(
     """
     upstream = _Upstream(transaction, wishes, known, gone)
     edits, problems = [], []
-    for wish in wishes:
+    for wish in paced(transaction, wishes):
         edges, wrong = upstream.of(wish)
         first_fire_at = None
         if not wish.problems and _has_new_times(wish):
@@ -124,10 +125,12 @@ def carry_out(transaction: Transaction, plan: Plan) -> list[Task]:
     changed = [each for each in plan.edits if each.wish.before is not None]
     before = {task.id: task for each in changed if (task := each.wish.before) is not None}
     settled = settle_tasks(transaction, locked_as_read(transaction, before))
-    created = transaction.insert_tasks([_new_task(each, transaction.now) for each in new])
+    created = transaction.insert_tasks(
+        [_new_task(each, transaction.now) for each in paced(transaction, new)]
+    )
     replaced = [
         (settled[task_id], _redefined(settled[task_id], edit, transaction.now))
-        for task_id, edit in zip(before, changed, strict=True)
+        for task_id, edit in paced(transaction, zip(before, changed, strict=True))
     ]
     transaction.replace_tasks(replaced)
     by_node: dict[Node, Task] = {_name_of(task): task for task in created}
@@ -154,7 +157,7 @@ class _Upstream:
         names: dict[str, set[str]] = {}
         ids: set[int] = set()
         there = {wish.name for wish in wishes} | known.keys()
-        for wish in wishes:
+        for wish in paced(transaction, wishes):
             for dependency in wish.definition.dependencies:
                 key = parse_task_key(dependency.task)
                 namespace = wish.definition.namespace
@@ -298,7 +301,7 @@ def _store_edges(
 ) -> None:
     edges: dict[str, list[TaskEdge]] = {}
     stale: dict[str, list[int]] = {}
-    for edit in edits:
+    for edit in paced(transaction, edits):
         task = by_node[edit.wish.node]
         namespace = edit.wish.definition.namespace
         before = edit.wish.before

@@ -1,10 +1,11 @@
 """A task that others depend on fires: all that hang on it get a run in the same flow run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
+from tidemill.application.pace import paced
 from tidemill.application.release_dependents import count_outside_edges, release_dependents
 from tidemill.domain.dependency import Edge, Rule, Tally
 from tidemill.domain.flow_run import FlowRun, new_flow_run_id
@@ -12,8 +13,10 @@ from tidemill.domain.new_run import dependent_run, waiting_run
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task
 from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import TaskEdge, Transaction
 
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 _WAITS = frozenset({Trigger.SCHEDULE, Trigger.BACKFILL})
 
 
@@ -41,37 +44,60 @@ def _in_flow_run(run: TaskRun, task: Task, now: datetime) -> TaskRun:
     return waiting_run(named) if waits else named
 
 
+class _Placed(msgspec.Struct, frozen=True):
+    """As much of a new run as its place in a flow run depends on."""
+
+    id: int
+    task_id: int
+    flow_run_id: str
+    waits: bool
+
+
 def _open(transaction: Transaction, tasks: Mapping[int, Task], roots: Sequence[TaskRun]) -> None:
-    graph = _Graph(transaction.task_edges_below({root.task_id for root in roots}))
-    below = {root.id: graph.below(root.task_id) for root in roots}
-    wanted = {task_id for members in below.values() for task_id in members}
-    known = {**tasks, **transaction.tasks_in_force(wanted)}
-    dependents = transaction.insert_runs(
-        [
-            dependent_run(known[task_id], root, transaction.now)
-            for root in roots
-            for task_id in below[root.id]
-        ]
+    below = transaction.task_edges_below({root.task_id for root in roots})
+    graph = _Graph(paced(transaction, below))
+    rules = {task.id: task.definition.trigger_rule for task in tasks.values()}
+    in_flow = {root.flow_run_id: [_placed(root)] for root in roots}
+    skipped: list[TaskRun] = []
+    places = ((root, task_id) for root in roots for task_id in graph.below(root.task_id))
+    for batch in in_batches(places, _RUNS_AT_ONCE):
+        known = transaction.tasks_in_force({task_id for _, task_id in batch})
+        rules |= {task.id: task.definition.trigger_rule for task in known.values()}
+        for run in transaction.insert_runs(
+            [dependent_run(known[task_id], root, transaction.now) for root, task_id in batch]
+        ):
+            in_flow[run.flow_run_id].append(_placed(run))
+            if run.status is RunStatus.SKIPPED:
+                skipped.append(run)
+    edges = list(
+        paced(
+            transaction,
+            (edge for runs in in_flow.values() for edge in graph.edges_among(runs)),
+        )
     )
-    in_flow: dict[str, list[TaskRun]] = {}
-    for run in [*roots, *dependents]:
-        assert run.flow_run_id is not None
-        in_flow.setdefault(run.flow_run_id, []).append(run)
-    edges = [edge for runs in in_flow.values() for edge in graph.edges_among(runs)]
-    rules = {run.id: known[run.task_id].definition.trigger_rule for run in [*roots, *dependents]}
+    rule_of = {
+        run.id: rules[run.task_id]
+        for run in paced(transaction, (run for runs in in_flow.values() for run in runs))
+    }
     transaction.open_flow_runs(
-        [_flow_run(runs, transaction.now) for runs in in_flow.values()], _tallies(edges, rules)
+        [_flow_run(root, len(in_flow[root.flow_run_id]), transaction.now) for root in roots],
+        _tallies(edges, rule_of),
     )
     transaction.add_edges(edges)
-    release_dependents(transaction, [run for run in dependents if run.status is RunStatus.SKIPPED])
+    release_dependents(transaction, skipped)
     if any(edge.upstream_run_id is None for edge in edges):
         count_outside_edges(transaction)
+
+
+def _placed(run: TaskRun) -> _Placed:
+    assert run.flow_run_id is not None
+    return _Placed(run.id, run.task_id, run.flow_run_id, run.status is RunStatus.WAITING)
 
 
 class _Graph:
     """Tasks that depend on one another."""
 
-    def __init__(self, edges: Sequence[TaskEdge]) -> None:
+    def __init__(self, edges: Iterable[TaskEdge]) -> None:
         self._upstream: dict[int, list[TaskEdge]] = {}
         self._downstream: dict[int, list[int]] = {}
         for edge in edges:
@@ -88,10 +114,10 @@ class _Graph:
             work += fresh
         return work[1:]
 
-    def edges_among(self, runs: Sequence[TaskRun]) -> list[Edge]:
+    def edges_among(self, runs: Sequence[_Placed]) -> Iterator[Edge]:
         """What each waiting run of a flow run waits for, in it or outside."""
         run_of = {run.task_id: run.id for run in runs}
-        return [
+        return (
             Edge(
                 run.id,
                 edge.upstream_task_id,
@@ -101,13 +127,12 @@ class _Graph:
                 edge.condition,
             )
             for run in runs
-            if run.status is RunStatus.WAITING and run.flow_run_id is not None
+            if run.waits
             for edge in self._upstream.get(run.task_id, ())
-        ]
+        )
 
 
-def _flow_run(runs: Sequence[TaskRun], now: datetime) -> FlowRun:
-    root = runs[0]
+def _flow_run(root: TaskRun, total: int, now: datetime) -> FlowRun:
     assert root.flow_run_id is not None
     return FlowRun(
         id=root.flow_run_id,
@@ -116,8 +141,8 @@ def _flow_run(runs: Sequence[TaskRun], now: datetime) -> FlowRun:
         root_run_id=root.id,
         trigger=root.trigger,
         scheduled_for=root.scheduled_for,
-        total=len(runs),
-        unfinished=len(runs),
+        total=total,
+        unfinished=total,
         created_at=now,
     )
 

@@ -7,6 +7,7 @@ at the same time one sees what the other counted.
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
@@ -17,10 +18,14 @@ from tidemill.domain.flow_run import FlowRun, flow_status
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
 from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, move, rank_of
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import RunEnd, Transaction
 from tidemill.foundation.wakeups import Topic
 
+R = TypeVar("R", bound=RunHead)
+
 _OUTSIDE_AT_ONCE = 1_000
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 
 
 def release_dependents(transaction: Transaction, ended: Sequence[RunHead]) -> None:
@@ -119,7 +124,7 @@ def _with_those_below(transaction: Transaction, settled: Settled) -> Settled:
     )
 
 
-def _move(transaction: Transaction, settled: Settled) -> list[TaskRun]:
+def _move(transaction: Transaction, settled: Settled) -> list[RunHead]:
     """Let them start or skip them; those that were skipped."""
     decided = {*settled.starts, *settled.skips}
     transaction.save_tallies(
@@ -128,29 +133,34 @@ def _move(transaction: Transaction, settled: Settled) -> list[TaskRun]:
     if not decided:
         return []
     transaction.forget_tallies(decided)
-    waiting = {
-        run_id: run
-        for run_id, run in transaction.runs(decided).items()
-        if run.status is RunStatus.WAITING
-    }
-    starts = [waiting[run_id] for run_id in settled.starts if run_id in waiting]
-    skips = [waiting[run_id] for run_id in settled.skips if run_id in waiting]
-    definitions = transaction.definitions({(run.task_id, run.task_version) for run in starts})
+    for batch in in_batches(sorted(settled.starts), _RUNS_AT_ONCE):
+        _start_all(transaction, batch)
+    skipped: list[RunHead] = []
+    for batch in in_batches(sorted(settled.skips), _RUNS_AT_ONCE):
+        waiting = _waiting(transaction.run_heads(batch))
+        transaction.change_runs([_skip(run, transaction.now) for run in waiting])
+        skipped += waiting
+    transaction.announce(Topic.READY, Topic.EVENTS)
+    return skipped
+
+
+def _start_all(transaction: Transaction, run_ids: Sequence[int]) -> None:
+    runs = _waiting(transaction.runs(run_ids))
+    definitions = transaction.definitions({(run.task_id, run.task_version) for run in runs})
     bound = [
-        run.task_id
-        for run in starts
-        if definitions[run.task_id, run.task_version].overlap != "allow"
+        run.task_id for run in runs if definitions[run.task_id, run.task_version].overlap != "allow"
     ]
     busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
     transaction.change_runs(
         [
             _start(run, definitions[run.task_id, run.task_version], transaction.now, busy)
-            for run in starts
+            for run in runs
         ]
-        + [_skip(run, transaction.now) for run in skips]
     )
-    transaction.announce(Topic.READY, Topic.EVENTS)
-    return skips
+
+
+def _waiting(runs: Mapping[int, R]) -> list[R]:
+    return [run for run in runs.values() if run.status is RunStatus.WAITING]
 
 
 def _start(
@@ -175,7 +185,7 @@ def _start(
     )
 
 
-def _skip(run: TaskRun, now: datetime) -> RunChange:
+def _skip(run: RunHead, now: datetime) -> RunChange:
     return move(
         run,
         RunStatus.SKIPPED,

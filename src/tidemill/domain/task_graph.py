@@ -12,10 +12,10 @@ _NAMED = 10  # of a long circle
 def find_circles(upstream: Mapping[N, Collection[N]], most: int) -> list[list[N]]:
     """Up to `most` circles of a graph, none where there is none.
 
-    `upstream` says of each whom it waits for. In a circle each waits for the one after it; the
-    last is the first once more.
+    `upstream` says of each whom it waits for, each once. In a circle each waits for the one after
+    it; the last is the first once more.
     """
-    graph = dict(upstream)
+    graph = _knot_of(upstream)
     found: list[list[N]] = []
     while len(found) < most:
         try:
@@ -27,6 +27,22 @@ def find_circles(upstream: Mapping[N, Collection[N]], most: int) -> list[list[N]
         else:
             break
     return found
+
+
+def _knot_of(upstream: Mapping[N, Collection[N]]) -> dict[N, Collection[N]]:
+    """Without all that wait, one for the other, for nobody: where nothing is left is no circle."""
+    waits_for = {node: len(nodes) for node, nodes in upstream.items()}
+    downstream: dict[N, list[N]] = {}
+    for node, nodes in upstream.items():
+        for each in nodes:
+            downstream.setdefault(each, []).append(node)
+    free = [each for each in downstream if not waits_for.get(each)]
+    for each in free:
+        for node in downstream.get(each, ()):
+            waits_for[node] -= 1
+            if not waits_for[node]:
+                free.append(node)
+    return {node: upstream[node] for node, count in waits_for.items() if count}
 
 
 def told_as_a_way(names: Sequence[str]) -> str:

@@ -162,8 +162,24 @@ class Reads(Protocol):
     def flow_run(self, flow_run_id: str, namespace: str | None = None) -> FlowRun | None:
         """One flow run; in `namespace` only, where one is given."""
 
-    def members(self, flow_run_id: str) -> list[Member]:
-        """The runs of a flow run, in the order of their ids."""
+    def members(self, flow_run_id: str, after: int, limit: int) -> list[Member]:
+        """Runs of a flow run with ids above `after`, in the order of their ids."""
+
+    def members_by_id(self, run_ids: Collection[int]) -> dict[int, Member]:
+        """These runs, of whatever flow runs."""
+
+    def flow_run_started_at(self, flow_run_id: str) -> datetime | None:
+        """When the first of its runs started."""
+
+    def critical_path(self, flow_run_id: str) -> list[int]:
+        """The runs that a flow run took as long for as it did, in the order of time.
+
+        From the run that ended last back to the one of its upstream runs that ended last, and so
+        on: had any of them been faster, so had the whole. Runs that never started took no time.
+        """
+
+    def upstream_counts(self, run_ids: Collection[int]) -> dict[int, int]:
+        """How many edges lead into each of these runs that has any."""
 
     def edges_into(self, run_ids: Collection[int]) -> list[Edge]:
         """What each of these runs waited for, or still does."""
@@ -265,6 +281,13 @@ class Reads(Protocol):
 class Transaction(Reads, Protocol):
     """One transaction. Rows that it reads to change them are locked against others."""
 
+    def give_way(self) -> None:
+        """Let others have a turn, and show that this goes on.
+
+        Whoever works for long between two statements calls it: a database may end a transaction
+        that is silent for seconds, as one whose process stands still.
+        """
+
     def announce(self, *topics: Topic) -> None:
         """Wake the listeners of these topics once this is committed."""
 
@@ -355,6 +378,9 @@ class Transaction(Reads, Protocol):
 
     def flow_runs(self, flow_run_ids: Collection[str]) -> dict[str, FlowRun]:
         """These flow runs, locked: nobody else counts in them until the commit."""
+
+    def unfinished_members(self, flow_run_id: str) -> list[int]:
+        """The runs of a flow run that have not ended, in the order of their ids."""
 
     def save_flow_runs(self, flow_runs: Sequence[FlowRun]) -> None:
         """Store the status, counts and end of flow runs."""

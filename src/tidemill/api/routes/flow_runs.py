@@ -22,11 +22,11 @@ from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, Visible, requires, within
 from tidemill.api.schemas import FlowRunOut, FlowRunSummaryOut, Listed, NoBody
 from tidemill.api.views import flow_run_view, graph_view
-from tidemill.application.cancel_runs import cancel_runs
-from tidemill.domain.flow_run import FlowStatus
-from tidemill.domain.run_status import FINAL
+from tidemill.application.cancel_runs import cancel_flow_run
+from tidemill.application.queries.flow_graph import flow_graph
+from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.errors import Conflict, NotFound
-from tidemill.foundation.listing import FLOW_RUN_SORTS, FlowRunFilter
+from tidemill.foundation.listing import FLOW_RUN_SORTS, MAX_LIMIT, FlowRunFilter, PageRequest
 from tidemill.foundation.store import Reads, Transaction
 
 router = APIRouter(prefix="/flow-runs", tags=["flow runs"], route_class=JsonRoute)
@@ -63,9 +63,16 @@ async def list_flow_runs(
     dependencies=[requires(Permission.TASK_READ)],
     responses=documented(200, FlowRunOut, 404),
 )
-async def get(context: Context, visible: Visible, id: FlowRunId) -> Response:
-    """One flow run: every run of it, what waits for what, and its critical path."""
-    return json_answer(await context.store.read(lambda r: _graph(r, id, visible)))
+async def get(
+    context: Context,
+    visible: Visible,
+    id: FlowRunId,
+    limit: Limit = MAX_LIMIT,
+    cursor: Cursor = None,
+) -> Response:
+    """One flow run: its runs, what these wait for, and the critical path of the whole."""
+    page = page_request(limit, cursor, "id", ("id",))
+    return json_answer(await context.store.read(lambda r: _graph(r, id, visible, page)))
 
 
 @router.post(
@@ -85,19 +92,24 @@ async def cancel(
     """End all of its runs that have not ended: at once, or by their workers."""
 
     def act(transaction: Transaction) -> Answer:
-        _graph(transaction, id, visible)
-        unfinished = [run.id for run in transaction.members(id) if run.status not in FINAL]
-        if not unfinished:
+        if _found(transaction, id, visible).status is not FlowStatus.RUNNING:
             raise Conflict(f"flow run {id} has ended already")
-        cancel_runs(transaction, list(transaction.runs(unfinished).values()), "cancelled_by_user")
-        return Answer(202, _graph(transaction, id, visible))
+        cancel_flow_run(transaction, id, "cancelled_by_user")
+        return Answer(202, _graph(transaction, id, visible, PageRequest("id", MAX_LIMIT)))
 
     return await carry_out(request, context, idempotency_key, act)
 
 
-def _graph(reads: Reads, flow_run_id: str, visible: str | None) -> dict[str, Any]:
+def _graph(
+    reads: Reads, flow_run_id: str, visible: str | None, page: PageRequest
+) -> dict[str, Any]:
+    flow_run = _found(reads, flow_run_id, visible)
+    after = 0 if page.after is None else page.after.id
+    return graph_view(flow_graph(reads, flow_run, after, page.limit))
+
+
+def _found(reads: Reads, flow_run_id: str, visible: str | None) -> FlowRun:
     flow_run = reads.flow_run(flow_run_id, visible)
     if flow_run is None:
         raise NotFound("flow run", flow_run_id)
-    members = reads.members(flow_run_id)
-    return graph_view(flow_run, members, reads.edges_into([each.id for each in members]))
+    return flow_run

@@ -50,9 +50,10 @@ def explain(reads: Reads, run: TaskRun, strategies: StrategyRegistry) -> Explana
 
 def _open_upstream(reads: Reads, run: TaskRun) -> list[str]:
     assert run.flow_run_id is not None
-    members = {member.id: member for member in reads.members(run.flow_run_id)}
+    edges = reads.edges_into([run.id])
+    members = reads.members_by_id([edge.upstream_run_id for edge in edges if edge.upstream_run_id])
     phrases = []
-    for edge in reads.edges_into([run.id]):
+    for edge in edges:
         member = members.get(edge.upstream_run_id) if edge.upstream_run_id else None
         if member is not None and edge.ended_as is None:
             phrases.append(f"run {member.id} of {member.task_name} ({member.status})")

@@ -1,10 +1,23 @@
 """Flow runs: which run waits for which, and what that came to."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, not_, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    not_,
+    select,
+    text,
+)
 
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
@@ -19,49 +32,49 @@ from tidemill.infrastructure.database.tables import (
     run_tallies,
     task_dependencies,
     task_runs,
+    tasks,
 )
+
+Beside = Callable[[FromClause, Table, Sequence[Any], ColumnElement[bool]], Select[Any]]
 
 _FLOW = FlowRun.__struct_fields__
 _EDGE = Edge.__struct_fields__
 _TALLY = Tally.__struct_fields__
 _edges = run_edges.c
 
-_reached_tasks = (
-    select(task_dependencies.c.task_id)
-    .where(in_array(task_dependencies.c.upstream_task_id, "ids"))
-    .cte("reached_tasks", recursive=True)
-)
-_reached_tasks = _reached_tasks.union(
-    select(task_dependencies.c.task_id).join(
-        _reached_tasks, task_dependencies.c.upstream_task_id == _reached_tasks.c.task_id
-    )
-)
-_task_edges_below = select(
-    task_dependencies.c.task_id,
-    task_dependencies.c.upstream_task_id,
-    task_dependencies.c.condition,
-).where(
-    or_(
-        task_dependencies.c.task_id.in_(select(_reached_tasks.c.task_id)),
-        in_array(task_dependencies.c.task_id, "ids"),
-    )
-)
 
-_reached_runs = (
-    select(_edges.downstream_run_id)
-    .where(in_array(_edges.upstream_run_id, "ids"), _edges.ended_as.is_(None))
-    .cte("reached_runs", recursive=True)
-)
-_reached_runs = _reached_runs.union(
-    select(_edges.downstream_run_id).join(
-        _reached_runs, _edges.upstream_run_id == _reached_runs.c.downstream_run_id
-    )
-)
-_open_edges_below = (
-    struct_columns(run_edges, _EDGE)
-    .join(_reached_runs, _edges.downstream_run_id == _reached_runs.c.downstream_run_id)
-    .where(_edges.ended_as.is_(None))
-)
+def joined(
+    reached: FromClause, table: Table, columns: Sequence[Any], on: ColumnElement[bool]
+) -> Select[Any]:
+    """These columns of the rows of `table` that belong to each that was reached."""
+    return select(*columns).join_from(reached, table, on)
+
+
+class Reaching:
+    """The statements that follow edges; `beside` is `joined` as an engine does it by an index."""
+
+    def __init__(self, beside: Beside) -> None:
+        self.task_edges = _task_edges_below(beside)
+        self.open_edges = _open_edges_below(beside)
+
+
+def _task_edges_below(beside: Beside) -> Select[Any]:
+    table, edges = task_dependencies, task_dependencies.c
+    reached = select(tasks.c.id).where(in_array(tasks.c.id, "ids")).cte("reached", recursive=True)
+    is_below = edges.upstream_task_id == reached.c.id
+    reached = reached.union(beside(reached, table, [edges.task_id], is_below))
+    columns = [edges.task_id, edges.upstream_task_id, edges.condition]
+    return beside(reached, table, columns, edges.task_id == reached.c.id)
+
+
+def _open_edges_below(beside: Beside) -> Select[Any]:
+    runs = select(task_runs.c.id).where(in_array(task_runs.c.id, "ids"))
+    reached = runs.cte("reached", recursive=True)
+    leads_on = and_(_edges.upstream_run_id == reached.c.id, _edges.ended_as.is_(None))
+    reached = reached.union(beside(reached, run_edges, [_edges.downstream_run_id], leads_on))
+    leads_on = and_(_edges.upstream_run_id == reached.c.id, _edges.ended_as.is_(None))
+    return beside(reached, run_edges, [_edges[name] for name in _EDGE], leads_on)
+
 
 _flow_runs = (
     struct_columns(flow_runs, _FLOW)
@@ -71,9 +84,46 @@ _flow_runs = (
 )
 _flow_run = struct_columns(flow_runs, _FLOW).where(flow_runs.c.id == bindparam("flow_run_id"))
 _flow_run_in_namespace = _flow_run.where(flow_runs.c.namespace == bindparam("namespace"))
+_member = struct_columns(task_runs, Member.__struct_fields__)
 _members = (
-    struct_columns(task_runs, Member.__struct_fields__)
-    .where(task_runs.c.flow_run_id == bindparam("flow_run_id"))
+    _member.where(
+        task_runs.c.flow_run_id == bindparam("flow_run_id"), task_runs.c.id > bindparam("after")
+    )
+    .order_by(task_runs.c.id)
+    .limit(bindparam("limit"))
+)
+_members_by_id = _member.where(in_array(task_runs.c.id, "ids"))
+_started_at = select(func.min(task_runs.c.started_at)).where(
+    task_runs.c.flow_run_id == bindparam("flow_run_id")
+)
+_took_time = and_(task_runs.c.completed_at.is_not(None), task_runs.c.started_at.is_not(None))
+_last_member = (
+    select(task_runs.c.id)
+    .where(task_runs.c.flow_run_id == bindparam("flow_run_id"), _took_time)
+    .order_by(task_runs.c.completed_at.desc(), task_runs.c.id)
+    .limit(1)
+    .subquery()
+)
+_path = select(_last_member.c.id, literal_column("0").label("place")).cte("path", recursive=True)
+_last_upstream = (
+    select(task_runs.c.id)
+    .join(run_edges, _edges.upstream_run_id == task_runs.c.id)
+    .where(_edges.downstream_run_id == _path.c.id, _took_time)
+    .order_by(task_runs.c.completed_at.desc(), task_runs.c.id)
+    .limit(1)
+    .correlate(_path)
+    .scalar_subquery()
+)
+_path = _path.union_all(select(_last_upstream, _path.c.place + 1).where(_path.c.id.is_not(None)))
+_critical_path = select(_path.c.id).where(_path.c.id.is_not(None)).order_by(_path.c.place.desc())
+_upstream_counts = (
+    select(_edges.downstream_run_id, func.count())
+    .where(in_array(_edges.downstream_run_id, "ids"))
+    .group_by(_edges.downstream_run_id)
+)
+_unfinished_members = (
+    select(task_runs.c.id)
+    .where(task_runs.c.flow_run_id == bindparam("flow_run_id"), task_runs.c.completed_at.is_(None))
     .order_by(task_runs.c.id)
 )
 _edges_into = struct_columns(run_edges, _EDGE).where(in_array(_edges.downstream_run_id, "ids"))
@@ -142,6 +192,8 @@ _upstream_results = (
 class FlowRows(Rows):
     """The part of a transaction that knows which runs wait for which."""
 
+    reaching: Reaching
+
     def flow_run(self, flow_run_id: str, namespace: str | None = None) -> FlowRun | None:
         if namespace is None:
             rows = self.fetch(_flow_run, flow_run_id=flow_run_id)
@@ -149,14 +201,28 @@ class FlowRows(Rows):
             rows = self.fetch(_flow_run_in_namespace, flow_run_id=flow_run_id, namespace=namespace)
         return flow_run_from(rows[0]) if rows else None
 
-    def members(self, flow_run_id: str) -> list[Member]:
-        return [Member(*row) for row in self.fetch(_members, flow_run_id=flow_run_id)]
+    def members(self, flow_run_id: str, after: int, limit: int) -> list[Member]:
+        rows = self.fetch(_members, flow_run_id=flow_run_id, after=after, limit=limit)
+        return [Member(*row) for row in rows]
+
+    def members_by_id(self, run_ids: Collection[int]) -> dict[int, Member]:
+        return {row[0]: Member(*row) for row in self.fetch(_members_by_id, ids=run_ids)}
+
+    def flow_run_started_at(self, flow_run_id: str) -> datetime | None:
+        found: datetime | None = self.fetch(_started_at, flow_run_id=flow_run_id)[0][0]
+        return found
+
+    def critical_path(self, flow_run_id: str) -> list[int]:
+        return [row[0] for row in self.fetch(_critical_path, flow_run_id=flow_run_id)]
+
+    def upstream_counts(self, run_ids: Collection[int]) -> dict[int, int]:
+        return dict(self.fetch(_upstream_counts, ids=run_ids))
 
     def edges_into(self, run_ids: Collection[int]) -> list[Edge]:
         return [Edge(*row) for row in self.fetch(_edges_into, ids=run_ids)]
 
     def task_edges_below(self, task_ids: Collection[int]) -> list[TaskEdge]:
-        return [TaskEdge(*row) for row in self.fetch(_task_edges_below, ids=task_ids)]
+        return [TaskEdge(*row) for row in self.fetch(self.reaching.task_edges, ids=task_ids)]
 
     def open_flow_runs(self, flow_runs_: Sequence[FlowRun], tallies: Sequence[Tally]) -> None:
         self.insert_rows(flow_runs, _FLOW, map(msgspec.structs.astuple, flow_runs_))
@@ -165,6 +231,9 @@ class FlowRows(Rows):
     def flow_runs(self, flow_run_ids: Collection[str]) -> dict[str, FlowRun]:
         rows = self.fetch(_flow_runs, ids=flow_run_ids)
         return {row[0]: flow_run_from(row) for row in rows}
+
+    def unfinished_members(self, flow_run_id: str) -> list[int]:
+        return [row[0] for row in self.fetch(_unfinished_members, flow_run_id=flow_run_id)]
 
     def save_flow_runs(self, flow_runs_: Sequence[FlowRun]) -> None:
         changed = ("status", "total", "unfinished", "completed_at")
@@ -194,7 +263,7 @@ class FlowRows(Rows):
         return [Edge(*row) for row in self.fetch(_open_edges_from, ids=run_ids)]
 
     def open_edges_below(self, run_ids: Collection[int]) -> list[Edge]:
-        return [Edge(*row) for row in self.fetch(_open_edges_below, ids=run_ids)]
+        return [Edge(*row) for row in self.fetch(self.reaching.open_edges, ids=run_ids)]
 
     def outside_edges(self, limit: int) -> list[tuple[Edge, RunEnd]]:
         width = len(_EDGE)

@@ -119,6 +119,10 @@ class Rows:
         )
         self.events.extend(events)
 
+    def give_way(self) -> None:
+        """Whatever an engine needs for it."""
+        raise NotImplementedError
+
     def announce(self, *topics: Topic) -> None:
         self.topics.update(topics)
 

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 import pytest
 
+from tidemill.application.define_task import replace_task
 from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
 from tidemill.domain.new_run import fired_run, new_run, skipped_run
 from tidemill.domain.prepared_firing import prepare_firing
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Concurrency, Misfire, Priority, Retry, Task
+from tidemill.domain.task import Concurrency, Dependency, Misfire, Priority, Retry, Task
 from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
@@ -29,7 +31,13 @@ from tidemill.domain.task_run import (
     rank_of,
 )
 from tidemill.domain.worker import WorkerStatus
-from tidemill.errors import ConcurrentChange, Conflict, Unavailable, VersionMismatch
+from tidemill.errors import (
+    ConcurrentChange,
+    Conflict,
+    InvalidInput,
+    Unavailable,
+    VersionMismatch,
+)
 from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
@@ -716,6 +724,28 @@ class StoreSuite:
         page = PageRequest("-version", 10)
         versions = await store.read(lambda r: r.list_versions(stored[0].id, page))
         assert [each.version for each in versions.items] == [2, 1]
+
+    async def test_of_edits_that_would_close_a_circle_together_one_is_refused_with_the_way(
+        self, store: Store
+    ) -> None:
+        for attempt in range(20):
+            names = [f"a-{attempt}", f"b-{attempt}", f"c-{attempt}"]
+            one, two, three = [await add_task(store, name=name) for name in names]
+
+            def wait_for(upstream: str, each: Task, transaction: Transaction) -> Task:
+                waits = [Dependency(f"name:{upstream}")]
+                wanted = msgspec.structs.replace(each.definition, dependencies=waits)
+                return replace_task(transaction, each.id, wanted, lambda _: ())
+
+            edits = await asyncio.gather(
+                store.transact(partial(wait_for, names[1], one)),
+                store.transact(partial(wait_for, names[2], two)),
+                store.transact(partial(wait_for, names[0], three)),
+                return_exceptions=True,
+            )
+            [refused] = [each for each in edits if isinstance(each, BaseException)]
+            assert isinstance(refused, InvalidInput), refused
+            assert all(name in str(refused) for name in names)
 
     async def test_what_depends_on_what_is_replaced_for_the_tasks_named(self, store: Store) -> None:
         a, b, c = [await add_task(store, name=name) for name in "abc"]
