@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, func, select, text
 from tidemill.domain.task import Task, TaskDefinition
 from tidemill.errors import Conflict, VersionMismatch
 from tidemill.foundation.store import TaskAdvance, TaskEdge
-from tidemill.infrastructure.database.prepared import in_array
+from tidemill.infrastructure.database.prepared import in_array, in_long_array
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
     FIRES,
@@ -44,7 +44,7 @@ _by_name = _task.where(
 _by_ids = (
     _task.where(in_array(tasks.c.id, "ids")).order_by(tasks.c.id).with_for_update(key_share=True)
 )
-_in_force = _task.where(in_array(tasks.c.id, "ids"))
+_in_force = _task.where(in_long_array(tasks.c.id, "ids"))
 _in_force_by_names = _task.where(
     tasks.c.namespace == bindparam("namespace"), in_array(tasks.c.name, "names")
 )
