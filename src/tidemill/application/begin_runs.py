@@ -1,6 +1,6 @@
 """Nothing in its flow run keeps a run back any more: it is ready, and its time limits begin."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,19 +26,24 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 def begin_runs(
-    transaction: Transaction, flow_runs: Mapping[str, FlowRun], runs: Sequence[TaskRun]
+    transaction: Transaction,
+    flow_runs: Mapping[str, FlowRun],
+    runs: Sequence[TaskRun],
+    beside: Container[int],
 ) -> Begun:
     """Let these runs begin, which wait for upstream runs no more, or for the turn of their flow
     run: each as it is, or as one for each item of the list that it is mapped over.
 
     While the turn has still to come, they wait for it. In a flow run nobody is skipped for overlap:
-    it waits until the earlier run of its task ended.
+    it waits until the earlier run of its task ended, unless that is one of those `beside` these,
+    which begin at the same moment.
     """
     if not runs:
         return Begun([], [])
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in runs})
     bound = [run.task_id for run in runs if _heeds_others(run, _definition_of(run, definitions))]
-    busy = {run.task_id for run in transaction.unfinished_runs(bound)} if bound else set()
+    unfinished = transaction.unfinished_runs(bound) if bound else []
+    busy = {run.task_id for run in unfinished if run.id not in beside}
     beginnings = [
         _beginning(
             run,

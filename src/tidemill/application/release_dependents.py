@@ -8,9 +8,9 @@ at the same time one sees what the other counted.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,10 +22,14 @@ from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import begun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import RunChange, RunHead, TaskRun, move
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import RunEnd, Transaction
 from tidemill.foundation.wakeups import Topic
 
+R = TypeVar("R", bound=RunHead)
+
 _OUTSIDE_AT_ONCE = 1_000
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 
 
 def release_dependents(transaction: Transaction, over: Sequence[RunHead]) -> None:
@@ -54,10 +58,10 @@ def count_outside_edges(transaction: Transaction) -> None:
     count_from_outside(transaction, transaction.outside_edges(_OUTSIDE_AT_ONCE))
 
 
-def give_up_outside_edges(transaction: Transaction, task_id: int) -> None:
-    """Nobody waits any more for a run of this task, which was deleted."""
+def give_up_outside_edges(transaction: Transaction, task_ids: Collection[int]) -> None:
+    """Nobody waits any more for a run of these tasks, which were deleted."""
     never = RunEnd(None, RunStatus.CANCELLED)
-    edges = transaction.edges_from_outside(task_id)
+    edges = transaction.edges_from_outside(task_ids)
     count_from_outside(transaction, [(edge, never) for edge in edges])
 
 
@@ -102,7 +106,8 @@ def advance_backfills(transaction: Transaction, backfill_ids: Collection[str]) -
         transaction.save_flow_runs(list(counts.flow_runs.values()))
         transaction.forget_backfills(backfill_ids)
         runs = transaction.runs_without_turn(counts.flow_runs)
-        _begin_and_skip(transaction, _begin(transaction, runs, counts), counts)
+        settled = _begin(transaction, in_batches(runs, _RUNS_AT_ONCE), counts)
+        _begin_and_skip(transaction, settled, counts)
         backfill_ids = counts.save(transaction)
 
 
@@ -120,36 +125,34 @@ def _begin_and_skip(transaction: Transaction, settled: Settled, counts: FlowCoun
     """Let them start or skip them; and what waits for those that end at once in place of starting,
     because there is nothing that they could be mapped over."""
     while settled.tallies:
-        starts, skips = _decided(transaction, settled)
-        transaction.change_runs(
-            [_skip(run, settled.skips[run.id], transaction.now) for run in skips]
-        )
-        counts.gone.update(run.flow_run_id for run in skips)
-        settled = _begin(transaction, starts, counts)
+        _keep_tallies(transaction, settled)
+        for batch in in_batches(sorted(settled.skips), _RUNS_AT_ONCE):
+            skips = _waiting(transaction.run_heads(batch))
+            transaction.change_runs(
+                [_skip(run, settled.skips[run.id], transaction.now) for run in skips]
+            )
+            counts.gone.update(run.flow_run_id for run in skips)
+        starts = in_batches(sorted(settled.starts), _RUNS_AT_ONCE)
+        batches = (_waiting(transaction.runs(batch)) for batch in starts)
+        settled = _begin(transaction, batches, counts)
 
 
-def _decided(transaction: Transaction, settled: Settled) -> tuple[list[TaskRun], list[TaskRun]]:
-    """Those that start and those that are skipped, of which no tally is kept any more."""
+def _keep_tallies(transaction: Transaction, settled: Settled) -> None:
+    """Of those that still wait; of those that start or are skipped there is none any more."""
     decided = {*settled.starts, *settled.skips}
     transaction.save_tallies(
         [tally for run_id, tally in settled.tallies.items() if run_id not in decided]
     )
-    if not decided:
-        return [], []
-    transaction.forget_tallies(decided)
-    transaction.announce(Topic.EVENTS)
-    waiting = {
-        run_id: run
-        for run_id, run in transaction.runs(decided).items()
-        if run.status is RunStatus.WAITING
-    }
-    return (
-        [waiting[run_id] for run_id in settled.starts if run_id in waiting],
-        [waiting[run_id] for run_id in settled.skips if run_id in waiting],
-    )
+    if decided:
+        transaction.forget_tallies(decided)
+        transaction.announce(Topic.EVENTS)
 
 
-def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
+def _waiting(runs: Mapping[int, R]) -> list[R]:
+    return [run for run in runs.values() if run.status is RunStatus.WAITING]
+
+
+def _skip(run: RunHead, refusal: Refusal, now: datetime) -> RunChange:
     """What went wrong with an expression stands in the run, as it does where a run failed."""
     told: dict[str, Any] = {"reason": refusal.reason}
     changes: dict[str, Any] = {"reason": refusal.reason}
@@ -162,13 +165,20 @@ def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
     )
 
 
-def _begin(transaction: Transaction, runs: Sequence[TaskRun], counts: FlowCounts) -> Settled:
-    """Let them begin; what it comes to that some of them ended at once."""
-    done = begin_runs(transaction, counts.flow_runs, runs)
-    _add_edges_from(transaction, done.items)
-    counts.new.update(run.flow_run_id for run in done.items)
-    counts.gone.update(run.flow_run_id for run in done.ended)
-    return settle_ends(transaction, {run.id: run.status for run in done.ended})
+def _begin(
+    transaction: Transaction, batches: Iterable[Sequence[TaskRun]], counts: FlowCounts
+) -> Settled:
+    """Let them begin, none after the other; what it comes to that some of them ended at once."""
+    beside: set[int] = set()
+    over: dict[int, RunStatus] = {}
+    for runs in batches:
+        done = begin_runs(transaction, counts.flow_runs, runs, beside)
+        beside.update(run.id for run in [*runs, *done.items])
+        _add_edges_from(transaction, done.items)
+        counts.new.update(run.flow_run_id for run in done.items)
+        counts.gone.update(run.flow_run_id for run in done.ended)
+        over |= {run.id: run.status for run in done.ended}
+    return settle_ends(transaction, over)
 
 
 def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:

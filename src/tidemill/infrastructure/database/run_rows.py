@@ -393,7 +393,7 @@ class RunRows(Rows):
             _HEAD,
         )
         by_run = {success.run_id: success for success in successes}
-        rows = self.update_and_tell(
+        rows = self.write_and_tell(
             statement, ((*msgspec.structs.astuple(each), self.now) for each in successes)
         )
         ended = [head_from(row) for row in rows]
