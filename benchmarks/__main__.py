@@ -17,7 +17,7 @@ from benchmarks.crashes import crashes
 from benchmarks.expressions import expressions
 from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
-from benchmarks.flows import chain, fan
+from benchmarks.flows import big_graph, chain, fan, long_chain
 from benchmarks.idle import idle, ready, version
 
 _CHAOS = (chaos_postgres, chaos_redis, chaos_rabbitmq)
@@ -26,7 +26,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan, expressions, *FAILOVER, *_CHAOS,
+        chain, fan, big_graph, long_chain, expressions, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 SEVERAL = {

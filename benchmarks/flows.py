@@ -1,5 +1,6 @@
 """Tasks that depend on tasks: what an edge costs, on PostgreSQL with everything durable."""
 
+import time
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -44,9 +45,55 @@ def fan(queue: str = "postgres", width: int = 200, times: int = 5) -> dict[str, 
     }
 
 
-def _create(client: Client, name: str, upstream: list[str]) -> None:
+def big_graph(queue: str = "postgres", tasks: int = 10_000) -> dict[str, Any]:
+    """Layers of a hundred tasks, each with three upstream tasks; seconds of each call."""
+    graph = [_task("root", [])]
+    for number in range(tasks):
+        above = (number // 100 - 1) * 100
+        upstream = [f"g-{above + (number * 7 + each * 13) % 100}" for each in range(3)]
+        graph.append(_task(f"g-{number}", upstream if number >= 100 else ["root"]))
+    with stage(queue, dispatchers=0, workers=0) as cluster, cluster.client() as client:
+        return {"queue": queue, "tasks": len(graph), **_seconds_of_calls(client, graph, "root")}
+
+
+def long_chain(queue: str = "postgres", length: int = 100_000) -> dict[str, Any]:
+    """One task after the other; seconds of each call."""
+    chained = [_task("l-0", [])]
+    chained += [_task(f"l-{number}", [f"l-{number - 1}"]) for number in range(1, length)]
+    with stage(queue, dispatchers=0, workers=0) as cluster, cluster.client() as client:
+        return {"queue": queue, "tasks": length, **_seconds_of_calls(client, chained, "l-0")}
+
+
+def _seconds_of_calls(client: Client, tasks: list[dict[str, Any]], root: str) -> dict[str, float]:
+    """Of accepting the tasks, accepting them again, opening a flow run, and cancelling it."""
+    wish = {"tasks": tasks}
+    begun = time.monotonic()
+    client.call("POST", "/apply", body=wish)
+    accepted = time.monotonic()
+    client.call("POST", "/apply", body=wish)
+    again = time.monotonic()
+    run = client.trigger(root)
+    opened = time.monotonic()
+    shown = client.call("GET", f"/flow-runs/{run['flow_run_id']}")
+    seen = time.monotonic()
+    assert shown["total"] == len(tasks)
+    client.call("POST", f"/flow-runs/{run['flow_run_id']}/cancel")
+    return {
+        "accepted_seconds": round(accepted - begun, 2),
+        "again_seconds": round(again - accepted, 2),
+        "opened_seconds": round(opened - again, 2),
+        "shown_seconds": round(seen - opened, 2),
+        "cancelled_seconds": round(time.monotonic() - seen, 2),
+    }
+
+
+def _task(name: str, upstream: list[str]) -> dict[str, Any]:
     dependencies = [{"task": f"name:{each}"} for each in upstream]
-    client.call("POST", "/tasks", body={"name": name, "dependencies": dependencies, **_QUICK})
+    return {"name": name, "dependencies": dependencies, **_QUICK}
+
+
+def _create(client: Client, name: str, upstream: list[str]) -> None:
+    client.call("POST", "/tasks", body=_task(name, upstream))
 
 
 def _seconds_of_one(client: Client, root: str) -> float:

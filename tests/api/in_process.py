@@ -3,9 +3,8 @@
 import httpx2
 from fastapi import FastAPI
 
-from tidemill.api.app import create_routes
+from tidemill.api.app import create_routes, gate
 from tidemill.api.context import ApiContext
-from tidemill.api.middleware import Gate
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.foundation.registry import ExecutorRegistry
 from tidemill.infrastructure.database.schema import empty_schema
@@ -48,7 +47,7 @@ class InProcess:
             allowed_hosts=frozenset({HOST}),
         )
         self.routes: FastAPI = create_routes(self.context)
-        self.app = Gate(self.routes, max_body_bytes=MAX_BODY, allowed_hosts=frozenset({HOST}))
+        self.app = gate(self.routes, self.context)
 
     async def _check_store(self) -> None:
         await self.store.check()

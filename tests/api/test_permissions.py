@@ -12,7 +12,7 @@ from in_process import InProcess
 
 from tidemill.api import probes
 from tidemill.api.permissions import Requirement, visible_namespace
-from tidemill.api.routes import flow_runs, runs, system, tasks, worker_calls, workers
+from tidemill.api.routes import apply, flow_runs, runs, system, tasks, worker_calls, workers
 from tidemill.domain.flow_run import FlowRun
 from tidemill.domain.task_run import Trigger
 from tidemill.foundation.store import Transaction
@@ -22,7 +22,7 @@ SPAN = {"from": "2025-12-01T00:00:00Z", "to": "2025-12-02T00:00:00Z"}
 
 
 def _routes() -> Iterator[APIRoute]:
-    for module in (tasks, runs, flow_runs, workers, worker_calls, system):
+    for module in (tasks, apply, runs, flow_runs, workers, worker_calls, system):
         yield from _routes_of(module.router)
     yield from _routes_of(probes.router)
 

@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.apply_tasks import Wanted, apply_tasks
+from tidemill.application.cancel_runs import cancel_flow_run, cancel_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.queries.explain import explain
+from tidemill.application.queries.flow_graph import flow_graph
 from tidemill.domain import expression_syntax
 from tidemill.domain.expression import expression_of
 from tidemill.domain.flow_run import FlowRun, FlowStatus
@@ -309,22 +311,83 @@ def test_a_task_opens_flow_runs_from_the_firing_after_others_came_to_depend_on_i
     assert statuses(scheduler) == {"a": "pending", "b": "waiting"}
 
 
+@pytest.fixture
+def long_chain(scheduler: InlineScheduler) -> Task:
+    """The first of 2,500 tasks, above any limit of recursion and any batch."""
+    wanted = [Wanted(definition=definition("t0"))] + [
+        Wanted(definition=definition(f"t{n}", dependencies=[Dependency(f"name:t{n - 1}")]))
+        for n in range(1, 2_500)
+    ]
+    scheduler.do(apply_tasks, wanted[::-1])
+    return scheduler.do(lambda t: t.tasks_named("default", ["t0"]))["t0"]
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
-def test_a_long_chain_is_skipped_with_its_beginning(scheduler: InlineScheduler) -> None:
-    length = 1_500  # above any limit of recursion
-
-    def define(transaction: Transaction) -> Task:
-        first = create_task(transaction, definition("t0"), lambda _: ())
-        for number in range(1, length):
-            upstream = [Dependency(f"name:t{number - 1}")]
-            create_task(transaction, definition(f"t{number}", dependencies=upstream), lambda _: ())
-        return first
-
-    root = scheduler.trigger(scheduler.do(define))
+def test_a_long_chain_is_skipped_with_its_beginning(
+    scheduler: InlineScheduler, long_chain: Task
+) -> None:
+    root = scheduler.trigger(long_chain)
     end(scheduler, "t0", fails=True)
 
-    assert len(scheduler.runs(status=(RunStatus.SKIPPED,))) == length - 1
+    assert len(scheduler.runs(status=(RunStatus.SKIPPED,))) == 2_499
     assert flow_status(scheduler, root) is FlowStatus.FAILED
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("worker")
+def test_a_long_chain_is_cancelled_as_a_whole(scheduler: InlineScheduler, long_chain: Task) -> None:
+    root = scheduler.trigger(long_chain)
+    assert root.flow_run_id is not None
+
+    assert scheduler.do(cancel_flow_run, root.flow_run_id, "cancelled_by_user") == 2_500
+    assert len(scheduler.runs(status=(RunStatus.CANCELLED,))) == 2_500
+    assert flow_status(scheduler, root) is FlowStatus.CANCELLED
+    assert scheduler.do(cancel_flow_run, root.flow_run_id, "cancelled_by_user") == 0
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_critical_path_leads_back_along_those_that_ended_last(
+    scheduler: InlineScheduler,
+) -> None:
+    root = scheduler.create("root")
+    quick, slow = (scheduler.create(name, dependencies=after(root)) for name in ("quick", "slow"))
+    scheduler.create("join", dependencies=after(quick, slow))
+    scheduler.create("never", dependencies=after(quick, condition="failed"))
+    begun = scheduler.trigger(root)
+    assert begun.flow_run_id is not None
+    flow_run_id = begun.flow_run_id
+    assert scheduler.look(lambda r: r.critical_path(flow_run_id)) == []
+    assert scheduler.look(lambda r: r.flow_run_started_at(flow_run_id)) is None
+    for name in ("root", "quick", "slow", "join"):
+        scheduler.pass_time(1)
+        end(scheduler, name)
+
+    ids = {run.task_name: run.id for run in scheduler.runs()}
+    path = scheduler.look(lambda r: r.critical_path(flow_run_id))
+    assert path == [ids["root"], ids["slow"], ids["join"]]
+    started = scheduler.look(lambda r: r.flow_run_started_at(flow_run_id))
+    assert started == scheduler.run(begun).started_at
+
+
+def test_a_flow_run_is_shown_by_pages_that_bring_each_run_and_edge_once(
+    scheduler: InlineScheduler,
+) -> None:
+    root = scheduler.create("root")
+    middle = [scheduler.create(f"m{n}", dependencies=after(root)) for n in range(3)]
+    scheduler.create("join", dependencies=after(*middle))
+    begun = scheduler.trigger(root)
+    assert begun.flow_run_id is not None
+    flow_run = scheduler.do(lambda t: t.flow_runs([begun.flow_run_id or ""]))[begun.flow_run_id]
+    pages = [scheduler.look(lambda r: flow_graph(r, flow_run, 0, 2))]
+    while (last := pages[-1].next_after) is not None:
+        pages.append(scheduler.look(lambda r, last=last: flow_graph(r, flow_run, last, 2)))
+
+    assert [len(page.runs) for page in pages] == [2, 2, 1]
+    assert [len(page.edges) for page in pages] == [1, 2, 3]
+    assert [run.task_name for page in pages for run in page.runs] == [
+        "root", "m0", "m1", "m2", "join",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(40))

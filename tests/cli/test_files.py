@@ -33,7 +33,7 @@ def empty_namespace(client: Client) -> Iterator[None]:
     """Nothing is left of these tests."""
     yield
     found = list(client.items("/tasks", namespace=NAMESPACE))
-    for task in reversed(found):
+    for task in sorted(found, key=lambda task: not task["dependencies"]):
         client.call("DELETE", f"/tasks/{task['id']}")
 
 
@@ -162,8 +162,20 @@ def test_a_file_that_is_wrong_changes_nothing_and_says_where(
 
 
 def test_tasks_that_wait_for_each_other_are_refused(files: Command) -> None:
-    circle = TASKS.replace("retry:", "dependencies: [{task: load}]\n    retry:")
+    circle = TASKS.replace("retry:", 'dependencies: [{task: "name:load"}]\n    retry:')
     done = files("apply", circle)
 
     assert done.returncode == 2
-    assert "tasks depend on each other" in done.stderr
+    assert "these tasks would wait for each other: load → extract → load" in done.stderr
+
+
+def test_a_file_is_applied_wholly_or_not_at_all(files: Command, client: Client) -> None:
+    wrong = TASKS.replace("name:extract", "name:nobody").replace(
+        "executor: shell", "executor: x", 1
+    )
+    done = files("apply", wrong)
+
+    assert done.returncode == 2
+    assert "task 'load': no task 'name:nobody'" in done.stderr
+    assert "task 'load': no executor 'x'" in done.stderr
+    assert list(client.items("/tasks", namespace=NAMESPACE)) == []

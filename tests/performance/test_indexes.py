@@ -226,7 +226,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connectio
 def fill(driver: sqlite3.Connection) -> None:
     """One row of each kind as the store writes it, multiplied by the database itself."""
     writer = transaction(driver)
-    owner = writer.insert_task(task(id=0, at=NOW, name="task-0", schedule="@every 1h"))
+    [owner] = writer.insert_tasks([task(id=0, at=NOW, name="task-0", schedule="@every 1h")])
     multiply(driver, "tasks", TASKS, {"id": "n", "name": "'task-' || n"})
     multiply(driver, "task_versions", TASKS, {"task_id": "n"})
     writer.insert_rows(

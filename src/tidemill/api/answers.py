@@ -1,5 +1,6 @@
 """How routes answer, and how a POST is carried out once per idempotency key."""
 
+import asyncio
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +10,12 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import Depends, Header, Query, Request
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.responses import Response
 
 from tidemill.api.context import ApiContext
-from tidemill.api.problems import TITLES, BadRequest, pointer_to, told
+from tidemill.api.problems import TITLES, BadRequest, body_problems, pointer_to, told
 from tidemill.application.answer_once import answer_once
 from tidemill.errors import InvalidInput, Problem
 from tidemill.foundation.listing import MAX_LIMIT, Page, PageRequest, cursor_of, position_of
@@ -81,6 +83,35 @@ class JsonRoute(APIRoute):
             return await handle(_ReadRequest(request, body, parsed))
 
         return strict
+
+
+class LargeJsonRoute(APIRoute):
+    """Reads its body as strictly, and in a thread: the loop goes on however large it is."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+        assert self.body_field is not None
+        shape: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation or Any)
+
+        async def strict(request: Request) -> Response:
+            body = await request.body()
+            parsed = await asyncio.to_thread(_read_as, shape, body) if body else None
+            return await handle(_ReadRequest(request, body, parsed))
+
+        return strict
+
+
+def _read_as(shape: TypeAdapter[Any], body: bytes) -> Any:
+    """What a body says, in its shape; raises as `read_json`, and InvalidInput."""
+    found = read_json(body)
+    try:
+        return shape.validate_python(found)
+    except ValidationError as error:
+        problems = body_problems(error.errors(include_url=False, include_input=False), found)
+        raise InvalidInput(told(problems), problems[:_TOLD_AT_MOST]) from None
+
+
+_TOLD_AT_MOST = 1_000  # problems of one body
 
 
 class _ReadRequest(Request):

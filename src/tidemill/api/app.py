@@ -12,7 +12,7 @@ from tidemill.api.context import ApiContext
 from tidemill.api.middleware import Gate
 from tidemill.api.openapi import complete
 from tidemill.api.problems import BadRequest, add_handlers, told
-from tidemill.api.routes import flow_runs, runs, system, tasks, worker_calls, workers
+from tidemill.api.routes import apply, flow_runs, runs, system, tasks, worker_calls, workers
 from tidemill.errors import Problem
 
 BASE = "/api/v1"
@@ -20,10 +20,16 @@ BASE = "/api/v1"
 
 def create_app(context: ApiContext) -> ASGIApp:
     """The application, behind its gate."""
+    return gate(create_routes(context), context)
+
+
+def gate(routes: FastAPI, context: ApiContext) -> ASGIApp:
+    """What every request passes before it comes to a route."""
     return Gate(
-        create_routes(context),
+        routes,
         max_body_bytes=context.max_body_bytes,
         allowed_hosts=context.allowed_hosts,
+        larger_bodies={f"{BASE}{apply.PATH}": max(apply.LARGEST_BODY, context.max_body_bytes)},
     )
 
 
@@ -42,7 +48,7 @@ def create_routes(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.probes = probes.Probes(context.health, context.metrics)
-    for routes in (tasks, runs, flow_runs, workers, worker_calls, system):
+    for routes in (tasks, apply, runs, flow_runs, workers, worker_calls, system):
         app.include_router(routes.router, prefix=BASE)
     app.include_router(probes.router)
     add_handlers(app)

@@ -1,6 +1,8 @@
 """What is done to every request before a route sees it."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -23,10 +25,16 @@ class Gate:
     """Gives each request an id, checks host and size before anything is parsed, hides defects."""
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, allowed_hosts: frozenset[str] | None
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        allowed_hosts: frozenset[str] | None,
+        larger_bodies: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._larger_bodies = larger_bodies  # how large, by the path that takes them
         self._allowed_hosts = allowed_hosts  # None: any `Host` is answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,11 +51,12 @@ class Gate:
         refusal = self._refusal(headers, request_id)
         body = b""
         if refusal is None and scope["method"] in _MEDIA_TYPES:
-            read = await self._body(headers, receive)
+            largest = self._larger_bodies.get(scope["path"], self._max_body_bytes)
+            read = await self._body(headers, receive, largest)
             if read is None:
                 return  # the client left: half of what it meant to say must not be carried out
             body = read
-            refusal = self._body_refusal(scope["method"], headers, body, request_id)
+            refusal = self._body_refusal(scope["method"], headers, body, largest, request_id)
         if refusal is not None:
             await refusal(scope, receive, answer.send)
             return
@@ -72,29 +81,23 @@ class Gate:
             request_id, 403, "host_not_allowed", f"only {', '.join(sorted(allowed))} are answered"
         )
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+    async def _body(self, headers: Headers, receive: Receive, largest: int) -> bytes | None:
         """The body, not read on once it is too large; None where the client leaves before."""
         body = bytearray()
-        if self._is_too_large(headers, body):
+        if _is_larger(headers, body, largest):
             return b""
         while True:
             message = await receive()
             if message["type"] != "http.request":
                 return None
             body += message.get("body", b"")
-            if not message.get("more_body", False) or self._is_too_large(headers, body):
+            if not message.get("more_body", False) or _is_larger(headers, body, largest):
                 return bytes(body)
 
-    def _is_too_large(self, headers: Headers, body: bytes | bytearray) -> bool:
-        declared = headers.get("content-length", "")
-        said = float(declared) if declared.isdecimal() else 0  # of any number of digits
-        return max(said, len(body)) > self._max_body_bytes
-
     def _body_refusal(
-        self, method: str, headers: Headers, body: bytes, request_id: str
+        self, method: str, headers: Headers, body: bytes, largest: int, request_id: str
     ) -> Response | None:
-        if self._is_too_large(headers, body):
-            largest = self._max_body_bytes
+        if _is_larger(headers, body, largest):
             return problem(request_id, 413, "body_too_large", f"a body has at most {largest} bytes")
         sent = headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and sent not in _MEDIA_TYPES[method]:
@@ -125,6 +128,12 @@ class _Answer:
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
+
+
+def _is_larger(headers: Headers, body: bytes | bytearray, largest: int) -> bool:
+    declared = headers.get("content-length", "")
+    said = float(declared) if declared.isdecimal() else 0  # of any number of digits
+    return max(said, len(body)) > largest
 
 
 def _host_of(host: str) -> str:

@@ -239,6 +239,20 @@ class TaskBody(Body):
         return value
 
 
+class ApplyBody(Body):
+    """Tasks as they are all to be.
+
+    Of a task, `namespace` is that of the call where it is left out, and `status` then stays as it
+    is. `prune` deletes those of `namespace` that were applied before and are not given any more;
+    `dry_run` only tells.
+    """
+
+    tasks: Annotated[list[TaskBody], Field(min_length=1, max_length=100_000)]
+    namespace: Word = "default"
+    prune: bool = False
+    dry_run: bool = False
+
+
 class TriggerBody(Body):
     """How this one run differs from the task's definition, and when it may start."""
 
@@ -477,6 +491,23 @@ class TaskOut(BaseModel):
     next_run_at: AwareDatetime | None
 
 
+class AppliedOut(BaseModel):
+    """What became of one task; `id` is null where it would be created."""
+
+    name: str
+    namespace: str
+    fate: Literal["created", "updated", "unchanged", "deleted"]
+    id: int | None
+    version: int
+
+
+class ApplyOut(BaseModel):
+    """What became of each task, in the order given; those that were deleted come last."""
+
+    items: list[AppliedOut]
+    dry_run: bool
+
+
 class RunOut(BaseModel):
     """One execution of a task, from its creation to its end."""
 
@@ -576,9 +607,11 @@ class FlowRunSummaryOut(BaseModel):
 
 
 class FlowRunOut(FlowRunSummaryOut):
-    """A flow run with its graph; `critical_path` names the runs that it took so long for.
+    """A flow run with its graph, by pages: some of its runs, and the edges that lead into these.
 
-    `carried_over` are the runs of earlier flow runs that need not run again in this one.
+    `critical_path` names the runs that the whole took so long for, `carried_over` the runs of
+    earlier flow runs that need not run again in this one. `next_cursor` asks for the next runs, and
+    is null on the last page: of up to 1,000 runs and 10,000 edges, the first page shows all.
     """
 
     started_at: AwareDatetime | None
@@ -586,6 +619,7 @@ class FlowRunOut(FlowRunSummaryOut):
     carried_over: list[MemberOut]
     edges: list[EdgeOut]
     critical_path: list[int]
+    next_cursor: str | None
 
 
 class AttemptOut(BaseModel):

@@ -6,18 +6,18 @@ from typing import Any
 
 import msgspec
 
+from tidemill.application.queries.flow_graph import FlowGraph
 from tidemill.application.queries.ledger import Ledger
-from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
-from tidemill.domain.flow_run import FlowRun, Member, critical_path
+from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.gates import Explanation
 from tidemill.domain.schedule import Fire
 from tidemill.domain.task import Priority, Task, TaskDefinition
 from tidemill.domain.task_run import RunAttempt, TaskRun
 from tidemill.domain.worker import Worker
 from tidemill.foundation.control_plane import ClaimedRun
-from tidemill.foundation.listing import LaneDepth, RunStats
+from tidemill.foundation.listing import LaneDepth, Position, RunStats, cursor_of
 from tidemill.foundation.store import LogLines, TaskVersion
 from tidemill.observability.health import Finding
 
@@ -100,19 +100,14 @@ def flow_run_view(flow_run: FlowRun) -> dict[str, Any]:
     }
 
 
-def graph_view(
-    flow_run: FlowRun,
-    members: Sequence[Member],
-    carried_over: Sequence[Member],
-    edges: Sequence[Edge],
-) -> dict[str, Any]:
+def graph_view(graph: FlowGraph) -> dict[str, Any]:
     """A flow run, its runs and what waits for what."""
-    started = [each.started_at for each in members if each.started_at is not None]
+    next_ = graph.next_after
     return {
-        **flow_run_view(flow_run),
-        "started_at": instant(min(started, default=None)),
-        "runs": [_member_view(each) for each in members],
-        "carried_over": [_member_view(each) for each in carried_over],
+        **flow_run_view(graph.flow_run),
+        "started_at": instant(graph.started_at),
+        "runs": [_member_view(each) for each in graph.runs],
+        "carried_over": [_member_view(each) for each in graph.carried_over],
         "edges": [
             {
                 "upstream_task_id": edge.upstream_task_id,
@@ -122,9 +117,10 @@ def graph_view(
                 "is_mapped_over": edge.is_mapped_over,
                 "ended_as": edge.ended_as,
             }
-            for edge in edges
+            for edge in graph.edges
         ],
-        "critical_path": critical_path(members, edges),
+        "critical_path": graph.critical_path,
+        "next_cursor": None if next_ is None else cursor_of(Position("id", next_, next_)),
     }
 
 

@@ -34,8 +34,8 @@ def begin_runs(
     """Let these runs begin, which wait for upstream runs no more, or for the turn of their flow
     run: each as it is, or as one for each item of the list that it is mapped over.
 
-    While the turn has still to come, they wait for it. `busy` are the tasks that have an unfinished
-    run: in a flow run nobody is skipped for overlap, it waits until the earlier run ended.
+    While the turn has still to come, they wait for it. `busy` are the tasks that have an earlier
+    run: in a flow run nobody is skipped for overlap, but waits until that one has ended.
     """
     if not runs:
         return Begun([], [])

@@ -1,6 +1,7 @@
 """Runs are ended before their time: at once where nothing runs, else by their worker."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -8,31 +9,34 @@ from tidemill.application.follow_up import follow_up_ended
 from tidemill.application.release_dependents import release_dependents
 from tidemill.domain.events import EventType
 from tidemill.domain.run_status import NOT_STARTED, RunStatus
-from tidemill.domain.task_run import TaskRun, cancelled, move
+from tidemill.domain.task_run import RunChange, RunHead, TaskRun, cancelled, move
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 
-def cancel_runs(transaction: Transaction, runs: Sequence[TaskRun], reason: str) -> int:
+
+def cancel_flow_run(transaction: Transaction, flow_run_id: str, reason: str) -> int:
+    """Cancel the runs of a flow run that have not ended; how many were changed."""
+    transaction.flow_runs([flow_run_id])  # locked before its runs, as by whoever counts in it
+    unfinished = transaction.unfinished_members(flow_run_id)
+    runs = [
+        run
+        for batch in in_batches(unfinished, _RUNS_AT_ONCE)
+        for run in transaction.run_heads(batch).values()
+    ]
+    return cancel_runs(transaction, runs, reason)
+
+
+def cancel_runs(transaction: Transaction, runs: Sequence[RunHead], reason: str) -> int:
     """Cancel those of `runs`, locked, that have not ended; how many were changed."""
     idle = [run for run in runs if run.status in NOT_STARTED]
     running = [run for run in runs if run.status is RunStatus.RUNNING]
     if not idle and not running:
         return 0
-    transaction.change_runs(
-        [cancelled(run, transaction.now, reason) for run in idle]
-        + [
-            move(
-                run,
-                RunStatus.CANCELLING,
-                transaction.now,
-                EventType.CANCEL_REQUESTED,
-                {"reason": reason},
-                reason=reason,
-            )
-            for run in running
-        ]
-    )
+    for batch in in_batches([*idle, *running], _RUNS_AT_ONCE):
+        transaction.change_runs([_cancel(run, reason, transaction.now) for run in batch])
     transaction.announce(Topic.EVENTS)
     if running:
         transaction.announce(Topic.LEASES)
@@ -42,6 +46,19 @@ def cancel_runs(transaction: Transaction, runs: Sequence[TaskRun], reason: str) 
         transaction, [msgspec.structs.replace(run, status=RunStatus.CANCELLED) for run in idle]
     )
     return len(idle) + len(running)
+
+
+def _cancel(run: RunHead, reason: str, now: datetime) -> RunChange:
+    if run.status in NOT_STARTED:
+        return cancelled(run, now, reason)
+    return move(
+        run,
+        RunStatus.CANCELLING,
+        now,
+        EventType.CANCEL_REQUESTED,
+        {"reason": reason},
+        reason=reason,
+    )
 
 
 def skip_runs(transaction: Transaction, runs: Sequence[TaskRun], reason: str) -> None:

@@ -12,8 +12,11 @@ from tidemill.domain.gates import concurrency_gate
 from tidemill.domain.run_status import FINAL
 from tidemill.domain.task import TaskStatus
 from tidemill.domain.task_run import Hold, RunChange, RunHead, TaskRun, annotate
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import TaskAdvance, Transaction
 from tidemill.foundation.wakeups import Topic
+
+_DEFINITIONS_AT_ONCE = 5_000
 
 
 def follow_up_attempts(transaction: Transaction, changes: Sequence[RunChange]) -> None:
@@ -104,12 +107,14 @@ def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
 
 
 def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[RunHead]) -> None:
-    definitions = transaction.definitions({(run.task_id, run.task_version) for run in ended})
-    candidates = {
-        run.task_id
-        for run in ended
-        if (definitions[run.task_id, run.task_version].schedule or "").startswith("@after")
-    }
+    candidates: set[int] = set()
+    for batch in in_batches(ended, _DEFINITIONS_AT_ONCE):
+        definitions = transaction.definitions({(run.task_id, run.task_version) for run in batch})
+        candidates |= {
+            run.task_id
+            for run in batch
+            if (definitions[run.task_id, run.task_version].schedule or "").startswith("@after")
+        }
     if candidates:
         rearm_tasks(transaction, candidates)
 

@@ -1,24 +1,29 @@
 """A task that others depend on fires: all that hang on it get a run in the same flow run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 
 import msgspec
 
+from tidemill.application.pace import paced
 from tidemill.application.release_dependents import (
     advance_backfills,
     count_outside_edges,
     release_dependents,
 )
-from tidemill.application.task_graph import TaskGraph, maps_among, tallies_of
+from tidemill.application.task_graph import KnownTasks, PlacedRun, TaskGraph, placed, tallies_of
 from tidemill.domain.deadline import earlier
+from tidemill.domain.dependency import Edge
 from tidemill.domain.flow_run import FlowRun, FlowStatus, begun, new_flow_run_id
 from tidemill.domain.new_run import dependent_run, run_without_turn, waiting_run
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task
 from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import Transaction
 
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 _WAITS = frozenset({Trigger.SCHEDULE, Trigger.BACKFILL})
 
 
@@ -104,38 +109,49 @@ def _open(
     opened: Mapping[str, FlowRun],
     roots: Sequence[TaskRun],
 ) -> None:
-    graph = TaskGraph(transaction.task_edges_below({root.task_id for root in roots}))
+    task_edges = transaction.task_edges_below({root.task_id for root in roots})
+    graph = TaskGraph(paced(transaction, task_edges))
     below = {task_id: graph.below([task_id]) for task_id in {root.task_id for root in roots}}
-    known = {**tasks, **transaction.tasks_in_force(graph.task_ids - tasks.keys())}
-    dependents = transaction.insert_runs(
-        [
-            dependent_run(known[task_id], root, transaction.now)
-            for root in roots
-            for task_id in below[root.task_id]
-        ]
-    )
-    in_flow: dict[str, list[TaskRun]] = {}
-    for run in [*roots, *dependents]:
-        assert run.flow_run_id is not None
-        in_flow.setdefault(run.flow_run_id, []).append(run)
-    maps = maps_among(known)
-    edges = [
-        edge
-        for runs in in_flow.values()
-        for edge in graph.edges_into(runs, {run.task_id: (run.id,) for run in runs}, maps)
-    ]
-    rules = {task_id: task.definition.trigger_rule for task_id, task in known.items()}
+    known = KnownTasks(tasks.values())
+    in_flow = {flow_run_id: [placed(root)] for flow_run_id, root in _by_flow_run(roots)}
+    skipped: list[TaskRun] = []
+    places = ((root, task_id) for root in roots for task_id in below[root.task_id])
+    for batch in in_batches(places, _RUNS_AT_ONCE):
+        found = transaction.tasks_in_force({task_id for _, task_id in batch})
+        known.add(found.values())
+        dependents = transaction.insert_runs(
+            [dependent_run(found[task_id], root, transaction.now) for root, task_id in batch]
+        )
+        for flow_run_id, run in _by_flow_run(dependents):
+            in_flow[flow_run_id].append(placed(run))
+        skipped += [run for run in dependents if run.status is RunStatus.SKIPPED]
+    for others in in_batches(graph.task_ids - known.rules.keys(), _RUNS_AT_ONCE):
+        known.add(transaction.tasks_in_force(others).values())
+    edges = list(paced(transaction, _edges_into(in_flow.values(), graph, known)))
+    placed_runs = paced(transaction, chain.from_iterable(in_flow.values()))
     transaction.open_flow_runs(
         [_with_runs(opened[flow_run_id], runs) for flow_run_id, runs in in_flow.items()],
-        tallies_of([*roots, *dependents], edges, rules),
+        tallies_of(placed_runs, edges, known.rules),
     )
     transaction.add_edges(edges)
-    release_dependents(transaction, [run for run in dependents if run.status is RunStatus.SKIPPED])
+    release_dependents(transaction, skipped)
     if any(edge.upstream_run_id is None for edge in edges):
         count_outside_edges(transaction)
 
 
-def _with_runs(flow_run: FlowRun, runs: Sequence[TaskRun]) -> FlowRun:
+def _by_flow_run(runs: Iterable[TaskRun]) -> Iterator[tuple[str, TaskRun]]:
+    return ((run.flow_run_id, run) for run in runs if run.flow_run_id is not None)
+
+
+def _edges_into(
+    flow_runs: Iterable[Sequence[PlacedRun]], graph: TaskGraph, known: KnownTasks
+) -> Iterator[Edge]:
+    maps = known.maps()
+    for runs in flow_runs:
+        yield from graph.edges_into(runs, {run.task_id: (run.id,) for run in runs}, maps)
+
+
+def _with_runs(flow_run: FlowRun, runs: Sequence[PlacedRun]) -> FlowRun:
     return msgspec.structs.replace(
         flow_run, root_run_id=runs[0].id, total=len(runs), unfinished=len(runs)
     )

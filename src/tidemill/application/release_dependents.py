@@ -22,10 +22,12 @@ from tidemill.domain.events import EventType
 from tidemill.domain.flow_run import begun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import RunChange, RunHead, TaskRun, move
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import RunEnd, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _OUTSIDE_AT_ONCE = 1_000
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 
 
 def release_dependents(transaction: Transaction, over: Sequence[RunHead]) -> None:
@@ -54,10 +56,10 @@ def count_outside_edges(transaction: Transaction) -> None:
     count_from_outside(transaction, transaction.outside_edges(_OUTSIDE_AT_ONCE))
 
 
-def give_up_outside_edges(transaction: Transaction, task_id: int) -> None:
-    """Nobody waits any more for a run of this task, which was deleted."""
+def give_up_outside_edges(transaction: Transaction, task_ids: Collection[int]) -> None:
+    """Nobody waits any more for a run of these tasks, which were deleted."""
     never = RunEnd(None, RunStatus.CANCELLED)
-    edges = transaction.edges_from_outside(task_id)
+    edges = transaction.edges_from_outside(task_ids)
     count_from_outside(transaction, [(edge, never) for edge in edges])
 
 
@@ -102,8 +104,8 @@ def advance_backfills(transaction: Transaction, backfill_ids: Collection[str]) -
         transaction.save_flow_runs(list(counts.flow_runs.values()))
         transaction.forget_backfills(backfill_ids)
         runs = transaction.runs_without_turn(counts.flow_runs)
-        busy = {run.task_id for run in transaction.unfinished_runs({run.task_id for run in runs})}
-        _begin_and_skip(transaction, _begin(transaction, runs, busy, counts), counts)
+        settled = _begin(transaction, runs, counts)
+        _begin_and_skip(transaction, settled, counts)
         backfill_ids = counts.save(transaction)
 
 
@@ -121,37 +123,32 @@ def _begin_and_skip(transaction: Transaction, settled: Settled, counts: FlowCoun
     """Let them start or skip them; and what waits for those that end at once in place of starting,
     because there is nothing that they could be mapped over."""
     while settled.tallies:
-        starts, skips, busy = _decided(transaction, settled)
-        transaction.change_runs(
-            [_skip(run, settled.skips[run.id], transaction.now) for run in skips]
-        )
-        counts.gone.update(run.flow_run_id for run in skips)
-        settled = _begin(transaction, starts, busy, counts)
+        _keep_tallies(transaction, settled)
+        for batch in in_batches(sorted(settled.skips), _RUNS_AT_ONCE):
+            skips = [
+                run
+                for run in transaction.run_heads(batch).values()
+                if run.status is RunStatus.WAITING
+            ]
+            transaction.change_runs(
+                [_skip(run, settled.skips[run.id], transaction.now) for run in skips]
+            )
+            counts.gone.update(run.flow_run_id for run in skips)
+        settled = _begin(transaction, settled.starts, counts)
 
 
-def _decided(
-    transaction: Transaction, settled: Settled
-) -> tuple[list[TaskRun], list[TaskRun], set[int]]:
-    """Those that start and those that are skipped, of which no tally is kept any more, and the
-    tasks that are busy."""
+def _keep_tallies(transaction: Transaction, settled: Settled) -> None:
+    """Of those that still wait; of those that start or are skipped there is none any more."""
     decided = {*settled.starts, *settled.skips}
     transaction.save_tallies(
         [tally for run_id, tally in settled.tallies.items() if run_id not in decided]
     )
-    if not decided:
-        return [], [], set()
-    transaction.forget_tallies(decided)
-    transaction.announce(Topic.EVENTS)
-    runs, busy = transaction.runs_to_begin(decided)
-    waiting = {run.id: run for run in runs}
-    return (
-        [waiting[run_id] for run_id in settled.starts if run_id in waiting],
-        [waiting[run_id] for run_id in settled.skips if run_id in waiting],
-        busy,
-    )
+    if decided:
+        transaction.forget_tallies(decided)
+        transaction.announce(Topic.EVENTS)
 
 
-def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
+def _skip(run: RunHead, refusal: Refusal, now: datetime) -> RunChange:
     """What went wrong with an expression stands in the run, as it does where a run failed."""
     told: dict[str, Any] = {"reason": refusal.reason}
     changes: dict[str, Any] = {"reason": refusal.reason}
@@ -164,15 +161,19 @@ def _skip(run: TaskRun, refusal: Refusal, now: datetime) -> RunChange:
     )
 
 
-def _begin(
-    transaction: Transaction, runs: Sequence[TaskRun], busy: Collection[int], counts: FlowCounts
-) -> Settled:
-    """Let them begin; what it comes to that some of them ended at once."""
-    done = begin_runs(transaction, counts.flow_runs, runs, busy)
-    _add_edges_from(transaction, done.items)
-    counts.new.update(run.flow_run_id for run in done.items)
-    counts.gone.update(run.flow_run_id for run in done.ended)
-    return settle_ends(transaction, {run.id: run.status for run in done.ended})
+def _begin(transaction: Transaction, run_ids: Collection[int], counts: FlowCounts) -> Settled:
+    """Let them begin, none after the other; what it comes to that some of them ended at once."""
+    beside: set[int] = set()
+    over: dict[int, RunStatus] = {}
+    for batch in in_batches(sorted(run_ids), _RUNS_AT_ONCE):
+        runs, busy = transaction.runs_to_begin(batch, beside)
+        done = begin_runs(transaction, counts.flow_runs, runs, busy)
+        beside.update(run.id for run in [*runs, *done.items])
+        _add_edges_from(transaction, done.items)
+        counts.new.update(run.flow_run_id for run in done.items)
+        counts.gone.update(run.flow_run_id for run in done.ended)
+        over |= {run.id: run.status for run in done.ended}
+    return settle_ends(transaction, over)
 
 
 def wait_for_parts(transaction: Transaction, parts: Sequence[TaskRun]) -> None:

@@ -5,10 +5,12 @@ all others ──────────► a new run each, which waits for wha
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
 
+from tidemill.application.pace import paced
 from tidemill.application.plan_retry import OldFlowRun, Plan, plan_of_now, plan_of_then
 from tidemill.application.release_dependents import (
     count_carried_over,
@@ -17,7 +19,7 @@ from tidemill.application.release_dependents import (
     release_dependents,
 )
 from tidemill.application.retry_runs import same_part
-from tidemill.application.task_graph import TaskGraph, tallies_of
+from tidemill.application.task_graph import TaskGraph, placed, tallies_of
 from tidemill.domain.deadline import earlier
 from tidemill.domain.dependency import Edge
 from tidemill.domain.flow_run import FlowRun, begun, new_flow_run_id
@@ -27,10 +29,13 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, Task, TaskDefinition, TaskStatus
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.errors import Conflict
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
 
 Versions = Literal["then", "now"]
+
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 
 
 def retry_flow_run(
@@ -68,29 +73,34 @@ def _open(
     graph = TaskGraph(plan.edges)
     new = _flow_run(old.flow_run, plan, transaction)
     again = [run for run in old.undone if run.task_id in plan.tasks]
-    made = [
-        _again(plan.tasks[run.task_id], run, old.said[run.task_id], new, traceparent)
-        for run in again
-    ]
     joining = plan.tasks.keys() - {run.task_id for run in again}
-    made += [
-        _first(plan.tasks[task_id], new, old.root_parameters(), traceparent)
-        for task_id in sorted(joining)
-    ]
     waiting = {task_id for task_id in plan.tasks if graph.has_upstream(task_id)}
     if not old.root_waited():
         waiting.discard(new.root_task_id)
-    runs = transaction.insert_runs(
-        [_placed(run, plan.tasks[run.task_id], new, run.task_id in waiting) for run in made]
+    made = chain(
+        (
+            _again(plan.tasks[run.task_id], run, old.said[run.task_id], new, traceparent)
+            for run in again
+        ),
+        (
+            _first(plan.tasks[task_id], new, old.asked_with, traceparent)
+            for task_id in sorted(joining)
+        ),
     )
+    runs: list[TaskRun] = []
+    for batch in in_batches(made, _RUNS_AT_ONCE):
+        runs += transaction.insert_runs(
+            [_placed(run, plan.tasks[run.task_id], new, run.task_id in waiting) for run in batch]
+        )
     counting = old.counting({run.retry_of: run.id for run in runs if run.retry_of is not None})
     counting |= {run.task_id: [run.id] for run in runs if run.task_id in joining}
-    edges = graph.edges_into(runs, counting, plan.maps)
+    places = [placed(run) for run in runs]
+    edges = list(paced(transaction, graph.edges_into(places, counting, plan.maps)))
     rules = {task_id: task.definition.trigger_rule for task_id, task in plan.tasks.items()}
     first = counting.get(new.root_task_id, [new.root_run_id])[0]
     transaction.open_flow_runs(
         [msgspec.structs.replace(new, root_run_id=first, total=len(runs), unfinished=len(runs))],
-        tallies_of(runs, edges, rules),
+        tallies_of(places, edges, rules),
     )
     transaction.carry_over(new.id, old.done)
     transaction.add_edges(edges)

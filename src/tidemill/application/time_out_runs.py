@@ -9,9 +9,12 @@ from tidemill.application.follow_up import follow_up_ended
 from tidemill.domain.deadline import overdue_reason
 from tidemill.domain.events import EventType
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import RunChange, TaskRun, move
+from tidemill.domain.task_run import RunChange, RunHead, TaskRun, move
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
+
+_RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 
 
 def time_out_flow_runs(transaction: Transaction, limit: int) -> int:
@@ -37,11 +40,12 @@ def time_out_runs(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
     _end(transaction, overdue)
 
 
-def _end(transaction: Transaction, overdue: Sequence[tuple[TaskRun, str, str]]) -> None:
+def _end(transaction: Transaction, overdue: Sequence[tuple[RunHead, str, str]]) -> None:
     """End these runs, each for a reason, in a word and in a sentence."""
     if not overdue:
         return
-    transaction.change_runs([_timed_out(*each, transaction.now) for each in overdue])
+    for batch in in_batches(overdue, _RUNS_AT_ONCE):
+        transaction.change_runs([_timed_out(*each, transaction.now) for each in batch])
     follow_up_ended(
         transaction,
         [msgspec.structs.replace(run, status=RunStatus.TIMED_OUT) for run, _, _ in overdue],
@@ -49,7 +53,7 @@ def _end(transaction: Transaction, overdue: Sequence[tuple[TaskRun, str, str]]) 
     transaction.announce(Topic.EVENTS)
 
 
-def _timed_out(run: TaskRun, reason: str, said: str, now: datetime) -> RunChange:
+def _timed_out(run: RunHead, reason: str, said: str, now: datetime) -> RunChange:
     return move(
         run,
         RunStatus.TIMED_OUT,

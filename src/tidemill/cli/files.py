@@ -4,7 +4,6 @@ import difflib
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +14,9 @@ from cyclopts import Parameter
 from tidemill.cli.output import Common, Flag, show_one
 from tidemill.client.client import Client, task_key
 from tidemill.client.errors import ServerError
-from tidemill.domain.task import TaskDefinition, schedule_of
+from tidemill.domain.task import APPLIED_MARK, TaskDefinition, schedule_of
 from tidemill.errors import InvalidInput, Problem
 
-_MARK = {"managed_by": "tidemill apply"}  # in `metadata`: what --prune may delete
 _READ_ONLY = {"id", "version", "created_at", "updated_at", "last_run_at", "next_run_at"}
 _STDIN = Path("-")
 _LARGEST = 10 * 1024 * 1024
@@ -47,7 +45,7 @@ def apply(
     prune: Flag = False,
     common: Common | None = None,
 ) -> None:
-    """Make the server's tasks be those of a file or directory (YAML or JSON).
+    """Make the server's tasks be those of a file or directory (YAML or JSON), all or none.
 
     Parameters
     ----------
@@ -58,15 +56,10 @@ def apply(
     """
     common = common or Common()
     with common.client() as client:
-        wanted = _in_order(_read(file, client.namespace))
-        for task in wanted:
-            _tell(_apply_one(client, task, dry_run=dry_run), task["name"], dry_run=dry_run)
-        if prune:
-            for name in _surplus(client, wanted):
-                if not dry_run:
-                    path, params = _address(name, client.namespace)
-                    client.call("DELETE", path, params=params)
-                _tell("deleted", name, dry_run=dry_run)
+        tasks = _read(file, client.namespace)
+        for each in _applied(client, tasks, prune=prune, dry_run=dry_run):
+            said = _SAID.get(each["fate"], each["fate"])
+            sys.stdout.write(f"{said} {each['name']}{' (dry run)' if dry_run else ''}\n")
 
 
 def diff(*, file: _File, common: Common | None = None) -> int:
@@ -74,8 +67,12 @@ def diff(*, file: _File, common: Common | None = None) -> int:
     common = common or Common()
     is_different = False
     with common.client() as client:
-        for task in _in_order(_read(file, client.namespace)):
-            stored = _stored(client, task)
+        tasks = _read(file, client.namespace)
+        fates = _applied(client, tasks, prune=False, dry_run=True)
+        for task, applied in zip(tasks, fates, strict=True):
+            if applied["fate"] == "unchanged":
+                continue
+            stored = _stored(client, task) if applied["fate"] == "updated" else None
             before = _text(_plain(stored)) if stored else []
             after = _text(_plain(_with_status(task, stored)))
             lines = difflib.unified_diff(
@@ -97,42 +94,22 @@ def export(*, common: Common | None = None) -> None:
     show_one({"tasks": tasks}, "json" if common.output == "json" else "yaml")
 
 
-def _tell(fate: str, name: str, *, dry_run: bool) -> None:
-    sys.stdout.write(f"{fate} {name}{' (dry run)' if dry_run else ''}\n")
-    sys.stdout.flush()
+_SAID = {"updated": "changed"}
 
 
-def _apply_one(client: Client, task: dict[str, Any], *, dry_run: bool) -> str:
-    """A task that is as it should be is left alone, and is not taken for one of ours."""
-    stored = _stored(client, task)
-    wanted = _with_status(task, stored)
-    marked = wanted | {"metadata": {**wanted.get("metadata", {}), **_MARK}}
-    if stored is None:
-        if not dry_run:
-            client.call("POST", "/tasks", body=marked)
-        return "created"
-    if _plain(stored) == _plain(wanted):
-        return "unchanged"
-    if not dry_run:
-        path, params = _address(task["name"], task["namespace"])
-        client.call("PUT", path, params=params, body=marked, headers=_only_if_still(stored))
-    return "changed"
-
-
-def _only_if_still(stored: dict[str, Any]) -> dict[str, str]:
-    """What makes a change fail where somebody changed or paused the task meanwhile."""
-    paused = "-paused" if stored["status"] == "paused" else ""
-    return {"If-Match": f'"{stored["version"]}{paused}"'}
-
-
-def _address(name: str, namespace: str) -> tuple[str, dict[str, str]]:
-    return f"/tasks/{task_key(f'name:{name}')}", {"namespace": namespace}
+def _applied(
+    client: Client, tasks: list[dict[str, Any]], *, prune: bool, dry_run: bool
+) -> list[dict[str, Any]]:
+    """What became of each task, or would, and of those that are pruned."""
+    wish = {"tasks": tasks, "namespace": client.namespace, "prune": prune, "dry_run": dry_run}
+    items: list[dict[str, Any]] = client.call("POST", "/apply", body=wish)["items"]
+    return items
 
 
 def _stored(client: Client, task: dict[str, Any]) -> dict[str, Any] | None:
-    path, params = _address(task["name"], task["namespace"])
+    path = f"/tasks/{task_key('name:' + task['name'])}"
     try:
-        found: dict[str, Any] = client.call("GET", path, params=params)
+        found: dict[str, Any] = client.call("GET", path, params={"namespace": task["namespace"]})
     except ServerError as error:
         if error.status == 404:
             return None
@@ -143,16 +120,6 @@ def _stored(client: Client, task: dict[str, Any]) -> dict[str, Any] | None:
 def _with_status(task: dict[str, Any], stored: dict[str, Any] | None) -> dict[str, Any]:
     """Whether a task is paused is changed only by a file that says so."""
     return task if stored is None else {"status": stored["status"], **task}
-
-
-def _surplus(client: Client, wanted: list[dict[str, Any]]) -> list[str]:
-    kept = {(task["namespace"], task["name"]) for task in wanted}
-    return [
-        task["name"]
-        for task in client.items("/tasks", namespace=client.namespace)
-        if task["metadata"].get("managed_by") == _MARK["managed_by"]
-        and (task["namespace"], task["name"]) not in kept
-    ]
 
 
 def _plain(task: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +139,7 @@ def _definition(task: dict[str, Any]) -> TaskDefinition:
     said = {name: value for name, value in task.items() if name not in _READ_ONLY | {"status"}}
     said.setdefault("task_type", said.get("executor", ""))
     definition = msgspec.convert(said, TaskDefinition)
-    metadata = {key: value for key, value in definition.metadata.items() if key not in _MARK}
+    metadata = {key: value for key, value in definition.metadata.items() if key not in APPLIED_MARK}
     return msgspec.structs.replace(definition, metadata=metadata)
 
 
@@ -262,19 +229,3 @@ def _checked(file: Path, index: int, task: Any, namespace: str) -> dict[str, Any
     except (msgspec.ValidationError, InvalidInput) as error:
         raise InvalidInput(f"{file}: task {task['name']!r}: {error}") from error
     return fields
-
-
-def _in_order(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Upstream tasks first, so that each finds what it depends on."""
-    by_key = {(task["namespace"], task["name"]): task for task in tasks}
-    graph = {key: _upstream(task) & by_key.keys() for key, task in by_key.items()}
-    try:
-        return [by_key[key] for key in TopologicalSorter(graph).static_order()]
-    except CycleError as error:
-        names = " → ".join(name for _, name in error.args[1])
-        raise InvalidInput(f"tasks depend on each other: {names}") from error
-
-
-def _upstream(task: dict[str, Any]) -> set[tuple[str, str]]:
-    edges = task.get("dependencies") or []
-    return {(task["namespace"], edge["task"].removeprefix("name:")) for edge in edges}

@@ -21,7 +21,15 @@ def get(flow_run: str, /, *, common: Common | None = None) -> None:
     """Show a flow run: its runs, what waits for what, its critical path."""
     common = common or Common()
     with common.client() as client:
-        show_one(client.call("GET", f"/flow-runs/{flow_run}"), common.output)
+        path = f"/flow-runs/{flow_run}"
+        found = client.call("GET", path)
+        cursor = found.pop("next_cursor")
+        while cursor is not None:
+            page = client.call("GET", path, params={"cursor": cursor})
+            found["runs"] += page["runs"]
+            found["edges"] += page["edges"]
+            cursor = page["next_cursor"]
+        show_one(found, common.output)
 
 
 def cancel(flow_run: str, /, *, common: Common | None = None) -> None:

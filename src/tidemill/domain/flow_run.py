@@ -1,13 +1,12 @@
 """The runs of one firing of connected tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import uuid4
 
 import msgspec
 
-from tidemill.domain.dependency import Edge
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import Trigger
 
@@ -95,29 +94,3 @@ def flow_status(unhandled: Mapping[str, int]) -> FlowStatus:
     if unhandled.get("failed") or unhandled.get("timed_out"):
         return FlowStatus.FAILED
     return FlowStatus.CANCELLED if unhandled.get("cancelled") else FlowStatus.SUCCEEDED
-
-
-def critical_path(members: Sequence[Member], edges: Sequence[Edge]) -> list[int]:
-    """The runs that the flow run took as long for as it did, in the order of time.
-
-    From the run that ended last back to the one of its upstream runs that ended last, and so on:
-    had any of them been faster, so had the whole. Runs that were skipped took no time. What a run
-    became waited for what the run did.
-    """
-    ended = {
-        each.id: each.completed_at
-        for each in members
-        if each.completed_at is not None and each.started_at is not None
-    }
-    upstream: dict[int, list[int]] = {}
-    for edge in edges:
-        if edge.upstream_run_id in ended:
-            upstream.setdefault(edge.downstream_run_id, []).append(edge.upstream_run_id)
-    waited_as = {each.id: each.part_of or each.id for each in members}
-    path: list[int] = []
-    at = max(ended, key=lambda run_id: ended[run_id], default=None)
-    while at is not None:
-        path.append(at)
-        before = upstream.get(waited_as[at], ())
-        at = max(before, key=lambda run_id: ended[run_id], default=None)
-    return path[::-1]

@@ -69,8 +69,8 @@ def new_run(
 
 
 def dependent_run(task: Task, root: TaskRun, now: datetime) -> TaskRun:
-    """The run of a task that hangs on `root`, in its flow run, with the parameters that the root was
-    asked for with; that of a paused task is skipped."""
+    """The run of a task that hangs on `root`, in its flow run and with its parameters; that of a
+    paused task is skipped."""
     run = msgspec.structs.replace(
         new_run(
             task,

@@ -132,6 +132,10 @@ class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     metadata: dict[str, Any] = {}
 
 
+# In `metadata`: that a task was applied, and goes once it is no longer among what is.
+APPLIED_MARK = {"managed_by": "tidemill apply"}
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """A task as it stands: its definition in force and where its schedule is."""
 

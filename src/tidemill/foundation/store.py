@@ -196,12 +196,29 @@ class Reads(Protocol):
     def flow_run(self, flow_run_id: str, namespace: str | None = None) -> FlowRun | None:
         """One flow run; in `namespace` only, where one is given."""
 
-    def members(self, flow_run_id: str) -> list[Member]:
-        """The runs of a flow run, in the order of their ids."""
+    def members(self, flow_run_id: str, after: int, limit: int) -> list[Member]:
+        """Runs of a flow run with ids above `after`, in the order of their ids."""
 
-    def carried_runs(self, flow_run_id: str) -> list[Member]:
-        """The runs of earlier flow runs that this one, which retries the last of them, carries
-        over; in the order of their ids."""
+    def members_by_id(self, run_ids: Collection[int]) -> dict[int, Member]:
+        """These runs, of whatever flow runs."""
+
+    def flow_run_started_at(self, flow_run_id: str) -> datetime | None:
+        """When the first of its runs started."""
+
+    def critical_path(self, flow_run_id: str) -> list[int]:
+        """The runs that a flow run took as long for as it did, in the order of time.
+
+        From the run that ended last back to the one of its upstream runs that ended last, and so
+        on: had any of them been faster, so had the whole. Runs that never started took no time.
+        What a run became waited for what the run did. Only its own runs count.
+        """
+
+    def upstream_counts(self, run_ids: Collection[int]) -> dict[int, int]:
+        """How many edges lead into each of these runs that has any."""
+
+    def carried_runs(self, flow_run_id: str, after: int, limit: int) -> list[Member]:
+        """As `members`, of the runs of earlier flow runs that this one, which retries the last of
+        them, carries over."""
 
     def edges_into(self, run_ids: Collection[int]) -> list[Edge]:
         """What each of these runs waited for, or still does."""
@@ -221,9 +238,12 @@ class Reads(Protocol):
     def key_runners(self, keys: Collection[str]) -> dict[str, int]:
         """How many runs are running or cancelling under each concurrency key."""
 
-    def runs_to_begin(self, run_ids: Collection[int]) -> tuple[list[TaskRun], set[int]]:
-        """Those of these runs that wait for upstream runs still, locked, and those of their tasks
-        that `unfinished_runs` knows an unfinished run of."""
+    def runs_to_begin(
+        self, run_ids: Collection[int], beside: Collection[int]
+    ) -> tuple[list[TaskRun], set[int]]:
+        """Those of these runs that wait for upstream runs still, or for the turn of their flow run,
+        locked; and those of their tasks of which `unfinished_runs` knows a run that is not one of
+        `beside`."""
 
     def unfinished_runs(self, task_ids: Collection[int]) -> list[UnfinishedRun]:
         """The unfinished runs of these tasks that a firing may meet, oldest first.
@@ -313,6 +333,13 @@ class Transaction(Reads, Protocol):
 
     readied: Counter[str]
 
+    def give_way(self) -> None:
+        """Let others have a turn, and show that this goes on.
+
+        Whoever works for long between two statements calls it: a database may end a transaction
+        that is silent for seconds, as one whose process stands still.
+        """
+
     def announce(self, *topics: Topic) -> None:
         """Wake the listeners of these topics once this is committed."""
 
@@ -344,7 +371,7 @@ class Transaction(Reads, Protocol):
         """
 
     def tasks(self, task_ids: Collection[int]) -> dict[int, Task]:
-        """These tasks, locked; deleted ones are left out."""
+        """These tasks, locked in the order of their ids; deleted ones are left out."""
 
     def tasks_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
         """The tasks of these names, locked; deleted ones are left out."""
@@ -352,33 +379,46 @@ class Transaction(Reads, Protocol):
     def tasks_in_force(self, task_ids: Collection[int]) -> dict[int, Task]:
         """These tasks, not locked; deleted ones are left out."""
 
+    def tasks_in_force_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
+        """The tasks of these names, not locked; deleted ones are left out."""
+
     def note_last_run(self, task_ids: Collection[int]) -> None:
         """Set `last_run_at` of these tasks to now: a run of each was made."""
 
     def advance_tasks(self, advances: Sequence[TaskAdvance]) -> None:
         """Move schedules on."""
 
-    def insert_task(self, task: Task) -> Task:
-        """Store a new task and its first version; raises Conflict where the name is taken."""
+    def insert_tasks(self, tasks: Sequence[Task]) -> list[Task]:
+        """Store new tasks and their first versions; as they are then, in order.
 
-    def replace_task(self, before: Task, after: Task) -> None:
-        """Store `after` in place of `before`, and its definition if the version is new.
-
-        Raises VersionMismatch where the row is not at `before.version` any more, and Conflict
-        where `after` has another name that is taken.
+        Raises Conflict where a name is taken.
         """
 
-    def delete_task(self, task_id: int) -> None:
-        """Mark as deleted: its name is free again, its history stays."""
+    def replace_tasks(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        """Store the second of each pair in place of the first, and its definition if the version
+        is new.
+
+        Raises VersionMismatch where a row is not at the first one's version any more, and Conflict
+        where the second has another name that is taken.
+        """
+
+    def delete_tasks(self, task_ids: Collection[int]) -> None:
+        """Mark as deleted: their names are free again, their history stays."""
+
+    def lock_dependencies(self, namespaces: Collection[str]) -> None:
+        """Until the commit nobody else who calls this changes what depends on what there.
+
+        Whoever does, calls it before all else that locks: so they wait for one another in a row,
+        and never in a circle.
+        """
 
     def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
-        """Every dependency of a namespace: task id → the ids of its upstream tasks.
+        """Every dependency of a namespace: task id → the ids of its upstream tasks."""
 
-        Until the commit nobody else reads them to decide.
-        """
-
-    def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
-        """The upstream tasks of a task and their conditions."""
+    def replace_dependencies(
+        self, namespace: str, task_ids: Collection[int], edges: Sequence[TaskEdge]
+    ) -> None:
+        """Store `edges`, and forget all that those of `task_ids` depended on before."""
 
     # flow runs
 
@@ -395,6 +435,9 @@ class Transaction(Reads, Protocol):
         """Of each of these flow runs so many runs have ended, where it has not itself; all as they
         stand then, locked: nobody else counts in them until the commit."""
 
+    def unfinished_members(self, flow_run_id: str) -> list[int]:
+        """The runs of a flow run that have not ended, in the order of their ids."""
+
     def save_flow_runs(self, flow_runs: Sequence[FlowRun]) -> None:
         """Store the status, counts, deadline and end of flow runs."""
 
@@ -405,8 +448,8 @@ class Transaction(Reads, Protocol):
         """Flow runs past their deadline of which a run has not ended and nobody holds it, the
         longest overdue first."""
 
-    def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
-        """The unfinished runs of these flow runs that nobody holds, locked."""
+    def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[RunHead]:
+        """The heads of the unfinished runs of these flow runs that nobody holds, locked."""
 
     def keep_backfill(self, backfill_id: str, max_parallel: int) -> None:
         """Store a backfill whose flow runs take turns."""
@@ -424,8 +467,8 @@ class Transaction(Reads, Protocol):
     def forget_backfills(self, backfill_ids: Collection[str]) -> None:
         """Delete those of these backfills of which no flow run waits."""
 
-    def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
-        """The runs of these flow runs that are held for TURN, locked."""
+    def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[int]:
+        """The runs of these flow runs that are held for TURN."""
 
     def end_edges(self, ends: Sequence[RunEnd]) -> tuple[list[Edge], dict[int, Tally]]:
         """Count the edges from these runs, once each; those that were counted by this call, and
@@ -451,8 +494,8 @@ class Transaction(Reads, Protocol):
     def take_outside_edges(self, found: Sequence[tuple[Edge, RunEnd]]) -> list[Edge]:
         """Count these, once each; those that were counted by this call."""
 
-    def edges_from_outside(self, task_id: int) -> list[Edge]:
-        """Edges that wait for a run of this task, outside their flow runs."""
+    def edges_from_outside(self, task_ids: Collection[int]) -> list[Edge]:
+        """Edges that wait for a run of one of these tasks, outside their flow runs."""
 
     def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
         """The tallies of those of these runs that still wait."""

@@ -23,13 +23,15 @@ from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, Visible, requires, within
 from tidemill.api.schemas import FlowRunOut, FlowRunSummaryOut, Listed, NoBody, RetryFlowRunBody
 from tidemill.api.views import flow_run_view, graph_view
-from tidemill.application.cancel_runs import cancel_runs
+from tidemill.application.cancel_runs import cancel_flow_run
+from tidemill.application.queries.flow_graph import flow_graph
 from tidemill.application.retry_flow_run import retry_flow_run
 from tidemill.domain.flow_run import FlowRun, FlowStatus
-from tidemill.domain.run_status import FINAL
 from tidemill.errors import Conflict, NotFound
-from tidemill.foundation.listing import FLOW_RUN_SORTS, FlowRunFilter
+from tidemill.foundation.listing import FLOW_RUN_SORTS, MAX_LIMIT, FlowRunFilter, PageRequest
 from tidemill.foundation.store import Reads, Transaction
+
+_FIRST_PAGE = PageRequest("id", MAX_LIMIT)
 
 router = APIRouter(prefix="/flow-runs", tags=["flow runs"], route_class=JsonRoute)
 
@@ -65,9 +67,16 @@ async def list_flow_runs(
     dependencies=[requires(Permission.TASK_READ)],
     responses=documented(200, FlowRunOut, 404),
 )
-async def get(context: Context, visible: Visible, id: FlowRunId) -> Response:
-    """One flow run: every run of it, what waits for what, and its critical path."""
-    return json_answer(await context.store.read(lambda r: _graph(r, id, visible)))
+async def get(
+    context: Context,
+    visible: Visible,
+    id: FlowRunId,
+    limit: Limit = MAX_LIMIT,
+    cursor: Cursor = None,
+) -> Response:
+    """One flow run: its runs, what these wait for, and the critical path of the whole."""
+    page = page_request(limit, cursor, "id", ("id",))
+    return json_answer(await context.store.read(lambda r: _graph(r, id, visible, page)))
 
 
 @router.post(
@@ -87,11 +96,9 @@ async def cancel(
     """End all of its runs that have not ended: at once, or by their workers."""
 
     def act(transaction: Transaction) -> Answer:
-        _found(transaction, id, visible)
-        unfinished = [run.id for run in transaction.members(id) if run.status not in FINAL]
-        if not unfinished:
+        if _found(transaction, id, visible).completed_at is not None:
             raise Conflict(f"flow run {id} has ended already")
-        cancel_runs(transaction, list(transaction.runs(unfinished).values()), "cancelled_by_user")
+        cancel_flow_run(transaction, id, "cancelled_by_user")
         return Answer(202, _graph(transaction, id, visible))
 
     return await carry_out(request, context, idempotency_key, act)
@@ -124,15 +131,19 @@ async def retry(
     return await carry_out(request, context, idempotency_key, act)
 
 
+def _graph(
+    reads: Reads,
+    flow_run_id: str,
+    visible: str | None,
+    page: PageRequest = _FIRST_PAGE,
+) -> dict[str, Any]:
+    flow_run = _found(reads, flow_run_id, visible)
+    after = 0 if page.after is None else page.after.id
+    return graph_view(flow_graph(reads, flow_run, after, page.limit))
+
+
 def _found(reads: Reads, flow_run_id: str, visible: str | None) -> FlowRun:
     flow_run = reads.flow_run(flow_run_id, visible)
     if flow_run is None:
         raise NotFound("flow run", flow_run_id)
     return flow_run
-
-
-def _graph(reads: Reads, flow_run_id: str, visible: str | None) -> dict[str, Any]:
-    flow_run = _found(reads, flow_run_id, visible)
-    members = reads.members(flow_run_id)
-    edges = reads.edges_into([each.id for each in members])
-    return graph_view(flow_run, members, reads.carried_runs(flow_run_id), edges)

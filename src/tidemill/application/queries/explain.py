@@ -59,12 +59,13 @@ def _expression(reads: Reads, run: TaskRun) -> str | None:
 
 def _open_upstream(reads: Reads, run: TaskRun) -> list[str]:
     assert run.flow_run_id is not None
-    members = {member.id: member for member in reads.members(run.flow_run_id)}
-    edges: dict[int, list[Edge]] = {}
-    for edge in reads.edges_into([run.id]):
-        edges.setdefault(edge.upstream_task_id, []).append(edge)
+    edges = reads.edges_into([run.id])
+    members = reads.members_by_id([edge.upstream_run_id for edge in edges if edge.upstream_run_id])
+    by_task: dict[int, list[Edge]] = {}
+    for edge in edges:
+        by_task.setdefault(edge.upstream_task_id, []).append(edge)
     phrases = []
-    for task_id, parts in edges.items():
+    for task_id, parts in by_task.items():
         waits_for = [
             members[edge.upstream_run_id]
             for edge in parts

@@ -1,11 +1,15 @@
 """Flow runs: which run waits for which, and what that came to."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    Table,
     Text,
     and_,
     bindparam,
@@ -19,17 +23,16 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.mapping import Source
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import Hold, Shard, TaskRun, Trigger
+from tidemill.domain.task_run import Hold, RunHead, Shard, TaskRun, Trigger
 from tidemill.foundation.store import PlaceInFlow, RunEnd, TaskEdge, UpstreamEnd, WaitingRun
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Connection, Rows, StatementCache
-from tidemill.infrastructure.database.run_rows import run_from
+from tidemill.infrastructure.database.run_rows import head_from, run_from
 from tidemill.infrastructure.database.tables import (
     AWAITS_TURN,
     HAS_DEADLINE,
@@ -46,6 +49,8 @@ from tidemill.infrastructure.database.tables import (
     tasks,
 )
 
+Beside = Callable[[FromClause, Table, Sequence[Any], ColumnElement[bool]], Select[Any]]
+
 _FLOW = FlowRun.__struct_fields__
 _EDGE = Edge.__struct_fields__
 _TALLY = Tally.__struct_fields__
@@ -57,42 +62,39 @@ _of_its_tally = tuple(
 )
 _edges = run_edges.c
 
-_reached_tasks = (
-    select(task_dependencies.c.task_id)
-    .where(in_array(task_dependencies.c.upstream_task_id, "ids"))
-    .cte("reached_tasks", recursive=True)
-)
-_reached_tasks = _reached_tasks.union(
-    select(task_dependencies.c.task_id).join(
-        _reached_tasks, task_dependencies.c.upstream_task_id == _reached_tasks.c.task_id
-    )
-)
-_task_edges_below = select(
-    task_dependencies.c.task_id,
-    task_dependencies.c.upstream_task_id,
-    task_dependencies.c.condition,
-).where(
-    or_(
-        task_dependencies.c.task_id.in_(select(_reached_tasks.c.task_id)),
-        in_array(task_dependencies.c.task_id, "ids"),
-    )
-)
 
-_reached_runs = (
-    select(_edges.downstream_run_id)
-    .where(in_array(_edges.upstream_run_id, "ids"), _edges.ended_as.is_(None))
-    .cte("reached_runs", recursive=True)
-)
-_reached_runs = _reached_runs.union(
-    select(_edges.downstream_run_id).join(
-        _reached_runs, _edges.upstream_run_id == _reached_runs.c.downstream_run_id
-    )
-)
-_open_edges_below = (
-    struct_columns(run_edges, _EDGE)
-    .join(_reached_runs, _edges.downstream_run_id == _reached_runs.c.downstream_run_id)
-    .where(_edges.ended_as.is_(None))
-)
+def joined(
+    reached: FromClause, table: Table, columns: Sequence[Any], on: ColumnElement[bool]
+) -> Select[Any]:
+    """These columns of the rows of `table` that belong to each that was reached."""
+    return select(*columns).join_from(reached, table, on)
+
+
+class Reaching:
+    """The statements that follow edges; `beside` is `joined` as an engine does it by an index."""
+
+    def __init__(self, beside: Beside) -> None:
+        self.task_edges = _task_edges_below(beside)
+        self.open_edges = _open_edges_below(beside)
+
+
+def _task_edges_below(beside: Beside) -> Select[Any]:
+    table, edges = task_dependencies, task_dependencies.c
+    reached = select(tasks.c.id).where(in_array(tasks.c.id, "ids")).cte("reached", recursive=True)
+    is_below = edges.upstream_task_id == reached.c.id
+    reached = reached.union(beside(reached, table, [edges.task_id], is_below))
+    columns = [edges.task_id, edges.upstream_task_id, edges.condition]
+    return beside(reached, table, columns, edges.task_id == reached.c.id)
+
+
+def _open_edges_below(beside: Beside) -> Select[Any]:
+    runs = select(task_runs.c.id).where(in_array(task_runs.c.id, "ids"))
+    reached = runs.cte("reached", recursive=True)
+    leads_on = and_(_edges.upstream_run_id == reached.c.id, _edges.ended_as.is_(None))
+    reached = reached.union(beside(reached, run_edges, [_edges.downstream_run_id], leads_on))
+    leads_on = and_(_edges.upstream_run_id == reached.c.id, _edges.ended_as.is_(None))
+    return beside(reached, run_edges, [_edges[name] for name in _EDGE], leads_on)
+
 
 _flow_runs = (
     struct_columns(flow_runs, _FLOW)
@@ -102,16 +104,70 @@ _flow_runs = (
 )
 _flow_run = struct_columns(flow_runs, _FLOW).where(flow_runs.c.id == bindparam("flow_run_id"))
 _flow_run_in_namespace = _flow_run.where(flow_runs.c.namespace == bindparam("namespace"))
+_member = struct_columns(task_runs, Member.__struct_fields__)
 _members = (
-    struct_columns(task_runs, Member.__struct_fields__)
-    .where(task_runs.c.flow_run_id == bindparam("flow_run_id"))
+    _member.where(
+        task_runs.c.flow_run_id == bindparam("flow_run_id"), task_runs.c.id > bindparam("after")
+    )
+    .order_by(task_runs.c.id)
+    .limit(bindparam("limit"))
+)
+_members_by_id = _member.where(in_array(task_runs.c.id, "ids"))
+_started_at = select(func.min(task_runs.c.started_at)).where(
+    task_runs.c.flow_run_id == bindparam("flow_run_id")
+)
+_took_time = and_(task_runs.c.completed_at.is_not(None), task_runs.c.started_at.is_not(None))
+_is_own = task_runs.c.flow_run_id == bindparam("flow_run_id")
+_last_member = (
+    select(task_runs.c.id)
+    .where(_is_own, _took_time)
+    .order_by(task_runs.c.completed_at.desc(), task_runs.c.id)
+    .limit(1)
+    .subquery()
+)
+_path = select(_last_member.c.id, literal_column("0").label("place")).cte("path", recursive=True)
+_later_run = task_runs.alias("later_run")
+_whole = (
+    select(_later_run.c.part_of)
+    .where(_later_run.c.id == _path.c.id)
+    .correlate(_path)
+    .scalar_subquery()
+)
+_last_upstream = (
+    select(task_runs.c.id)
+    .join(run_edges, _edges.upstream_run_id == task_runs.c.id)
+    # What a run became waited for what the run did; in a flow run that retries it, for itself.
+    .where(
+        _edges.downstream_run_id.in_([_path.c.id, _whole]),
+        _edges.flow_run_id == bindparam("flow_run_id"),
+        _is_own,
+        _took_time,
+    )
+    .order_by(task_runs.c.completed_at.desc(), task_runs.c.id)
+    .limit(1)
+    .correlate(_path)
+    .scalar_subquery()
+)
+_path = _path.union_all(select(_last_upstream, _path.c.place + 1).where(_path.c.id.is_not(None)))
+_critical_path = select(_path.c.id).where(_path.c.id.is_not(None)).order_by(_path.c.place.desc())
+_upstream_counts = (
+    select(_edges.downstream_run_id, func.count())
+    .where(in_array(_edges.downstream_run_id, "ids"))
+    .group_by(_edges.downstream_run_id)
+)
+_unfinished_members = (
+    select(task_runs.c.id)
+    .where(task_runs.c.flow_run_id == bindparam("flow_run_id"), task_runs.c.completed_at.is_(None))
     .order_by(task_runs.c.id)
 )
 _carried_runs = (
-    struct_columns(task_runs, Member.__struct_fields__)
-    .join(carried_runs, carried_runs.c.run_id == task_runs.c.id)
-    .where(carried_runs.c.flow_run_id == bindparam("flow_run_id"))
-    .order_by(task_runs.c.id)
+    _member.join(carried_runs, carried_runs.c.run_id == task_runs.c.id)
+    .where(
+        carried_runs.c.flow_run_id == bindparam("flow_run_id"),
+        carried_runs.c.run_id > bindparam("after"),
+    )
+    .order_by(carried_runs.c.run_id)
+    .limit(bindparam("limit"))
 )
 _edges_into = struct_columns(run_edges, _EDGE).where(in_array(_edges.downstream_run_id, "ids"))
 _tallies = struct_columns(run_tallies, _TALLY).where(in_array(run_tallies.c.run_id, "ids"))
@@ -164,7 +220,7 @@ _further_parts = select(_part.c.part_of, _part.c.id, _part.c.status).where(
     _part.c.trigger != Trigger.RETRY,
 )
 _from_outside = struct_columns(run_edges, _EDGE).where(
-    text(IS_OUTSIDE), _edges.upstream_task_id == bindparam("task_id")
+    text(IS_OUTSIDE), in_array(_edges.upstream_task_id, "ids")
 )
 
 _runs = task_runs.c
@@ -257,7 +313,6 @@ _waiting_runs = struct_columns(task_runs, WaitingRun.__struct_fields__).where(
 )
 
 
-_whole_run = struct_columns(task_runs, TaskRun.__struct_fields__).order_by(_runs.id)
 _is_idle = and_(_runs.completed_at.is_(None), text(IS_NOT_LEASED))
 _overdue = (
     select(flow_runs.c.id)
@@ -269,10 +324,17 @@ _overdue = (
     .order_by(flow_runs.c.deadline_at)
     .limit(bindparam("limit"))
 )
-_idle = _whole_run.where(in_array(_runs.flow_run_id, "ids"), _is_idle).with_for_update()
-_without_turn = _whole_run.where(
-    in_array(_runs.flow_run_id, "ids"), _runs.hold == Hold.TURN
-).with_for_update()
+_idle = (
+    struct_columns(task_runs, RunHead.__struct_fields__)
+    .where(in_array(_runs.flow_run_id, "ids"), _is_idle)
+    .order_by(_runs.id)
+    .with_for_update()
+)
+_without_turn = (
+    select(_runs.id)
+    .where(in_array(_runs.flow_run_id, "ids"), _runs.hold == Hold.TURN)
+    .order_by(_runs.id)
+)
 
 _backfill_ids = select(backfills.c.id).order_by(backfills.c.id)
 _backfills = _backfill_ids.where(in_array(backfills.c.id, "ids")).with_for_update()
@@ -334,6 +396,8 @@ _forget_backfills = backfills.delete().where(
 class FlowRows(Rows):
     """The part of a transaction that knows which runs wait for which."""
 
+    reaching: Reaching
+
     def __init__(self, connection: Connection, cache: StatementCache, now: datetime) -> None:
         super().__init__(connection, cache, now)
         self._decided: set[int] = set()  # whose tallies go at the end
@@ -345,17 +409,32 @@ class FlowRows(Rows):
             rows = self.fetch(_flow_run_in_namespace, flow_run_id=flow_run_id, namespace=namespace)
         return flow_run_from(rows[0]) if rows else None
 
-    def members(self, flow_run_id: str) -> list[Member]:
-        return [Member(*row) for row in self.fetch(_members, flow_run_id=flow_run_id)]
+    def members(self, flow_run_id: str, after: int, limit: int) -> list[Member]:
+        rows = self.fetch(_members, flow_run_id=flow_run_id, after=after, limit=limit)
+        return [Member(*row) for row in rows]
 
-    def carried_runs(self, flow_run_id: str) -> list[Member]:
-        return [Member(*row) for row in self.fetch(_carried_runs, flow_run_id=flow_run_id)]
+    def members_by_id(self, run_ids: Collection[int]) -> dict[int, Member]:
+        return {row[0]: Member(*row) for row in self.fetch(_members_by_id, ids=run_ids)}
+
+    def flow_run_started_at(self, flow_run_id: str) -> datetime | None:
+        found: datetime | None = self.fetch(_started_at, flow_run_id=flow_run_id)[0][0]
+        return found
+
+    def critical_path(self, flow_run_id: str) -> list[int]:
+        return [row[0] for row in self.fetch(_critical_path, flow_run_id=flow_run_id)]
+
+    def upstream_counts(self, run_ids: Collection[int]) -> dict[int, int]:
+        return dict(self.fetch(_upstream_counts, ids=run_ids))
+
+    def carried_runs(self, flow_run_id: str, after: int, limit: int) -> list[Member]:
+        rows = self.fetch(_carried_runs, flow_run_id=flow_run_id, after=after, limit=limit)
+        return [Member(*row) for row in rows]
 
     def edges_into(self, run_ids: Collection[int]) -> list[Edge]:
         return [Edge(*row) for row in self.fetch(_edges_into, ids=run_ids)]
 
     def task_edges_below(self, task_ids: Collection[int]) -> list[TaskEdge]:
-        return [TaskEdge(*row) for row in self.fetch(_task_edges_below, ids=task_ids)]
+        return [TaskEdge(*row) for row in self.fetch(self.reaching.task_edges, ids=task_ids)]
 
     def open_flow_runs(self, flow_runs_: Sequence[FlowRun], tallies: Sequence[Tally]) -> None:
         self.insert_rows(flow_runs, _FLOW, map(msgspec.structs.astuple, flow_runs_))
@@ -376,8 +455,11 @@ class FlowRows(Rows):
             brought=("unfinished",),
         )
         # In one order, so that two transactions do not wait for each other.
-        rows = self.update_and_tell(statement, sorted(ended.items()))
+        rows = self.write_and_tell(statement, sorted(ended.items()))
         return {row[0]: flow_run_from(row) for row in rows}
+
+    def unfinished_members(self, flow_run_id: str) -> list[int]:
+        return [row[0] for row in self.fetch(_unfinished_members, flow_run_id=flow_run_id)]
 
     def save_flow_runs(self, flow_runs_: Sequence[FlowRun]) -> None:
         changed = ("status", "total", "unfinished", "deadline_at", "completed_at", "reason")
@@ -396,8 +478,8 @@ class FlowRows(Rows):
     def overdue_flow_runs(self, limit: int) -> list[str]:
         return [row[0] for row in self.fetch(_overdue, now=self.now, limit=limit)]
 
-    def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
-        return [TaskRun(*row) for row in self.fetch(_idle, ids=flow_run_ids)]
+    def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[RunHead]:
+        return [head_from(row) for row in self.fetch(_idle, ids=flow_run_ids)]
 
     def keep_backfill(self, backfill_id: str, max_parallel: int) -> None:
         self.insert_rows(backfills, ("id", "max_parallel"), [(backfill_id, max_parallel)])
@@ -414,8 +496,8 @@ class FlowRows(Rows):
     def forget_backfills(self, backfill_ids: Collection[str]) -> None:
         self.execute(_forget_backfills, ids=backfill_ids)
 
-    def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[TaskRun]:
-        return [TaskRun(*row) for row in self.fetch(_without_turn, ids=flow_run_ids)]
+    def runs_without_turn(self, flow_run_ids: Collection[str]) -> list[int]:
+        return [row[0] for row in self.fetch(_without_turn, ids=flow_run_ids)]
 
     def end_edges(self, ends: Sequence[RunEnd]) -> tuple[list[Edge], dict[int, Tally]]:
         statement = self.cache.update(
@@ -426,7 +508,7 @@ class FlowRows(Rows):
             returning=_EDGE,
             beside=_of_its_tally,
         )
-        rows = self.update_and_tell(statement, map(msgspec.structs.astuple, ends))
+        rows = self.write_and_tell(statement, map(msgspec.structs.astuple, ends))
         width = len(_EDGE)
         tallies = {
             row[0]: Tally(*row[width:])
@@ -442,7 +524,7 @@ class FlowRows(Rows):
         return [Edge(*row) for row in self.fetch(_open_edges_from, ids=run_ids)]
 
     def open_edges_below(self, run_ids: Collection[int]) -> list[Edge]:
-        return [Edge(*row) for row in self.fetch(_open_edges_below, ids=run_ids)]
+        return [Edge(*row) for row in self.fetch(self.reaching.open_edges, ids=run_ids)]
 
     def outside_edges(self, limit: int) -> list[tuple[Edge, RunEnd]]:
         width = len(_EDGE)
@@ -458,7 +540,7 @@ class FlowRows(Rows):
             "",
             _EDGE,
         )
-        rows = self.update_and_tell(
+        rows = self.write_and_tell(
             statement,
             (
                 (edge.downstream_run_id, edge.upstream_task_id, edge.part, end.run_id, end.status)
@@ -473,8 +555,8 @@ class FlowRows(Rows):
             found.setdefault(first, []).append(RunEnd(run_id, status))
         return found
 
-    def edges_from_outside(self, task_id: int) -> list[Edge]:
-        return [Edge(*row) for row in self.fetch(_from_outside, task_id=task_id)]
+    def edges_from_outside(self, task_ids: Collection[int]) -> list[Edge]:
+        return [Edge(*row) for row in self.fetch(_from_outside, ids=task_ids)]
 
     def tallies(self, run_ids: Collection[int]) -> dict[int, Tally]:
         rows = self.fetch(_tallies, ids=run_ids)

@@ -74,7 +74,8 @@ class ManyRows:
 class Insert(ManyRows):
     """Whole rows, without those whose values of `unless_taken`, a unique key, are there already.
 
-    The first column takes no NULL.
+    The first column takes no NULL. `returning` names the columns that are told of each row that was
+    inserted.
     """
 
     def __init__(
@@ -82,10 +83,13 @@ class Insert(ManyRows):
         table: Table,
         columns: Sequence[str],
         unless_taken: Sequence[str],
+        returning: Sequence[str],
         dialect: Dialect,
     ) -> None:
         super().__init__(table, columns, dialect)
         self._unless_taken = unless_taken
+        self._returning = returning
+        self.read = reader([table.c[name].type for name in returning], dialect)
 
     @cached_property
     def _around(self) -> tuple[str, str]:
@@ -93,7 +97,8 @@ class Insert(ManyRows):
         return (
             f"INSERT INTO {self.table.name} ({', '.join(self.columns)}) SELECT * FROM",
             "WHERE given.column1 IS NOT NULL"
-            + (f" ON CONFLICT ({taken}) DO NOTHING" if taken else ""),
+            + (f" ON CONFLICT ({taken}) DO NOTHING" if taken else "")
+            + (f" RETURNING {', '.join(self._returning)}" if self._returning else ""),
         )
 
 

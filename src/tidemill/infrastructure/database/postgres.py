@@ -13,7 +13,19 @@ from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
-from sqlalchemy import bindparam, or_, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    Table,
+    bindparam,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import asyncpg as postgres_dialect
 
 from tidemill.domain.events import RunEvent
@@ -22,6 +34,7 @@ from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.store import EventPosition, Reads, StoredEvent, Transaction
 from tidemill.foundation.wakeups import Wakeups
 from tidemill.infrastructure.database.committed import Committed, tell
+from tidemill.infrastructure.database.flow_rows import Reaching
 from tidemill.infrastructure.database.postgres_connection import (
     PostgresConnection,
     run_in_greenlet,
@@ -100,8 +113,18 @@ class _LookingDialect(postgres_dialect.dialect):
     supports_statement_cache = True
 
 
+def _probed(
+    reached: FromClause, table: Table, columns: Sequence[Any], on: ColumnElement[bool]
+) -> Select[Any]:
+    """As `joined`, row by row: else the planner may read all of `table` at each step of a chain."""
+    found = select(*columns).where(on).offset(literal_column("0")).lateral()
+    return select(*found.c).join_from(reached, found, true())
+
+
 class PostgresReads(DatabaseTransaction):
     """What is PostgreSQL's own where somebody looks."""
+
+    reaching = Reaching(_probed)
 
     def events_after(
         self, position: EventPosition, namespace: str | None, limit: int
@@ -136,9 +159,11 @@ class PostgresTransaction(PostgresReads):
         self._decide_alone("key", keys)
         return super().key_runners(keys)
 
-    def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
-        self._decide_alone("dependencies", [namespace])
-        return super().upstream_edges(namespace)
+    def give_way(self) -> None:
+        self.connection.execute("SELECT 1", ())
+
+    def lock_dependencies(self, namespaces: Collection[str]) -> None:
+        self._decide_alone("dependencies", namespaces)
 
     def _decide_alone(self, what: str, names: Collection[str]) -> None:
         """Until the commit, nobody else reads what is counted under these names to decide."""

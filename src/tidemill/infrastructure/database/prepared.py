@@ -75,6 +75,23 @@ def _in_array_on_postgresql(element: InArray, compiler: SQLCompiler, **kw: Any) 
     return f"{column} = ANY({array})"
 
 
+class InLongArray(InArray):
+    """As InArray, for arrays of thousands: a plan that is kept must not compare row by element."""
+
+    inherit_cache = False
+
+
+@compiles(InLongArray, "sqlite")
+def _in_long_array_on_sqlite(element: InLongArray, compiler: SQLCompiler, **kw: Any) -> str:
+    return _in_array_on_sqlite(element, compiler, **kw)
+
+
+@compiles(InLongArray, "postgresql")
+def _in_long_array_on_postgresql(element: InLongArray, compiler: SQLCompiler, **kw: Any) -> str:
+    column, array = compiler.process(element.column, **kw), compiler.process(element.array, **kw)
+    return f"{column} IN (SELECT unnest({array}))"
+
+
 class SecondsBetween(ColumnElement[float]):
     """How many seconds lie between two instants."""
 
@@ -188,6 +205,11 @@ def _to_json_array(values: Iterable[Any]) -> str:
 def in_array(column: ColumnElement[Any], name: str) -> InArray:
     """`column` is one of the values of the array parameter `name`."""
     return InArray(column, BindParameter(name, type_=Array(column.type)))
+
+
+def in_long_array(column: ColumnElement[Any], name: str) -> InLongArray:
+    """`column` is one of the thousands of values of the array parameter `name`."""
+    return InLongArray(column, BindParameter(name, type_=Array(column.type)))
 
 
 def struct_columns(table: Table, fields: Sequence[str]) -> Select[Any]:

@@ -11,12 +11,15 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.domain.events import RunEvent
 from tidemill.domain.task import TaskDefinition
+from tidemill.foundation.batches import in_batches
 from tidemill.foundation.wakeups import Topic
 from tidemill.infrastructure.database.many_rows import Delete, Insert, ManyRows, Update
 from tidemill.infrastructure.database.prepared import Prepared
 from tidemill.infrastructure.database.tables import run_events
 
 _MAX_CACHED_DEFINITIONS = 20_000
+# In one call of the driver: none takes seconds, and between two of them others get a turn.
+_ROWS_AT_ONCE = 5_000
 _EVENT_COLUMNS = ("run_id", "seq", "type", "at", "data", "namespace")
 
 
@@ -61,13 +64,19 @@ class StatementCache:
         return found
 
     def insert(
-        self, table: Table, columns: tuple[str, ...], unless_taken: tuple[str, ...]
+        self,
+        table: Table,
+        columns: tuple[str, ...],
+        unless_taken: tuple[str, ...] = (),
+        returning: tuple[str, ...] = (),
     ) -> Insert:
         """The INSERT of these columns."""
-        key = (table, columns, unless_taken)
+        key = (table, columns, unless_taken, returning)
         found = self._inserts.get(key)
         if found is None:
-            found = self._inserts[key] = Insert(table, columns, unless_taken, self.dialect)
+            found = self._inserts[key] = Insert(
+                table, columns, unless_taken, returning, self.dialect
+            )
         return found
 
     def update(
@@ -133,6 +142,10 @@ class Rows:
             self.announce(Topic.READY)
         self.connection.execute_together(self._last)
 
+    def give_way(self) -> None:
+        """Whatever an engine needs for it."""
+        raise NotImplementedError
+
     def announce(self, *topics: Topic) -> None:
         self.topics.update(topics)
 
@@ -169,8 +182,7 @@ class Rows:
     ) -> int:
         """Insert whole rows, without those whose values of `unless_taken` are there already; how
         many were inserted."""
-        statement = self.cache.insert(table, columns, unless_taken)
-        return self.connection.execute_many(statement, [statement.bind(row) for row in rows])
+        return self._run_many(self.cache.insert(table, columns, unless_taken), rows)
 
     def insert_last(
         self,
@@ -181,9 +193,14 @@ class Rows:
         unless_taken: tuple[str, ...] = (),
     ) -> None:
         """The same at the end of the transaction, which itself does not look at them: rows that
-        many use cases leave behind go in one statement."""
+        many use cases leave behind go in one statement, unless they are very many."""
         statement = self.cache.insert(table, columns, unless_taken)
-        self._last.setdefault(statement, []).extend(statement.bind(row) for row in rows)
+        left = self._last.setdefault(statement, [])
+        for batch in in_batches(rows, _ROWS_AT_ONCE):
+            left.extend(statement.bind(row) for row in batch)
+            if len(left) >= _ROWS_AT_ONCE:
+                self.connection.execute_many(statement, left)
+                left.clear()
 
     def delete_last(self, table: Table, found_by: str, values: Iterable[Any]) -> None:
         """Delete rows at the end of the transaction, which leaves them out where it looks."""
@@ -201,10 +218,20 @@ class Rows:
     ) -> int:
         """Change many rows: each brings the values of `found_by`, then those of `changed`; how
         many were found."""
-        statement = self.cache.update(table, found_by, changed, where)
-        return self.connection.execute_many(statement, [statement.bind(row) for row in rows])
+        return self._run_many(self.cache.update(table, found_by, changed, where), rows)
 
-    def update_and_tell(self, statement: Update, rows: Iterable[Iterable[Any]]) -> list[list[Any]]:
-        """Change many rows; what the statement returns of those that were found."""
-        bound = [statement.bind(row) for row in rows]
-        return statement.read(self.connection.fetch_many(statement, bound))
+    def _run_many(self, statement: ManyRows, rows: Iterable[Iterable[Any]]) -> int:
+        return sum(
+            self.connection.execute_many(statement, [statement.bind(row) for row in batch])
+            for batch in in_batches(rows, _ROWS_AT_ONCE)
+        )
+
+    def write_and_tell(
+        self, statement: Insert | Update, rows: Iterable[Iterable[Any]]
+    ) -> list[list[Any]]:
+        """Insert or change many rows; what the statement returns of those that were."""
+        told: list[list[Any]] = []
+        for batch in in_batches(rows, _ROWS_AT_ONCE):
+            bound = [statement.bind(row) for row in batch]
+            told += statement.read(self.connection.fetch_many(statement, bound))
+        return told

@@ -171,11 +171,16 @@ _unfinished = (
     .order_by(_runs.id)
 )
 _earlier = task_runs.alias("earlier")
-_waiting = _by_ids.add_columns(
+_to_begin = _by_ids.add_columns(
     exists(_earlier.c.id)
-    .where(text(IS_UNFINISHED), _earlier.c.task_id == _runs.task_id, *_meets_firings(_earlier.c))
+    .where(
+        text(IS_UNFINISHED),
+        _earlier.c.task_id == _runs.task_id,
+        *_meets_firings(_earlier.c),
+        not_(in_array(_earlier.c.id, "beside")),
+    )
     .correlate(task_runs)
-).where(_runs.status == RunStatus.WAITING)
+).where(or_(_runs.status == RunStatus.WAITING, _runs.hold == Hold.TURN))
 _of_tasks = _locked.where(
     text(IS_UNFINISHED), in_array(_runs.task_id, "ids"), in_array(_runs.status, "statuses")
 )
@@ -399,7 +404,7 @@ class RunRows(Rows):
             _HEAD,
         )
         by_run = {success.run_id: success for success in successes}
-        rows = self.update_and_tell(
+        rows = self.write_and_tell(
             statement, ((*msgspec.structs.astuple(each), self.now) for each in successes)
         )
         ended = [head_from(row) for row in rows]
@@ -424,8 +429,10 @@ class RunRows(Rows):
                 raise ConcurrentChange("a run moved while it was being changed")
         self.append_events([change.event for change in changes])
 
-    def runs_to_begin(self, run_ids: Collection[int]) -> tuple[list[TaskRun], set[int]]:
-        rows = self.fetch(_waiting, ids=run_ids)
+    def runs_to_begin(
+        self, run_ids: Collection[int], beside: Collection[int]
+    ) -> tuple[list[TaskRun], set[int]]:
+        rows = self.fetch(_to_begin, ids=run_ids, beside=beside)
         runs = [run_from(row[:-1]) for row in rows]
         return runs, {run.task_id for run, row in zip(runs, rows, strict=True) if row[-1]}
 

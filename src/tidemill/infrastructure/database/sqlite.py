@@ -10,7 +10,7 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -25,6 +25,7 @@ from tidemill.foundation.event_sink import EventSink
 from tidemill.foundation.store import Reads, Transaction
 from tidemill.foundation.wakeups import Wakeups
 from tidemill.infrastructure.database.committed import Committed, tell
+from tidemill.infrastructure.database.flow_rows import Reaching, joined
 from tidemill.infrastructure.database.many_rows import ManyRows
 from tidemill.infrastructure.database.rows import StatementCache
 from tidemill.infrastructure.database.schema import prepare_sqlite
@@ -95,12 +96,19 @@ class SqliteTransaction(DatabaseTransaction):
     """What is SQLite's own: ids are counted by the one writer."""
 
     ids: "RunIds"
+    reaching = Reaching(joined)
 
     def allocate_run_ids(self, count: int) -> Sequence[int]:
         return self.ids.take(count)
 
     def note_run_ids(self, run_ids: Sequence[int]) -> None:
         self.ids.skip(run_ids)
+
+    def give_way(self) -> None:
+        """The one writer is a thread, and stays what it is."""
+
+    def lock_dependencies(self, namespaces: Collection[str]) -> None:
+        """Nobody else writes."""
 
 
 class RunIds:

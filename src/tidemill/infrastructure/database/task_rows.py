@@ -9,8 +9,8 @@ from sqlalchemy import bindparam, func, select, text
 
 from tidemill.domain.task import Task, TaskDefinition
 from tidemill.errors import Conflict, VersionMismatch
-from tidemill.foundation.store import TaskAdvance
-from tidemill.infrastructure.database.prepared import in_array
+from tidemill.foundation.store import TaskAdvance, TaskEdge
+from tidemill.infrastructure.database.prepared import in_array, in_long_array
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
     FIRES,
@@ -40,54 +40,42 @@ _by_name = _task.where(
     tasks.c.namespace == bindparam("namespace"), tasks.c.name == bindparam("name")
 )
 # The keys of tasks never change: rows that refer to one need not wait for whoever changes it.
-_by_ids = _task.where(in_array(tasks.c.id, "ids")).with_for_update(key_share=True)
-_in_force = _task.where(in_array(tasks.c.id, "ids"))
-_by_names = _task.where(
+# In one order, so that no two transactions wait for one another.
+_by_ids = (
+    _task.where(in_array(tasks.c.id, "ids")).order_by(tasks.c.id).with_for_update(key_share=True)
+)
+_in_force = _task.where(in_long_array(tasks.c.id, "ids"))
+_in_force_by_names = _task.where(
     tasks.c.namespace == bindparam("namespace"), in_array(tasks.c.name, "names")
-).with_for_update(key_share=True)
+)
+_by_names = _in_force_by_names.order_by(tasks.c.id).with_for_update(key_share=True)
+_taken = select(tasks.c.id, tasks.c.name).where(
+    text(NOT_DELETED),
+    tasks.c.namespace == bindparam("namespace"),
+    in_array(tasks.c.name, "names"),
+)
 _note_last_run = (
     tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
 )
 _next_due = select(func.min(tasks.c.next_run_at)).where(text(FIRES))
-_replace = (
-    tasks.update()
-    .where(
-        tasks.c.id == bindparam("task_id"),
-        tasks.c.version == bindparam("version_before"),
-        text(NOT_DELETED),
-    )
-    .values(
-        {
-            name: bindparam(f"new_{name}", type_=tasks.c[name].type)
-            for name in (
-                "namespace", "name", "task_type", "executor", "schedule", "priority", "tags",
-                "version", "status", "definition", "anchor_at", "next_run_at", "paused_at",
-                "last_run_at", "updated_at",
-            )
-        }
-    )
+_WRITTEN = (
+    "namespace", "name", "task_type", "executor", "schedule", "priority", "tags", "version",
+    "status", "definition", "anchor_at", "next_run_at", "paused_at", "last_run_at", "created_at",
+    "updated_at",
 )  # fmt: skip
 _delete = (
     tasks.update()
-    .where(tasks.c.id == bindparam("task_id"), text(NOT_DELETED))
+    .where(in_array(tasks.c.id, "ids"), text(NOT_DELETED))
     .values(deleted_at=bindparam("now"), next_run_at=None)
 )
 _definitions = select(
     task_versions.c.task_id, task_versions.c.version, task_versions.c.definition
 ).where(in_array(task_versions.c.task_id, "ids"), in_array(task_versions.c.version, "versions"))
-_has_version = select(task_versions.c.version).where(
-    task_versions.c.task_id == bindparam("task_id"),
-    task_versions.c.version == bindparam("version"),
-)
-_forget_prepared = prepared_firings.delete().where(
-    prepared_firings.c.task_id == bindparam("task_id")
-)
+_forget_prepared = prepared_firings.delete().where(in_array(prepared_firings.c.task_id, "ids"))
 _edges = select(task_dependencies.c.task_id, task_dependencies.c.upstream_task_id).where(
     task_dependencies.c.namespace == bindparam("namespace")
 )
-_delete_edges = task_dependencies.delete().where(
-    task_dependencies.c.task_id == bindparam("task_id")
-)
+_delete_edges = task_dependencies.delete().where(in_array(task_dependencies.c.task_id, "ids"))
 
 
 class TaskRows(Rows):
@@ -111,6 +99,10 @@ class TaskRows(Rows):
     def tasks_in_force(self, task_ids: Collection[int]) -> dict[int, Task]:
         return {row[0]: task_from(row) for row in self.fetch(_in_force, ids=task_ids)}
 
+    def tasks_in_force_named(self, namespace: str, names: Collection[str]) -> dict[str, Task]:
+        rows = self.fetch(_in_force_by_names, namespace=namespace, names=names)
+        return {task.definition.name: task for task in map(task_from, rows)}
+
     def note_last_run(self, task_ids: Collection[int]) -> None:
         self.execute(_note_last_run, ids=task_ids, now=self.now)
 
@@ -123,47 +115,54 @@ class TaskRows(Rows):
             tasks, ("id",), ("next_run_at", "last_run_at"), map(msgspec.structs.astuple, advances)
         )
 
-    def insert_task(self, task: Task) -> Task:
-        self._refuse_taken_name(task)
-        statement = tasks.insert().returning(tasks.c.id)
-        prepared = self.cache.shaped(
-            ("insert task",),
-            statement.values(
-                {name: bindparam(name, type_=tasks.c[name].type) for name in _columns_of(task)}
-            ),
-        )
-        assert prepared is not None
-        rows = self.connection.fetch(prepared.sql, prepared.bind(_columns_of(task)))
-        stored = msgspec.structs.replace(task, id=rows[0][0])
-        self._insert_version(stored)
+    def insert_tasks(self, new: Sequence[Task]) -> list[Task]:
+        self._refuse_taken_names(new)
+        statement = self.cache.insert(tasks, _WRITTEN, returning=("id", "namespace", "name"))
+        rows = self.write_and_tell(statement, map(_columns_of, new))
+        ids = {(namespace, name): task_id for task_id, namespace, name in rows}
+        stored = [
+            msgspec.structs.replace(each, id=ids[each.definition.namespace, each.definition.name])
+            for each in new
+        ]
+        self._insert_versions(stored)
         return stored
 
-    def _refuse_taken_name(self, task: Task) -> None:
-        namespace, name = task.definition.namespace, task.definition.name
-        holder = self.task_named(namespace, name)
-        if holder is not None and holder.id != task.id:
-            raise Conflict(f"a task named {name!r} exists already in {namespace!r}")
+    def replace_tasks(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        self._refuse_taken_names([after for before, after in changes if after.key != before.key])
+        replaced = self.update_rows(
+            tasks,
+            ("id", "version"),
+            _WRITTEN,
+            ((before.id, before.version, *_columns_of(after)) for before, after in changes),
+            where=NOT_DELETED,
+        )
+        if replaced != len(changes):
+            raise VersionMismatch("a task was changed since it was read")
+        self._insert_versions(
+            [after for before, after in changes if after.version != before.version]
+        )
 
-    def replace_task(self, before: Task, after: Task) -> None:
-        if after.key != before.key:
-            self._refuse_taken_name(after)
-        columns = {f"new_{name}": value for name, value in _columns_of(after).items()}
-        if not self.execute(_replace, task_id=before.id, version_before=before.version, **columns):
-            raise VersionMismatch(f"task {before.id} was changed since version {before.version}")
-        if not self.fetch(_has_version, task_id=after.id, version=after.version):
-            self._insert_version(after)
+    def _refuse_taken_names(self, wanted: Sequence[Task]) -> None:
+        by_namespace: dict[str, dict[str, int]] = {}
+        for task in wanted:
+            names = by_namespace.setdefault(task.definition.namespace, {})
+            names[task.definition.name] = task.id
+        for namespace, names in by_namespace.items():
+            for task_id, name in self.fetch(_taken, namespace=namespace, names=names):
+                if task_id != names[name]:
+                    raise Conflict(f"a task named {name!r} exists already in {namespace!r}")
 
-    def _insert_version(self, task: Task) -> None:
-        self.fresh_versions.add((task.id, task.version))
+    def _insert_versions(self, new: Sequence[Task]) -> None:
+        self.fresh_versions.update((task.id, task.version) for task in new)
         self.insert_rows(
             task_versions,
             ("task_id", "version", "definition", "created_at"),
-            [(task.id, task.version, task.definition, task.updated_at)],
+            ((task.id, task.version, task.definition, task.updated_at) for task in new),
         )
 
-    def delete_task(self, task_id: int) -> None:
-        self.execute(_delete, task_id=task_id, now=self.now)
-        self.execute(_forget_prepared, task_id=task_id)
+    def delete_tasks(self, task_ids: Collection[int]) -> None:
+        self.execute(_delete, ids=task_ids, now=self.now)
+        self.execute(_forget_prepared, ids=task_ids)
 
     def definitions(
         self, keys: Collection[tuple[int, int]]
@@ -182,18 +181,25 @@ class TaskRows(Rows):
             found |= read
         return found
 
+    def lock_dependencies(self, namespaces: Collection[str]) -> None:
+        """Whatever an engine needs for it."""
+        raise NotImplementedError
+
     def upstream_edges(self, namespace: str) -> dict[int, list[int]]:
         edges: dict[int, list[int]] = {}
         for task_id, upstream in self.fetch(_edges, namespace=namespace):
             edges.setdefault(task_id, []).append(upstream)
         return edges
 
-    def replace_dependencies(self, task_id: int, namespace: str, edges: Mapping[int, str]) -> None:
-        self.execute(_delete_edges, task_id=task_id)
+    def replace_dependencies(
+        self, namespace: str, task_ids: Collection[int], edges: Sequence[TaskEdge]
+    ) -> None:
+        if task_ids:
+            self.execute(_delete_edges, ids=task_ids)
         self.insert_rows(
             task_dependencies,
             ("task_id", "upstream_task_id", "namespace", "condition"),
-            [(task_id, upstream, namespace, condition) for upstream, condition in edges.items()],
+            ((each.task_id, each.upstream_task_id, namespace, each.condition) for each in edges),
         )
 
 
@@ -206,23 +212,24 @@ def _one(rows: list[list[Any]]) -> Task | None:
     return task_from(rows[0]) if rows else None
 
 
-def _columns_of(task: Task) -> dict[str, Any]:
+def _columns_of(task: Task) -> tuple[Any, ...]:
+    """In the order of `_WRITTEN`."""
     definition = task.definition
-    return {
-        "namespace": definition.namespace,
-        "name": definition.name,
-        "task_type": definition.task_type,
-        "executor": definition.executor,
-        "schedule": definition.schedule,
-        "priority": definition.priority.value,
-        "tags": definition.tags,
-        "version": task.version,
-        "status": task.status,
-        "definition": definition,
-        "anchor_at": task.anchor_at,
-        "next_run_at": task.next_run_at,
-        "paused_at": task.paused_at,
-        "last_run_at": task.last_run_at,
-        "created_at": task.created_at,
-        "updated_at": task.updated_at,
-    }
+    return (
+        definition.namespace,
+        definition.name,
+        definition.task_type,
+        definition.executor,
+        definition.schedule,
+        definition.priority.value,
+        definition.tags,
+        task.version,
+        task.status,
+        definition,
+        task.anchor_at,
+        task.next_run_at,
+        task.paused_at,
+        task.last_run_at,
+        task.created_at,
+        task.updated_at,
+    )

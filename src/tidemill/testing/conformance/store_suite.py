@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tidemill.application.define_task import replace_task
 from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
@@ -17,7 +18,7 @@ from tidemill.domain.mapping import Source
 from tidemill.domain.new_run import fired_run, new_run, run_without_turn, skipped_run
 from tidemill.domain.prepared_firing import prepare_firing
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task import Concurrency, Misfire, Priority, Retry, Task
+from tidemill.domain.task import Concurrency, Dependency, Misfire, Priority, Retry, Task
 from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
@@ -34,7 +35,13 @@ from tidemill.domain.task_run import (
     rank_of,
 )
 from tidemill.domain.worker import WorkerStatus
-from tidemill.errors import ConcurrentChange, Conflict, Unavailable, VersionMismatch
+from tidemill.errors import (
+    ConcurrentChange,
+    Conflict,
+    InvalidInput,
+    Unavailable,
+    VersionMismatch,
+)
 from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
@@ -45,6 +52,7 @@ from tidemill.foundation.store import (
     Store,
     StoredAnswer,
     TaskAdvance,
+    TaskEdge,
     Transaction,
     UpstreamEnd,
     WaitingRun,
@@ -57,7 +65,8 @@ MINUTE = timedelta(minutes=1)
 
 async def add_task(store: Store, **fields: object) -> Task:
     """A stored task."""
-    return await store.transact(lambda t: t.insert_task(task(id=0, at=t.now, **fields)))  # type: ignore[arg-type]
+    [stored] = await store.transact(lambda t: t.insert_tasks([task(id=0, at=t.now, **fields)]))  # type: ignore[arg-type]
+    return stored
 
 
 async def add_runs(store: Store, owner: Task, times: Sequence[datetime]) -> list[TaskRun]:
@@ -173,7 +182,7 @@ class StoreSuite:
         first = await add_task(store, name="a")
         with pytest.raises(Conflict):
             await add_task(store, name="a")
-        await store.transact(lambda t: t.delete_task(first.id))
+        await store.transact(lambda t: t.delete_tasks([first.id]))
         second = await add_task(store, name="a")
 
         assert second.id != first.id
@@ -183,11 +192,11 @@ class StoreSuite:
         stored = await add_task(store)
         other = msgspec.structs.replace(stored, version=9)
         with pytest.raises(VersionMismatch):
-            await store.transact(lambda t: t.replace_task(other, other))
+            await store.transact(lambda t: t.replace_tasks([(other, other)]))
 
     async def test_what_a_body_raises_leaves_nothing(self, store: Store) -> None:
         def body(transaction: Transaction) -> None:
-            transaction.insert_task(task(id=0, at=transaction.now, name="gone"))
+            transaction.insert_tasks([task(id=0, at=transaction.now, name="gone")])
             raise ValueError("after all, no")
 
         with pytest.raises(ValueError, match="after all"):
@@ -204,7 +213,7 @@ class StoreSuite:
         key = (stored.id, 2)
 
         def body(transaction: Transaction) -> None:
-            transaction.replace_task(stored, changed)
+            transaction.replace_tasks([(stored, changed)])
             assert transaction.definitions([key])[key].command == "taken back"
             raise ValueError("after all, no")
 
@@ -213,7 +222,7 @@ class StoreSuite:
         kept = msgspec.structs.replace(
             changed, definition=msgspec.structs.replace(stored.definition, command="kept")
         )
-        await store.transact(lambda t: t.replace_task(stored, kept))
+        await store.transact(lambda t: t.replace_tasks([(stored, kept)]))
 
         assert (await store.read(lambda r: r.definitions([key])))[key].command == "kept"
 
@@ -377,7 +386,7 @@ class StoreSuite:
         for each in (owner, edited, moved):
             await store.transact(lambda t, each=each: t.save_prepared([prepare_firing(each)]))  # type: ignore[misc]
         await store.transact(
-            lambda t: t.replace_task(edited, msgspec.structs.replace(edited, version=2))
+            lambda t: t.replace_tasks([(edited, msgspec.structs.replace(edited, version=2))])
         )
         earlier = at - timedelta(seconds=1)
         await store.transact(lambda t: t.advance_tasks([TaskAdvance(moved.id, earlier, None)]))
@@ -401,7 +410,7 @@ class StoreSuite:
 
         assert await store.transact(lambda t: t.unprepared_tasks(at, 9)) == [soon]
         assert await store.transact(lambda t: t.next_due_after(at)) == later.next_run_at
-        await store.transact(lambda t: t.delete_task(soon.id))
+        await store.transact(lambda t: t.delete_tasks([soon.id]))
         assert await store.transact(lambda t: t.unprepared_tasks(at, 9)) == []
 
     async def test_ready_runs_come_by_lane_and_rank(self, store: Store, clock: FakeClock) -> None:
@@ -946,7 +955,65 @@ class StoreSuite:
             definition=msgspec.structs.replace(other.definition, name="taken"),
         )
         with pytest.raises(Conflict):
-            await store.transact(lambda t: t.replace_task(other, renamed))
+            await store.transact(lambda t: t.replace_tasks([(other, renamed)]))
+
+    async def test_many_tasks_are_stored_changed_and_deleted_together(self, store: Store) -> None:
+        names = [f"task-{number}" for number in range(1_000)]
+        stored = await store.transact(
+            lambda t: t.insert_tasks([task(id=0, at=t.now, name=name) for name in names])
+        )
+        assert [each.definition.name for each in stored] == names
+        assert len({each.id for each in stored}) == len(names)
+        assert await store.transact(lambda t: t.tasks_in_force_named("default", names)) == {
+            each.definition.name: each for each in stored
+        }
+        changes = [(each, msgspec.structs.replace(each, version=2)) for each in stored[:600]]
+        await store.transact(lambda t: t.replace_tasks(changes))
+        with pytest.raises(VersionMismatch):
+            await store.transact(lambda t: t.replace_tasks(changes[:1]))
+        await store.transact(lambda t: t.delete_tasks([each.id for each in stored[500:]]))
+
+        found = await store.transact(lambda t: t.tasks([each.id for each in stored]))
+        assert [each.version for each in found.values()] == [2] * 500
+        page = PageRequest("-version", 10)
+        versions = await store.read(lambda r: r.list_versions(stored[0].id, page))
+        assert [each.version for each in versions.items] == [2, 1]
+
+    async def test_of_edits_that_would_close_a_circle_together_one_is_refused_with_the_way(
+        self, store: Store
+    ) -> None:
+        for attempt in range(20):
+            names = [f"a-{attempt}", f"b-{attempt}", f"c-{attempt}"]
+            one, two, three = [await add_task(store, name=name) for name in names]
+
+            def wait_for(upstream: str, each: Task, transaction: Transaction) -> Task:
+                waits = [Dependency(f"name:{upstream}")]
+                wanted = msgspec.structs.replace(each.definition, dependencies=waits)
+                return replace_task(transaction, each.id, wanted, lambda _: ())
+
+            edits = await asyncio.gather(
+                store.transact(partial(wait_for, names[1], one)),
+                store.transact(partial(wait_for, names[2], two)),
+                store.transact(partial(wait_for, names[0], three)),
+                return_exceptions=True,
+            )
+            [refused] = [each for each in edits if isinstance(each, BaseException)]
+            assert isinstance(refused, InvalidInput), refused
+            assert all(name in str(refused) for name in names)
+
+    async def test_what_depends_on_what_is_replaced_for_the_tasks_named(self, store: Store) -> None:
+        a, b, c = [await add_task(store, name=name) for name in "abc"]
+        both = [TaskEdge(b.id, a.id, "succeeded"), TaskEdge(c.id, a.id, "failed")]
+        await store.transact(lambda t: t.replace_dependencies("default", [], both))
+        other = [TaskEdge(c.id, b.id, "completed")]
+        await store.transact(lambda t: t.replace_dependencies("default", [c.id], other))
+
+        assert await store.transact(lambda t: t.upstream_edges("default")) == {
+            b.id: [a.id], c.id: [b.id],
+        }  # fmt: skip
+        assert await store.transact(lambda t: t.upstream_edges("elsewhere")) == {}
+        below = await store.transact(lambda t: t.task_edges_below([a.id]))
+        assert set(below) == {both[0], other[0]}
 
     async def test_tasks_are_found_by_name_in_their_namespace(
         self, store: Store, clock: FakeClock
@@ -954,7 +1021,7 @@ class StoreSuite:
         here = await add_task(store, name="a")
         await add_task(store, name="a", namespace="elsewhere")
         gone = await add_task(store, name="b")
-        await store.transact(lambda t: t.delete_task(gone.id))
+        await store.transact(lambda t: t.delete_tasks([gone.id]))
 
         found = await store.transact(lambda t: t.tasks_named("default", ["a", "b", "c"]))
         assert found == {"a": here}
@@ -1228,8 +1295,10 @@ class StoreSuite:
 
         _, held, _ = await store.transact(insert)
         found = await store.transact(lambda t: t.runs_without_turn(["one", "two"]))
-        assert [run.id for run in found] == [held.id]
-        assert found[0].hold is Hold.TURN
+        assert found == [held.id]
+        begun = await store.transact(lambda t: t.runs_to_begin(found, []))
+        assert ([run.id for run in begun[0]], begun[1]) == ([held.id], {held.task_id})
+        assert await store.transact(lambda t: t.runs_to_begin(found, found)) == (begun[0], set())
 
     async def test_what_a_flow_run_carries_over_is_pruned_after_it(
         self, store: Store, clock: FakeClock
@@ -1245,7 +1314,9 @@ class StoreSuite:
         flow_runs = [flow_run("old", now), flow_run("new", now, retry_of="old")]
         await store.transact(lambda t: t.open_flow_runs(flow_runs, []))
         await store.transact(lambda t: t.carry_over("new", [old.id]))
-        assert [each.id for each in await store.read(lambda r: r.carried_runs("new"))] == [old.id]
+        assert [
+            each.id for each in await store.read(lambda r: r.carried_runs("new", 0, 1_000))
+        ] == [old.id]
         clock.advance(MINUTE)
 
         assert await store.transact(lambda t: t.prune(clock.now(), 10)) == 1
@@ -1383,9 +1454,9 @@ class StoreSuite:
     ) -> None:
         first, second = (Leadership(store, Duty.PRUNE_HISTORY, name) for name in ("one", "two"))
 
-        async def perform(leadership: Leadership, name: str) -> Task | None:
+        async def perform(leadership: Leadership, name: str) -> list[Task] | None:
             return await leadership.perform(
-                lambda t: t.insert_task(task(id=0, at=t.now, name=name))
+                lambda t: t.insert_tasks([task(id=0, at=t.now, name=name)])
             )
 
         assert await perform(first, "a") is not None
@@ -1405,7 +1476,7 @@ class StoreSuite:
         leadership = Leadership(store, Duty.PRUNE_HISTORY, "one")
 
         def fail(transaction: Transaction) -> None:
-            transaction.insert_task(task(id=0, at=transaction.now, name="half"))
+            transaction.insert_tasks([task(id=0, at=transaction.now, name="half")])
             raise Conflict("no")
 
         for _ in range(2):
