@@ -1293,12 +1293,13 @@ class StoreSuite:
             other = in_flow_run(owner, "two", now, 1)
             return transaction.insert_runs([ready, run_without_turn(held), *other])
 
-        _, held, _ = await store.transact(insert)
+        ready, held, other = await store.transact(insert)
         found = await store.transact(lambda t: t.runs_without_turn(["one", "two"]))
         assert found == [held.id]
         begun = await store.transact(lambda t: t.runs_to_begin(found, []))
         assert ([run.id for run in begun[0]], begun[1]) == ([held.id], {held.task_id})
-        assert await store.transact(lambda t: t.runs_to_begin(found, found)) == (begun[0], set())
+        beside = [ready.id, held.id, other.id]
+        assert await store.transact(lambda t: t.runs_to_begin(found, beside)) == (begun[0], set())
 
     async def test_what_a_flow_run_carries_over_is_pruned_after_it(
         self, store: Store, clock: FakeClock
