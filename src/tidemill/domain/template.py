@@ -66,7 +66,7 @@ def render(executor: str, arguments: Any, facts: Mapping[str, Any]) -> Any:
 
     `facts` holds `parameters` and `run`. Without a placeholder they are given back as they are.
     """
-    if not any(True for _ in _texts_of(arguments)):
+    if not has_placeholders(arguments):
         return arguments
     rendering = _Rendering(facts)
     whole = [msgspec.json.decode(msgspec.json.encode(arguments))]
@@ -81,6 +81,11 @@ def render(executor: str, arguments: Any, facts: Mapping[str, Any]) -> Any:
             elif isinstance(value, dict | list):
                 work.append((value, below))
     return whole[0]
+
+
+def has_placeholders(arguments: Any) -> bool:
+    """Whether a text in the arguments holds a placeholder, or seems to."""
+    return any(True for _ in _texts_of(arguments))
 
 
 def without_placeholders(text: str) -> str:
