@@ -25,6 +25,7 @@ RUN_FACTS = (
 Kind = Literal["value", "text", "url"]
 
 _OPENS = "${{"
+_OPENS_AS_JSON = _OPENS.encode()  # nothing of it is ever escaped
 _PLACEHOLDER = re.compile(
     r"""\$\{\{[ ]*(?P<path>[A-Za-z_]\w*
         (?:\.[A-Za-z_]\w*|\["[^"\\\x00-\x1f]*"\]|\['[^'\\\x00-\x1f]*'\]|\[[0-9]{1,9}\])*
@@ -85,7 +86,7 @@ def render(executor: str, arguments: Any, facts: Mapping[str, Any]) -> Any:
 
 def has_placeholders(arguments: Any) -> bool:
     """Whether a text in the arguments holds a placeholder, or seems to."""
-    return any(True for _ in _texts_of(arguments))
+    return _OPENS_AS_JSON in msgspec.json.encode(arguments)  # a tenth of going through them
 
 
 def without_placeholders(text: str) -> str:

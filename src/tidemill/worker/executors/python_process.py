@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, Protocol, cast
 
@@ -25,11 +25,12 @@ from tidemill.worker.executors.containment import (
     TreeRequest,
     without_settings,
 )
-from tidemill.worker.executors.frames import FrameReader, framed
+from tidemill.worker.executors.frames import FrameReader, framed, lines_of
 from tidemill.worker.executors.python_run import PythonRun
 
 Mode = Literal["sync", "async"]
 
+_json = msgspec.json.Decoder()
 _ENOUGH = 8  # runs before a process: until it has so few left, more are gathered
 _LARGE = 256 * 1024  # bytes of runs that are sent as one
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
@@ -69,7 +70,7 @@ class Host(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._outbox: list[bytes] = []
         self._will_flush = False
-        self._reader = FrameReader(msgspec.json.decode)
+        self._reader = FrameReader(_decode_lines)
         self._transport: asyncio.Transport | None = None
         self._slot: Slot | None = None
         self._tree: asyncio.Task[TreeEnd] | None = None
@@ -274,6 +275,14 @@ def _frames_of(runs: Sequence[bytes]) -> bytes:
     if len(runs) == 1 or len(body) <= _LARGE:
         return framed(body)
     return b"".join(_frames_of([run]) for run in runs)
+
+
+def _decode_lines(lines: bytes) -> Iterable[Any]:
+    """All at once; one by one where one of them is no JSON, so that those before it are heard."""
+    try:
+        return _json.decode_lines(lines)
+    except (msgspec.DecodeError, RecursionError):
+        return map(_json.decode, lines_of(lines))
 
 
 def _framed(message: dict[str, Any]) -> bytes:
