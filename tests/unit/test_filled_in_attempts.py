@@ -1,5 +1,6 @@
 """An attempt in a worker whose arguments have placeholders, just before its executor has it."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from tidemill.foundation.executor import Execution, ExecutionReports, StopReques
 from tidemill.testing.inline import InlineScheduler
 from tidemill.worker.execution import RunningAttempt
 from tidemill.worker.executors.http import HttpExecutor
+from tidemill.worker.in_tasks import as_direct
 from tidemill.worker.reporter import Reporter
 
 
@@ -34,7 +36,9 @@ async def attempt(arguments: Any, parameters: dict[str, Any]) -> tuple[Outcome, 
     executor = WatchedHttp()
     claimed = ClaimedRun(run, task.definition, None, None)
     running = RunningAttempt(claimed, cast("Reporter", None), timedelta(seconds=1))
-    return await running.execute(executor), executor
+    ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    running.begin(as_direct(executor), ended.set_result)
+    return await ended, executor
 
 
 async def test_an_executor_is_given_arguments_that_are_filled_in() -> None:

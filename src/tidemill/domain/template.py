@@ -25,6 +25,7 @@ RUN_FACTS = (
 Kind = Literal["value", "text", "url"]
 
 _OPENS = "${{"
+_OPENS_AS_JSON = _OPENS.encode()  # nothing of it is ever escaped
 _PLACEHOLDER = re.compile(
     r"""\$\{\{[ ]*(?P<path>[A-Za-z_]\w*
         (?:\.[A-Za-z_]\w*|\["[^"\\\x00-\x1f]*"\]|\['[^'\\\x00-\x1f]*'\]|\[[0-9]{1,9}\])*
@@ -66,7 +67,7 @@ def render(executor: str, arguments: Any, facts: Mapping[str, Any]) -> Any:
 
     `facts` holds `parameters` and `run`. Without a placeholder they are given back as they are.
     """
-    if not any(True for _ in _texts_of(arguments)):
+    if not has_placeholders(arguments):
         return arguments
     rendering = _Rendering(facts)
     whole = [msgspec.json.decode(msgspec.json.encode(arguments))]
@@ -81,6 +82,11 @@ def render(executor: str, arguments: Any, facts: Mapping[str, Any]) -> Any:
             elif isinstance(value, dict | list):
                 work.append((value, below))
     return whole[0]
+
+
+def has_placeholders(arguments: Any) -> bool:
+    """Whether a text in the arguments holds a placeholder, or seems to."""
+    return _OPENS_AS_JSON in msgspec.json.encode(arguments)  # a tenth of going through them
 
 
 def without_placeholders(text: str) -> str:

@@ -112,3 +112,18 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """End every tree that still lives and free what is held; may be called twice."""
+
+
+Ended = Callable[[Outcome], None]
+
+
+class DirectExecutor(Executor, Protocol):
+    """One that needs no coroutine for each attempt, so that a worker begins many in a row."""
+
+    def begin(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest, ended: Ended
+    ) -> None:
+        """Run one attempt as `execute` does, but return at once: `ended` is given its outcome.
+
+        It is called once, perhaps before this returns.
+        """

@@ -1,17 +1,24 @@
 """One claimed run in a worker: executed, watched, and ended on time."""
 
-import asyncio
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from tidemill.domain.outcome import Outcome, failure
-from tidemill.domain.template import RUN_FACTS, TemplateError, render
+from tidemill.domain.template import RUN_FACTS, TemplateError, has_placeholders, render
 from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun, OutputReport
-from tidemill.foundation.executor import Execution, Executor, OutputChunk, StopRequest
+from tidemill.foundation.executor import (
+    DirectExecutor,
+    Ended,
+    Execution,
+    Executor,
+    OutputChunk,
+    StopRequest,
+)
 from tidemill.foundation.store import LogLines
 from tidemill.run_facts import rfc3339
+from tidemill.worker.in_tasks import executor_error
 from tidemill.worker.reporter import Reporter
 
 
@@ -21,8 +28,10 @@ class RunningAttempt:
     def __init__(self, claimed: ClaimedRun, reporter: Reporter, kill_grace: timedelta) -> None:
         self.run = claimed.run
         self.stop = StopRequest(kill_grace)
+        self.is_over = False
         self.is_abandoned = False  # the lease is somebody else's: nothing more is to be said
         self.stop_before = float("inf")  # by the monotonic clock, unless the lease is renewed
+        self.time_limit = _time_limit(claimed)  # in seconds from its start, and what it is
         self._claimed = claimed
         self._reporter = reporter
         self._kill_grace = kill_grace
@@ -40,42 +49,31 @@ class RunningAttempt:
         self.is_abandoned = True
         self.stop.request(timedelta(0))
 
-    async def execute(self, executor: Executor | None) -> Outcome:
-        """Run the attempt to its end."""
+    def begin(self, executor: DirectExecutor | None, ended: Ended) -> None:
+        """Run the attempt and return; `ended` is given its outcome, once, perhaps before that."""
+        self._ended = ended
         if executor is None:
-            return failure("no_executor", f"this worker has no executor for {self.run.task_type!r}")
-        return await self._watched(executor)
-
-    async def record(self, outcome: Outcome) -> None:
-        """Return once the outcome is recorded, or was refused as stale."""
-        if not self.is_abandoned:
-            await self._reporter.record(
-                AttemptReport(self.run.id, self.run.fence, self._cause, outcome, self._last_line)
-            )
-
-    async def _watched(self, executor: Executor) -> Outcome:
-        loop = asyncio.get_running_loop()
-        timers = [
-            loop.call_later(seconds, self.end, cause) for seconds, cause in self._time_limits()
-        ]
+            said = f"this worker has no executor for {self.run.task_type!r}"
+            self._end(failure("no_executor", said))
+            return
         try:
             execution = _filled_in(execution_of(self._claimed), executor)
-            return await executor.execute(execution, self, self.stop)
+            executor.begin(execution, self, self.stop, self._end)
         except TemplateError as error:
-            return failure("template", str(error))
-        except Exception as error:  # an executor's defect must not leave a run without an end
-            return failure("executor_error", f"{type(error).__name__}: {error}")
-        finally:
-            for timer in timers:
-                timer.cancel()
+            self._end(failure("template", str(error)))
+        except Exception as error:
+            self._end(executor_error(error))
 
-    def _time_limits(self) -> list[tuple[float, Cause]]:
-        limits: list[tuple[float, Cause]] = []
-        if self.run.timeout_seconds is not None:
-            limits.append((self.run.timeout_seconds, "timeout"))
-        if self._claimed.deadline_seconds is not None:
-            limits.append((self._claimed.deadline_seconds, "deadline"))
-        return limits
+    def _end(self, outcome: Outcome) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._ended(outcome)
+
+    def record(self, outcome: Outcome) -> None:
+        """Have the outcome recorded, or refused as stale."""
+        self._reporter.record(
+            AttemptReport(self.run.id, self.run.fence, self._cause, outcome, self._last_line)
+        )
 
     def output(self, chunk: OutputChunk) -> None:
         if self.is_abandoned or not chunk.text:
@@ -108,9 +106,18 @@ class RunningAttempt:
             self._reporter.say(OutputReport(self.run.id, self.run.fence, **what))
 
 
+def _time_limit(claimed: ClaimedRun) -> tuple[float, Cause] | None:
+    timeout, deadline = claimed.run.timeout_seconds, claimed.deadline_seconds
+    if deadline is not None and (timeout is None or deadline < timeout):
+        return deadline, "deadline"
+    return None if timeout is None else (timeout, "timeout")
+
+
 def _filled_in(execution: Execution, executor: Executor) -> Execution:
     """The same with its placeholders filled in; raises TemplateError where that cannot be done, or
     gives what its executor does not take."""
+    if not has_placeholders(execution.arguments):
+        return execution
     run = {
         "id": execution.run_id,
         "scheduled_for": rfc3339(execution.scheduled_for),
@@ -122,8 +129,6 @@ def _filled_in(execution: Execution, executor: Executor) -> Execution:
     }
     facts = {"parameters": execution.parameters, "run": run}
     arguments = render(executor.task_type, execution.arguments, facts)
-    if arguments is execution.arguments:
-        return execution
     problems = executor.check(execution.command, arguments)
     if problems:
         raise TemplateError("; ".join(f"{each.pointer}: {each.message}" for each in problems))

@@ -6,7 +6,7 @@ Output goes before the outcome that follows it.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import Clock
@@ -28,16 +28,22 @@ class Reporter:
     """One per worker; `flush` returns once all that was said before is stored.
 
     `go_on` says, when attempts have ended, where the worker would begin what that makes ready.
+    `recorded` is told which ends are recorded, or were refused as stale.
     """
 
     def __init__(
-        self, control_plane: ControlPlane, clock: Clock, go_on: Callable[[], GoOn | None]
+        self,
+        control_plane: ControlPlane,
+        clock: Clock,
+        go_on: Callable[[], GoOn | None],
+        recorded: Callable[[Sequence[AttemptReport]], None],
     ) -> None:
         self._control_plane = control_plane
         self._go_on = go_on
+        self._recorded = recorded
         self._clock = clock
         self._outputs: list[OutputReport] = []
-        self._endings: list[tuple[AttemptReport, asyncio.Future[None]]] = []
+        self._endings: list[AttemptReport] = []
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -63,12 +69,10 @@ class Reporter:
         self._outputs.append(report)
         self._note_work()
 
-    async def record(self, report: AttemptReport) -> None:
-        """Return once the outcome is recorded, or refused as stale."""
-        recorded = asyncio.get_running_loop().create_future()
-        self._endings.append((report, recorded))
+    def record(self, report: AttemptReport) -> None:
+        """Store this soon, after what was said before it."""
+        self._endings.append(report)
         self._note_work()
-        await recorded
 
     async def flush(self) -> None:
         """Return once nothing waits to be stored."""
@@ -85,10 +89,8 @@ class Reporter:
             while self._outputs or self._endings:
                 outputs, self._outputs = self._outputs, []
                 endings, self._endings = self._endings[:_BATCH], self._endings[_BATCH:]
-                await self._store_for_sure(outputs, [report for report, _ in endings])
-                for _, recorded in endings:
-                    if not recorded.done():
-                        recorded.set_result(None)
+                await self._store_for_sure(outputs, endings)
+                self._recorded(endings)
             self._idle.set()
 
     async def _store_for_sure(

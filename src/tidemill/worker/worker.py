@@ -4,21 +4,31 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 import msgspec
 
 from tidemill.domain.lease import stop_before
+from tidemill.domain.outcome import Outcome
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import SchedulerError, Unavailable
 from tidemill.foundation.clock import Clock
-from tidemill.foundation.control_plane import ClaimedRun, ControlPlane, GoOn, Renewal
+from tidemill.foundation.control_plane import (
+    AttemptReport,
+    ClaimedRun,
+    ControlPlane,
+    GoOn,
+    Renewal,
+)
 from tidemill.foundation.executor import Executor
 from tidemill.foundation.service import Loop
 from tidemill.foundation.slots import Slots
 from tidemill.foundation.wakeups import Topic, Wakeups
+from tidemill.worker.deadlines import Deadlines
 from tidemill.worker.execution import RunningAttempt
+from tidemill.worker.in_tasks import as_direct
 from tidemill.worker.reporter import Reporter
 
 _log = logging.getLogger("tidemill.worker")
@@ -61,15 +71,15 @@ class WorkerService:
         self._control_plane = control_plane
         self._wakeups = wakeups
         self._clock = clock
-        self._executors = executors
+        self._executors = {name: as_direct(executor) for name, executor in executors.items()}
         self._options = options
         self._slots = Slots(options.max_concurrent_tasks)
-        self._reporter = Reporter(control_plane, clock, self._go_on)
+        self._reporter = Reporter(control_plane, clock, self._go_on, self._forget)
         self._attempts: dict[int, RunningAttempt] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._is_registered = False
         self._is_stopping = False
         self._claiming: asyncio.Task[None] | None = None
+        self._deadlines = Deadlines()
         self._watch: asyncio.TimerHandle | None = None
         self.heartbeat: Loop | None = None
 
@@ -98,7 +108,7 @@ class WorkerService:
         await self.heartbeat.stop()
         await _try("sign off", self._control_plane.sign_off())
         await self._control_plane.close()
-        self._forget_attempts()
+        self._watch_no_more()
         self._is_registered = False
 
     async def _register(self) -> None:
@@ -154,22 +164,24 @@ class WorkerService:
             attempt = RunningAttempt(each, self._reporter, self._options.kill_grace)
             attempt.stop_before = give_up_at
             self._attempts[each.run.id] = attempt
-            task = asyncio.create_task(self._execute(attempt), name=f"run {each.run.id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._deadlines.watch(attempt)
+            attempt.begin(self._executors.get(each.run.task_type), partial(self._end, attempt))
         if self._watch is None and claimed:
             self._watch_from_now(give_up_at)
 
-    async def _execute(self, attempt: RunningAttempt) -> None:
-        try:
-            try:
-                outcome = await attempt.execute(self._executors.get(attempt.run.task_type))
-            finally:
-                self._slots.give_back()  # the next run need not wait for this one's record
-            await attempt.record(outcome)
-        finally:
-            if self._attempts.get(attempt.run.id) is attempt:
-                del self._attempts[attempt.run.id]
+    def _end(self, attempt: RunningAttempt, outcome: Outcome) -> None:
+        self._deadlines.forget_one()
+        self._slots.give_back()  # the next run need not wait for this one's record
+        if not attempt.is_abandoned:
+            attempt.record(outcome)
+        elif self._attempts.get(attempt.run.id) is attempt:
+            del self._attempts[attempt.run.id]
+
+    def _forget(self, recorded: Sequence[AttemptReport]) -> None:
+        for report in recorded:
+            attempt = self._attempts.get(report.run_id)
+            if attempt is not None and attempt.run.fence == report.fence:
+                del self._attempts[report.run_id]
 
     async def _beat(self) -> float:
         held = dict(self._attempts)
@@ -231,12 +243,11 @@ class WorkerService:
                 attempt.end("drain")
             await self._slots.wait_all_free()
 
-    def _forget_attempts(self) -> None:
+    def _watch_no_more(self) -> None:
         """What nobody took a report of is not waited for."""
+        self._deadlines.close()
         if self._watch is not None:
             self._watch.cancel()
-        for task in self._tasks:
-            task.cancel()
 
 
 async def _try(what: str, action: Awaitable[object]) -> None:

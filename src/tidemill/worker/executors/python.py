@@ -1,16 +1,18 @@
 """Python tasks: `package.module:function`, in warm processes that can be killed."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from tidemill.domain.outcome import Outcome, failure
+from tidemill.domain.outcome import Outcome
 from tidemill.errors import Problem
-from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.foundation.executor import Ended, Execution, ExecutionReports, StopRequest
 from tidemill.worker.executors.containment import Containment
 from tidemill.worker.executors.python_pool import SyncPool
-from tidemill.worker.executors.python_process import Host, HostFailed, IsAsync, Mode, Withdrawn
+from tidemill.worker.executors.python_process import Host, Mode, Owner
+from tidemill.worker.executors.python_run import PythonRun
+from tidemill.worker.executors.python_shared_loop import SharedLoop
 
 
 class PythonExecutor:
@@ -23,8 +25,8 @@ class PythonExecutor:
     ) -> None:
         self._containment = containment
         self._paths = list(python_paths)
-        self._pool = SyncPool(self._start_host, max_processes)
-        self._async_host: asyncio.Task[Host] | None = None
+        self._pool = SyncPool(partial(self._start_host, "sync"), max_processes, self._move)
+        self._shared_loop = SharedLoop(partial(self._start_host, "async"))
         self._async_commands: set[str] = set()
 
     def check(self, command: str, arguments: Any) -> Sequence[Problem]:
@@ -43,49 +45,33 @@ class PythonExecutor:
 
     async def close(self) -> None:
         await self._pool.close()
-        if self._async_host is not None:
-            with contextlib.suppress(HostFailed):
-                await (await self._async_host).kill()
+        await self._shared_loop.close()
 
     async def execute(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest
     ) -> Outcome:
-        try:
-            while True:
-                with contextlib.suppress(Withdrawn):
-                    return await self._execute(execution, reports, stop)
-        except HostFailed as error:
-            return failure("not_started", f"no Python process could be started: {error}")
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.begin(execution, reports, stop, outcome.set_result)
+        return await outcome
 
-    async def _execute(
-        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
-    ) -> Outcome:
-        command = execution.command
-        if command in self._async_commands:
-            host = await self._host_for_async()
-            return (await host.run(execution, reports, stop)).outcome
-        place = await self._pool.take(command, stop)
-        if place is None:
-            return failure("cancelled", "stopped before a process was free")
-        try:
-            ended = await place.run(execution, reports, stop)
-        except IsAsync:
-            self._async_commands.add(command)
-            raise Withdrawn from None
-        finally:
-            self._pool.give_back(place, command)
-        self._pool.learn(command, ended.seconds)
-        return ended.outcome
+    def begin(
+        self, execution: Execution, reports: ExecutionReports, stop: StopRequest, ended: Ended
+    ) -> None:
+        run = PythonRun(execution, reports, stop, ended)
+        stop.on_request(run.heed_stop)
+        if run.is_over:
+            return
+        if run.command in self._async_commands:
+            self._shared_loop.take(run)
+        else:
+            self._pool.take(run)
 
-    async def _host_for_async(self) -> "Host":
-        if self._async_host is None or (
-            self._async_host.done()
-            and (self._async_host.exception() or not self._async_host.result().is_alive)
-        ):
-            self._async_host = asyncio.create_task(self._start_host("async"))
-        return await asyncio.shield(self._async_host)
+    def _move(self, run: PythonRun) -> None:
+        """Its function is async, as nobody knew before."""
+        self._async_commands.add(run.command)
+        self._shared_loop.take(run)
 
-    async def _start_host(self, mode: Mode) -> "Host":
-        host = Host(mode)
+    async def _start_host(self, mode: Mode, owner: Owner) -> Host:
+        host = Host(mode, owner)
         await host.start(self._containment, self._paths)
         return host

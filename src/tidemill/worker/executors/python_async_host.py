@@ -52,14 +52,17 @@ class _AsyncHost:
             self._closed.set()
             return
         for message in messages:
-            if "run" in message:
-                attempt = Attempt(message["run"], self._channel)
-                self._attempts[attempt.id] = attempt
-                task = asyncio.create_task(self._run(attempt))
-                task.add_done_callback(partial(self._end, attempt))
-                self._tasks[attempt.id] = task
+            if "runs" in message:
+                for run in message["runs"]:
+                    self._begin(Attempt(run, self._channel))
             elif "cancel" in message:
                 self._cancel(message["cancel"]["id"])
+
+    def _begin(self, attempt: Attempt) -> None:
+        self._attempts[attempt.id] = attempt
+        task = asyncio.create_task(self._run(attempt))
+        task.add_done_callback(partial(self._end, attempt))
+        self._tasks[attempt.id] = task
 
     def _cancel(self, attempt_id: int) -> None:
         if attempt_id in self._tasks:

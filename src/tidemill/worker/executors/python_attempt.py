@@ -1,6 +1,6 @@
 """One run in a warm process: what it is told, what it says and how it ended.
 
-Messages in: `run` [id, execution's values], `cancel` {id}, `withdraw`.
+Messages in: `runs` [[id, execution's values], …], `cancel` {id}, `withdraw`.
 Messages out: `ready`, `lines`, `progress`, `checkpoint`, `end` [id, outcome, seconds], `withdrawn`
 [ids that were not begun], `async` id: it was not begun, since its function is async.
 

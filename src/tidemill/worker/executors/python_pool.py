@@ -6,8 +6,9 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from tidemill.foundation.executor import StopRequest
-from tidemill.worker.executors.python_process import Host, HostFailed, Mode
+from tidemill.domain.outcome import Outcome
+from tidemill.worker.executors.python_process import Host, Owner, not_started
+from tidemill.worker.executors.python_run import PythonRun
 
 _SLOW_SECONDS = 0.005  # a function that takes longer gets a process to itself
 _DEPTH = 24  # quick runs that one process may have before it
@@ -22,18 +23,25 @@ class SyncPool:
 
     Functions that were quick so far share a few processes and queue up in them, so that a process
     is woken once for many: another process would add no processor. All others get one each. A
-    function that is slow after all is relieved of those behind it.
+    function that is slow after all is relieved of those behind it. What turns out to be async is
+    handed to `move`.
     """
 
-    def __init__(self, start: Callable[[Mode], Awaitable["Host"]], max_processes: int) -> None:
+    def __init__(
+        self,
+        start: Callable[[Owner], Awaitable[Host]],
+        max_processes: int,
+        move: Callable[[PythonRun], None],
+    ) -> None:
         self._start = start
+        self._move = move
         self._max = max_processes
         self._quick_enough = (os.cpu_count() or 1) + 1
         self._slowest: dict[str, float] = {}  # of the last runs of each command, in seconds
         self._idle: list[Host] = []
         self._busy: set[Host] = set()
         self._starting: set[asyncio.Future[Host]] = set()
-        self._waiting: deque[tuple[str, asyncio.Future[Host]]] = deque()
+        self._waiting: deque[PythonRun] = deque()
         self._looking: asyncio.TimerHandle | None = None
         self._fronts: dict[Host, int | None] = {}  # which run each was at, at the last look
 
@@ -42,25 +50,48 @@ class SyncPool:
         for _ in range(_KEPT_WARM):
             self._grow()
 
-    async def take(self, command: str, stop: StopRequest) -> "Host | None":
-        """A process; None where the run was stopped while it waited for one."""
-        host = self._host_for(command)
+    def take(self, run: PythonRun) -> None:
+        """Give it to a process, at once or when one is free."""
+        host = self._host_for(run.command)
         if host is not None:
-            return self._occupied(host, command)
-        future: asyncio.Future[Host] = asyncio.get_running_loop().create_future()
-        self._waiting.append((command, future))
+            self._give(host, run)
+            return
+        self._waiting.append(run)
         if not self._busy and not self._starting:
             self._grow()
         self._look_later()
-        stop.on_request(future.cancel)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if not stop.is_requested:
-                raise
-            return None
 
-    def give_back(self, host: "Host", command: str) -> None:
+    def ended(self, host: Host, run: PythonRun, outcome: Outcome, seconds: float | None) -> None:
+        self._free(host, run.command)
+        self._learn(run.command, seconds)
+        run.end(outcome)
+
+    def withdrawn(self, host: Host, run: PythonRun) -> None:
+        self._free(host, run.command)
+        self._take_again(run, self.take)
+
+    def is_async(self, host: Host, run: PythonRun) -> None:
+        self._free(host, run.command)
+        self._take_again(run, self._move)
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._starting:
+            await asyncio.wait(self._starting)
+        for host in self._idle:
+            host.rest_no_more()
+            await host.kill()
+        self._idle.clear()
+
+    def _take_again(self, run: PythonRun, take: Callable[[PythonRun], None]) -> None:
+        """Unless it was asked to end meanwhile: it has not begun."""
+        if run.stop.is_requested:
+            run.heed_stop()
+        else:
+            take(run)
+
+    def _free(self, host: Host, command: str) -> None:
         """A run in it ended; it is free again, has others, or is dead."""
         host.load -= 1
         host.seconds = max(host.seconds - self._seconds_of(command), 0) if host.load else 0
@@ -74,7 +105,7 @@ class SyncPool:
         else:
             self._serve_waiting()
 
-    def learn(self, command: str, seconds: float | None) -> None:
+    def _learn(self, command: str, seconds: float | None) -> None:
         """What a run of this command took; one slow run is forgotten after some quick ones.
 
         Nor does it say much by itself: it may just have had to wait for a processor.
@@ -83,23 +114,13 @@ class SyncPool:
         before = self._slowest.get(command, took)
         self._slowest[command] = max(min(took, before * 2), before * 0.8)
 
-    async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-        if self._starting:
-            await asyncio.wait(self._starting)
-        for host in self._idle:
-            host.rest_no_more()
-            await host.kill()
-        self._idle.clear()
-
     def _is_quick(self, command: str) -> bool:
         return self._seconds_of(command) < _SLOW_SECONDS
 
     def _seconds_of(self, command: str) -> float:
         return self._slowest.get(command, _SLOW_SECONDS)
 
-    def _host_for(self, command: str) -> "Host | None":
+    def _host_for(self, command: str) -> Host | None:
         """A free process, or one that has only quick functions before it."""
         while self._idle:
             host = self._idle.pop()
@@ -115,14 +136,14 @@ class SyncPool:
                 least = host
         return least
 
-    def _occupied(self, host: "Host", command: str) -> "Host":
+    def _give(self, host: Host, run: PythonRun) -> None:
         host.load += 1
-        host.seconds += self._seconds_of(command)
-        host.takes_company = host.takes_company and self._is_quick(command)
+        host.seconds += self._seconds_of(run.command)
+        host.takes_company = host.takes_company and self._is_quick(run.command)
         self._busy.add(host)
-        return host
+        host.begin(run)
 
-    def _offer(self, host: "Host") -> None:
+    def _offer(self, host: Host) -> None:
         self._busy.discard(host)
         self._idle.append(host)
         self._serve_waiting()
@@ -131,15 +152,15 @@ class SyncPool:
 
     def _serve_waiting(self) -> None:
         while self._waiting:
-            command, future = self._waiting[0]
-            if not future.done():
-                host = self._host_for(command)
+            run = self._waiting[0]
+            if not run.is_over:
+                host = self._host_for(run.command)
                 if host is None:
                     return
-                future.set_result(self._occupied(host, command))
+                self._give(host, run)
             self._waiting.popleft()
 
-    def _retire(self, host: "Host") -> None:
+    def _retire(self, host: Host) -> None:
         if host in self._idle and len(self._idle) > _KEPT_WARM:
             self._idle.remove(host)
             host.hang_up()
@@ -167,7 +188,7 @@ class SyncPool:
             host.withdraw()
         quick = [host for host in self._busy if host not in slow]
         seconds = sum(host.seconds for host in quick)
-        seconds += sum(self._seconds_of(command) for command, _ in self._waiting)
+        seconds += sum(self._seconds_of(run.command) for run in self._waiting)
         wanted = min(math.ceil(seconds / _BACKLOG_SECONDS), self._quick_enough)
         for _ in range(wanted - len(quick) - len(self._idle) - len(self._starting)):
             self._grow()
@@ -176,7 +197,7 @@ class SyncPool:
 
     def _grow(self) -> None:
         if len(self._busy) + len(self._starting) < self._max:
-            starting = asyncio.ensure_future(self._start("sync"))
+            starting = asyncio.ensure_future(self._start(self))
             self._starting.add(starting)
             starting.add_done_callback(self._started)
 
@@ -186,8 +207,6 @@ class SyncPool:
         if error is None:
             self._offer(starting.result())
         elif not self._busy and not self._starting:
-            failed = error if isinstance(error, HostFailed) else HostFailed(str(error))
             waiting, self._waiting = self._waiting, deque()
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(failed)
+            for run in waiting:
+                run.end(not_started(error))

@@ -7,14 +7,15 @@ import os
 import socket
 import sys
 from collections import deque
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.errors import Unavailable
-from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
+from tidemill.foundation.executor import Execution
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
 from tidemill.worker.executors.containment import (
@@ -24,11 +25,14 @@ from tidemill.worker.executors.containment import (
     TreeRequest,
     without_settings,
 )
-from tidemill.worker.executors.frames import FrameReader, framed
+from tidemill.worker.executors.frames import FrameReader, framed, lines_of
+from tidemill.worker.executors.python_run import PythonRun
 
 Mode = Literal["sync", "async"]
 
+_json = msgspec.json.Decoder()
 _ENOUGH = 8  # runs before a process: until it has so few left, more are gathered
+_LARGE = 256 * 1024  # bytes of runs that are sent as one
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
 
 
@@ -36,39 +40,42 @@ class HostFailed(Exception):
     """A process ended before it was ready; says what it said last."""
 
 
-class Withdrawn(Exception):
-    """The run was given to a process that did not come to it; it was not begun."""
+def not_started(error: BaseException) -> Outcome:
+    """The outcome of a run for which there was no process."""
+    return failure("not_started", f"no Python process could be started: {error}")
 
 
-class IsAsync(Exception):
-    """The run was given to a process for sync functions, and its function is async; it was not
-    begun."""
+class Owner(Protocol):
+    """Whoever gives a process its runs."""
 
+    def ended(self, host: "Host", run: PythonRun, outcome: Outcome, seconds: float | None) -> None:
+        """A run ended; `seconds` is None where the process did before it."""
 
-class Ended(msgspec.Struct, frozen=True):
-    """How a run in a process ended; `seconds` is None where the process ended before it."""
+    def withdrawn(self, host: "Host", run: PythonRun) -> None:
+        """The process did not come to this run; it was not begun."""
 
-    outcome: Outcome
-    seconds: float | None = None
+    def is_async(self, host: "Host", run: PythonRun) -> None:
+        """The process is for sync functions, and this one is async; it was not begun."""
 
 
 class Host(asyncio.Protocol):
     """The worker's end of one process that runs Python tasks."""
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, owner: Owner) -> None:
         self.mode = mode
+        self._owner = owner
         self.load = 0  # runs that were promised a place in it
         self.seconds = 0.0  # about how long they will take
         self.takes_company = True
         self._loop = asyncio.get_running_loop()
         self._outbox: list[bytes] = []
         self._will_flush = False
-        self._reader = FrameReader(msgspec.json.decode)
+        self._reader = FrameReader(_decode_lines)
         self._transport: asyncio.Transport | None = None
         self._slot: Slot | None = None
         self._tree: asyncio.Task[TreeEnd] | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, PythonRun] = {}
         self._ids = 0
         self._said: deque[str] = deque(maxlen=20)
         self._retirement: asyncio.TimerHandle | None = None
@@ -106,24 +113,18 @@ class Host(asyncio.Protocol):
         self._tree.add_done_callback(self._ended)
         await self._ready
 
-    async def run(
-        self, execution: Execution, reports: ExecutionReports, stop: StopRequest
-    ) -> Ended:
-        """Run one attempt to its end; raises Withdrawn or IsAsync where it was not begun."""
-        if stop.is_requested:
-            return Ended(failure("cancelled", "stopped before it was started"))
-        if not self.is_alive:
-            raise Withdrawn  # it died on the way here; another takes the run
+    def begin(self, run: PythonRun) -> None:
+        """Run one attempt; the owner is told how it went. Only while it is alive."""
         self._ids += 1
-        running = _Running(self._ids, reports)
-        self._running[running.id] = running
-        self._outbox.append(_framed({"run": [running.id, execution]}))
+        run.enter(self, self._ids)
+        self._running[run.id] = run
+        self._outbox.append(b"[%d,%b]" % (run.id, run.told))
         self._flush_soon()
-        stop.on_request(lambda: self._cancel(running, stop.grace))
-        try:
-            return await running.ended
-        finally:
-            running.forget_kill()
+
+    def cancel(self, run: PythonRun) -> None:
+        if self._transport is not None:
+            self._interrupt({"cancel": {"id": run.id}})
+            run.kill_later(self._kill_for)
 
     @property
     def front(self) -> int | None:
@@ -133,8 +134,7 @@ class Host(asyncio.Protocol):
     def withdraw(self) -> None:
         """Take back what it was given and has not begun."""
         if len(self._running) > 1:
-            self._outbox.append(_framed({"withdraw": {}}))
-            self._interrupt()
+            self._interrupt({"withdraw": {}})
 
     def rest(self, seconds: float, retire: Any) -> None:
         """Call `retire` when nobody needs this process for so long."""
@@ -156,16 +156,11 @@ class Host(asyncio.Protocol):
         if self._tree is not None:
             await asyncio.wait([self._tree])
 
-    def _cancel(self, running: "_Running", grace: timedelta) -> None:
-        if self._transport is None or running.ended.done():
-            return
-        self._outbox.append(_framed({"cancel": {"id": running.id}}))
-        self._interrupt()
-        running.kill_later(grace, lambda: self._kill_for(running))
-
-    def _interrupt(self) -> None:
-        """Have what was sent heard while a function runs."""
+    def _interrupt(self, message: dict[str, Any]) -> None:
+        """Send this and have it heard while a function runs."""
         self._flush()
+        if self._transport is not None:
+            self._transport.write(_framed(message))
         if self.mode == "sync" and self._slot is not None:
             self._slot.interrupt()
 
@@ -183,11 +178,11 @@ class Host(asyncio.Protocol):
         self._will_flush = False
         outbox, self._outbox = self._outbox, []
         if outbox and self._transport is not None:
-            self._transport.write(b"".join(outbox))
+            self._transport.write(_frames_of(outbox))
 
-    def _kill_for(self, running: "_Running") -> None:
+    def _kill_for(self, run: PythonRun) -> None:
         """It does not end by itself: only with its whole process."""
-        self._killed_for = running.id
+        self._killed_for = run.id
         if self._slot is not None:
             self._slot.stop(timedelta(0))
 
@@ -218,16 +213,21 @@ class Host(asyncio.Protocol):
                     running.reports.checkpoint(checkpoint)
             elif "withdrawn" in message:
                 for attempt_id in message["withdrawn"]:
-                    self._running.pop(attempt_id).refuse(Withdrawn())
+                    self._owner.withdrawn(self, self._left_by(attempt_id))
             elif "async" in message:
-                self._running.pop(message["async"]).refuse(IsAsync())
+                self._owner.is_async(self, self._left_by(message["async"]))
             elif not self._ready.done():
                 self._ready.set_result(None)
 
     def _hear_end(self, id: int, outcome: dict[str, Any], seconds: float) -> None:
-        self._running.pop(id).end(Ended(_outcome_of(outcome), seconds))
+        self._owner.ended(self, self._left_by(id), _outcome_of(outcome), seconds)
         if self._outbox:
             self._flush_soon()
+
+    def _left_by(self, id: int) -> PythonRun:
+        run = self._running.pop(id)
+        run.leave()
+        return run
 
     def _hear_raw(self, lines: Lines) -> None:
         """What the process says past its attempts: warnings at start, last words."""
@@ -244,12 +244,12 @@ class Host(asyncio.Protocol):
     def _tell_all(self) -> None:
         """The process is gone: one run was under way in it, or many were that share a loop."""
         end = _end_of(self._tree)
-        running, self._running = self._running, {}
-        for place, each in enumerate(running.values()):
+        for place, id in enumerate(list(self._running)):
+            run = self._left_by(id)
             if self.mode == "sync" and place > 0:
-                each.refuse(Withdrawn())
+                self._owner.withdrawn(self, run)
             else:
-                each.end(Ended(self._outcome_of_death(end, each.id)))
+                self._owner.ended(self, run, self._outcome_of_death(end, id), None)
 
     def _outcome_of_death(self, end: TreeEnd | None, attempt_id: int) -> Outcome:
         if self._killed_for is not None and self._killed_for != attempt_id:
@@ -269,32 +269,20 @@ class Host(asyncio.Protocol):
         return f"the Python process {how}" + (f": {said}" if said else "")
 
 
-class _Running:
-    """One attempt inside a process."""
+def _frames_of(runs: Sequence[bytes]) -> bytes:
+    """One frame for all of them, unless that is so large that the first would have to wait."""
+    body = b'{"runs":[%b]}' % b",".join(runs)
+    if len(runs) == 1 or len(body) <= _LARGE:
+        return framed(body)
+    return b"".join(_frames_of([run]) for run in runs)
 
-    def __init__(self, id: int, reports: ExecutionReports) -> None:
-        self.id = id
-        self.reports = reports
-        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self._kill: asyncio.TimerHandle | None = None
 
-    def end(self, ended: Ended) -> None:
-        """Tell whoever waits for it, if anybody still does."""
-        if not self.ended.done():
-            self.ended.set_result(ended)
-
-    def refuse(self, why: Exception) -> None:
-        """Tell them that it was not begun."""
-        if not self.ended.done():
-            self.ended.set_exception(why)
-
-    def kill_later(self, grace: timedelta, kill: Any) -> None:
-        self.forget_kill()
-        self._kill = asyncio.get_running_loop().call_later(grace.total_seconds(), kill)
-
-    def forget_kill(self) -> None:
-        if self._kill is not None:
-            self._kill.cancel()
+def _decode_lines(lines: bytes) -> Iterable[Any]:
+    """All at once; one by one where one of them is no JSON, so that those before it are heard."""
+    try:
+        return _json.decode_lines(lines)
+    except (msgspec.DecodeError, RecursionError):
+        return map(_json.decode, lines_of(lines))
 
 
 def _framed(message: dict[str, Any]) -> bytes:

@@ -72,8 +72,8 @@ class _SyncHost:
         if messages is None:
             os._exit(0)
         for message in messages:
-            if "run" in message:
-                self._attempts.append(Attempt(message["run"], self._channel))
+            if "runs" in message:
+                self._attempts.extend(Attempt(run, self._channel) for run in message["runs"])
             elif "cancel" in message:
                 self._cancel(message["cancel"]["id"])
             elif "withdraw" in message:
