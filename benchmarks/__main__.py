@@ -17,6 +17,7 @@ from benchmarks.crashes import crashes
 from benchmarks.expressions import expressions
 from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
+from benchmarks.flow_graphs import flow_graphs
 from benchmarks.flows import chain, fan
 from benchmarks.idle import idle, ready, version
 
@@ -26,7 +27,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan, expressions, *FAILOVER, *_CHAOS,
+        chain, fan, expressions, flow_graphs, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 SEVERAL = {
