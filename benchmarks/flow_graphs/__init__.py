@@ -29,7 +29,7 @@ from tidemill.testing.services import Postgres
 
 _TASKS = Path(__file__).parent.parent / "tasks"
 _FEW = 6  # tasks of the smallest graph
-_SETTLES_WITHIN_SECONDS = 180.0
+_SETTLES_WITHIN_SECONDS = 600.0
 _SETTINGS = {
     "TIDEMILL_WORKER__PYTHON_PATHS": f'["{_TASKS}"]',
     "TIDEMILL_WORKER__LEASE_SECONDS": "5",
@@ -46,7 +46,7 @@ def flow_graphs(
     size: int = 50,
     failing: float = 0.3,
     kill_every_seconds: float = 10,
-    fire_every_seconds: float = 4,
+    fire_every_seconds: float = 10,
     apis: int = 2,
     dispatchers: int = 2,
     workers: int = 3,
