@@ -1,8 +1,9 @@
 """`python -m benchmarks [NAME …] [OPTION=VALUE …]`: print the figures, one JSON document each.
 
-Without a name, all of them; `chaos` and `failover` name several at once. Options are handed to each
-that was named. Each starts servers of its own, with their data on the disk of the temporary
-directory; the figures hold for a machine that has nothing else to do.
+Without a name, all of them but `peers`, which installs others from PyPI; `chaos` and `failover`
+name several at once. Options are handed to each that was named. Each starts servers of its own,
+with their data on the disk of the temporary directory; the figures hold for a machine that has
+nothing else to do.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ from benchmarks.crashes import crashes
 from benchmarks.expressions import expressions
 from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
+from benchmarks.flow_graphs import flow_graphs
 from benchmarks.flows import big_graph, chain, fan, long_chain
 from benchmarks.idle import idle, ready, version
+from benchmarks.peers import peers
 
 _CHAOS = (chaos_postgres, chaos_redis, chaos_rabbitmq)
 
@@ -26,9 +29,10 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan, big_graph, long_chain, expressions, *FAILOVER, *_CHAOS,
+        chain, fan, big_graph, long_chain, expressions, flow_graphs, peers, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
+_BY_NAME_ALONE = {"peers"}
 SEVERAL = {
     "failover": [each.__name__ for each in FAILOVER],
     "chaos": [each.__name__ for each in _CHAOS],
@@ -38,7 +42,8 @@ SEVERAL = {
 def main(arguments: list[str]) -> int:
     """Run the benchmarks of these names, or all."""
     options = dict(each.split("=", 1) for each in arguments if "=" in each)
-    asked = [each for each in arguments if "=" not in each] or list(BENCHMARKS)
+    asked = [each for each in arguments if "=" not in each]
+    asked = asked or [name for name in BENCHMARKS if name not in _BY_NAME_ALONE]
     names = [name for each in asked for name in SEVERAL.get(each, [each])]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:

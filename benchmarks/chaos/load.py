@@ -1,13 +1,11 @@
 """What the cluster has to do meanwhile: schedules, and clients that go on asking for runs."""
 
-import contextlib
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.account import Run
-from tidemill.client.client import Client, ServerError, Unreachable
+from benchmarks.patient_client import PatientClient
 from tidemill.testing.server import Server
 
 LIMIT = 2  # runs at once under the shared key
@@ -75,48 +73,16 @@ class Load:
 
     def _ask(self, number: int) -> None:
         asked = 0
-        with _Caller(self._servers[number]) as caller:
+        with PatientClient(self._servers[number]) as client:
             try:
                 while not self._is_over.wait(_BETWEEN_ASKING_SECONDS):
                     asked += 1
                     name = ("asked", "limited", "long")[asked % 3]
                     key = f"{number}-{asked}"
-                    self.promised[key] = caller.trigger(name, key)
-            except Exception as error:
-                self._failures.append(error)
-
-
-class _Caller:
-    """A client that follows its server, which may listen on another port each time it starts."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._client = server.client()
-
-    def trigger(self, name: str, key: str) -> int:
-        """Ask until there is an answer: by the key it is one run, however often."""
-        while True:
-            with contextlib.suppress(Unreachable):
-                try:
-                    run: Run = self._current().call(
+                    run = client.call(
                         "POST", f"/tasks/name:{name}/trigger", body={},
                         headers={"Idempotency-Key": key},
                     )  # fmt: skip
-                    run_id: int = run["id"]
-                    return run_id
-                except ServerError as error:
-                    if error.status not in {409, 503}:
-                        raise
-            time.sleep(_BETWEEN_ASKING_SECONDS)
-
-    def _current(self) -> Client:
-        if self._client.server != self._server.url:
-            self._client.close()
-            self._client = self._server.client()
-        return self._client
-
-    def __enter__(self) -> "_Caller":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
+                    self.promised[key] = run["id"]
+            except Exception as error:
+                self._failures.append(error)

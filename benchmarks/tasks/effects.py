@@ -55,3 +55,10 @@ async def hold_first(file: str, seconds: float, run: RunContext) -> int:
 
 def nothing() -> None:
     """What a run costs that does nothing."""
+
+
+def stamp(file: str) -> None:
+    """Append the time, by a clock that all processes share; peers do the same (`peers/scripts`)."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{time.monotonic():.6f}\n".encode())
+    os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from tidemill.testing.server import Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
+DIGEST = EXAMPLES / "python" / "digest.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +32,23 @@ def _running(home: Path) -> Server:
 
 
 def test_there_are_examples() -> None:
-    assert len(FILES) >= 4
+    assert len(FILES) >= 5
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_an_example_is_applied_and_its_tasks_succeed(server: Server, file: Path) -> None:
-    text = file.read_text().replace("http://127.0.0.1:8080", server.url)
-    names = [task["name"] for task in yaml.safe_load(text)["tasks"]]
+    text = text_of(file, server)
+    tasks = yaml.safe_load(text)["tasks"]
+    names = [task["name"] for task in tasks]
     dry = run_command("apply", "-f", "-", "--dry-run", server=server.url, stdin=text)
     done = run_command("apply", "-f", "-", server=server.url, stdin=text)
 
     assert dry.stdout.splitlines() == [f"created {name} (dry run)" for name in names]
     assert done.stdout.splitlines() == [f"created {name}" for name in names]
     with server.client() as client:
-        for name in names:
-            assert ended(client, name)["status"] == "succeeded"
+        for task in tasks:
+            if "dependencies" not in task:
+                assert ended(client, task["name"])["status"] == "succeeded"
 
 
 def test_the_tasks_of_an_example_that_depend_on_one_another_run_in_one_flow_run(
@@ -65,6 +69,62 @@ def test_the_tasks_of_an_example_that_depend_on_one_another_run_in_one_flow_run(
     assert len(found["critical_path"]) == 3
 
 
-def ended(client: Client, name: str) -> dict[str, object]:
+def test_a_digest_is_downloaded_split_mapped_merged_and_told(tmp_path: Path) -> None:
+    with _running(tmp_path) as server, server.client() as client:
+        run_command("apply", "-f", "-", server=server.url, stdin=text_of(DIGEST, server))
+        runs = flow_of(client, "download-tasks")
+        output = list(client.items(f"/runs/{runs['notify'][0]['id']}/logs"))
+
+    assert {name: {run["status"] for run in of} for name, of in runs.items()} == {
+        "download-tasks": {"succeeded"},
+        "split-tasks": {"succeeded"},
+        "ask-for-stats": {"succeeded"},
+        "merge-stats": {"succeeded"},
+        "notify": {"succeeded"},
+        "notify-of-failure": {"skipped"},
+    }
+    assert len(runs["ask-for-stats"]) == 6  # as many as there are tasks
+    told = runs["merge-stats"][0]["result"]
+    assert set(told["of"]) == set(runs)
+    assert told["of"]["download-tasks"] == 1
+    [line] = [each["text"] for each in output]
+    assert line == f"{told['runs']} runs ended, most of them of {told['busiest']}"
+
+
+def test_whoever_waits_for_a_digest_is_told_that_there_is_none(tmp_path: Path) -> None:
+    with _running(tmp_path) as server, server.client() as client:
+        text = text_of(DIGEST, server).replace("/tasks?limit=50", "/not-there")
+        run_command("apply", "-f", "-", server=server.url, stdin=text)
+        runs = flow_of(client, "download-tasks")
+
+    assert {name: [run["status"] for run in of] for name, of in runs.items()} == {
+        "download-tasks": ["failed"],
+        "split-tasks": ["skipped"],
+        "ask-for-stats": ["skipped"],
+        "merge-stats": ["skipped"],
+        "notify": ["skipped"],
+        "notify-of-failure": ["succeeded"],
+    }
+
+
+def flow_of(client: Client, root: str) -> dict[str, list[dict[str, Any]]]:
+    """The runs of one flow run once all have ended, by task."""
+    path = f"/flow-runs/{client.trigger(root)['flow_run_id']}"
+    while unfinished := [
+        run for run in client.call("GET", path)["runs"] if run["completed_at"] is None
+    ]:  # a mapped run becomes several meanwhile
+        client.wait(unfinished[-1]["id"], timeout_seconds=60)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in client.call("GET", path)["runs"]:
+        runs.setdefault(run["task_name"], []).append(client.run(run["id"]))
+    return runs
+
+
+def text_of(file: Path, server: Server) -> str:
+    """An example that speaks to this server."""
+    return file.read_text().replace("http://127.0.0.1:8080", server.url)
+
+
+def ended(client: Client, name: str) -> dict[str, Any]:
     run = client.trigger(name)
     return client.wait(run["id"], timeout_seconds=60)
