@@ -133,6 +133,7 @@ def _posts(task: int, run: int, flow_run: str) -> list[tuple[str, Any, Any]]:
     item = {"task": task}
     return [
         ("/tasks", TASK | {"name": "another"}, TASK | {"name": "other"}),
+        ("/apply", {"tasks": [TASK | {"name": "more"}]}, {"tasks": [TASK | {"name": "much"}]}),
         (f"/tasks/{task}/trigger", {}, {"priority": "high"}),
         (f"/tasks/{task}/pause", {}, None),
         (f"/tasks/{task}/resume", {}, None),

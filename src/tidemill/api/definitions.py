@@ -17,8 +17,8 @@ _NOT_DEFINITION = {
 
 
 def definition_of(body: TaskBody) -> TaskDefinition:
-    """What a body defines."""
-    said = body.model_dump(exclude=_NOT_DEFINITION)
+    """What a body defines; what it leaves out is as the domain has it, which says the same."""
+    said = body.model_dump(exclude=_NOT_DEFINITION, exclude_unset=True)
     said["task_type"] = body.executor
     said["start_at"] = body.start_at
     said["end_at"] = body.end_at

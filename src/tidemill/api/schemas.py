@@ -3,7 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -90,9 +90,15 @@ Parameters = Annotated[
 
 
 class Body(BaseModel):
-    """Unknown fields are errors: a misspelt one must not be lost in silence."""
+    """Unknown fields are errors: a misspelt one must not be lost in silence.
 
-    model_config = ConfigDict(extra="forbid")
+    What was read is not changed: a default is shared by all bodies, and none of them needs a copy.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self
 
 
 class Dst(Body):

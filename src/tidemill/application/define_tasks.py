@@ -213,7 +213,7 @@ def _circles(transaction: Transaction, edits: Sequence[Edit]) -> list[Problem]:
         for task_id, upstream in transaction.upstream_edges(namespace).items()
     }
     graph |= {each.wish.node: each.upstream for each in edits}
-    circles = find_circles(graph, _MOST_CIRCLES)
+    circles = find_circles(graph, _MOST_CIRCLES, transaction.give_way)
     if not circles:
         return []
     names = _names_of(transaction, {node for circle in circles for node in circle})

@@ -1,21 +1,24 @@
 """Tasks that would wait for one another."""
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
 _NAMED = 10  # of a long circle
+_IN_ONE_GO = 1_000  # steps
 
 
-def find_circles(upstream: Mapping[N, Collection[N]], most: int) -> list[list[N]]:
+def find_circles(
+    upstream: Mapping[N, Collection[N]], most: int, give_way: Callable[[], None]
+) -> list[list[N]]:
     """Up to `most` circles of a graph, none where there is none.
 
     `upstream` says of each whom it waits for, each once. In a circle each waits for the one after
-    it; the last is the first once more.
+    it; the last is the first once more. `give_way` is called each thousand steps.
     """
-    graph = _knot_of(upstream)
+    graph = _knot_of(upstream, give_way)
     found: list[list[N]] = []
     while len(found) < most:
         try:
@@ -29,15 +32,21 @@ def find_circles(upstream: Mapping[N, Collection[N]], most: int) -> list[list[N]
     return found
 
 
-def _knot_of(upstream: Mapping[N, Collection[N]]) -> dict[N, Collection[N]]:
+def _knot_of(
+    upstream: Mapping[N, Collection[N]], give_way: Callable[[], None]
+) -> dict[N, Collection[N]]:
     """Without all that wait, one for the other, for nobody: where nothing is left is no circle."""
     waits_for = {node: len(nodes) for node, nodes in upstream.items()}
     downstream: dict[N, list[N]] = {}
-    for node, nodes in upstream.items():
+    for number, (node, nodes) in enumerate(upstream.items(), 1):
+        if not number % _IN_ONE_GO:
+            give_way()
         for each in nodes:
             downstream.setdefault(each, []).append(node)
     free = [each for each in downstream if not waits_for.get(each)]
-    for each in free:
+    for number, each in enumerate(free, 1):
+        if not number % _IN_ONE_GO:
+            give_way()
         for node in downstream.get(each, ()):
             waits_for[node] -= 1
             if not waits_for[node]:

@@ -123,7 +123,7 @@ _last_member = (
     .where(_is_own, _took_time)
     .order_by(task_runs.c.completed_at.desc(), task_runs.c.id)
     .limit(1)
-    .subquery()
+    .subquery("last_member")
 )
 _path = select(_last_member.c.id, literal_column("0").label("place")).cte("path", recursive=True)
 _later_run = task_runs.alias("later_run")
@@ -140,7 +140,8 @@ _last_upstream = (
     .where(
         _edges.downstream_run_id.in_([_path.c.id, _whole]),
         _edges.flow_run_id == bindparam("flow_run_id"),
-        _is_own,
+        # Not by an index: at each step of a chain it would lead through all of the flow run.
+        func.coalesce(task_runs.c.flow_run_id, "") == bindparam("flow_run_id"),
         _took_time,
     )
     .order_by(task_runs.c.completed_at.desc(), task_runs.c.id)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import bindparam, func, literal_column, select, text
 
 from tidemill.domain.task import Task, TaskDefinition
 from tidemill.errors import Conflict, VersionMismatch
@@ -46,13 +46,16 @@ _by_ids = (
 )
 _in_force = _task.where(in_long_array(tasks.c.id, "ids"))
 _in_force_by_names = _task.where(
-    tasks.c.namespace == bindparam("namespace"), in_array(tasks.c.name, "names")
+    tasks.c.namespace == bindparam("namespace"), in_long_array(tasks.c.name, "names")
 )
-_by_names = _in_force_by_names.order_by(tasks.c.id).with_for_update(key_share=True)
-_taken = select(tasks.c.id, tasks.c.name).where(
+# The sum is no column of an index: in the order of one, SQLite would go through all tasks.
+_by_names = _in_force_by_names.order_by(tasks.c.id + literal_column("0")).with_for_update(
+    key_share=True
+)
+_taken_names = select(tasks.c.id, tasks.c.name).where(
     text(NOT_DELETED),
     tasks.c.namespace == bindparam("namespace"),
-    in_array(tasks.c.name, "names"),
+    in_long_array(tasks.c.name, "names"),
 )
 _note_last_run = (
     tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
@@ -148,7 +151,7 @@ class TaskRows(Rows):
             names = by_namespace.setdefault(task.definition.namespace, {})
             names[task.definition.name] = task.id
         for namespace, names in by_namespace.items():
-            for task_id, name in self.fetch(_taken, namespace=namespace, names=names):
+            for task_id, name in self.fetch(_taken_names, namespace=namespace, names=names):
                 if task_id != names[name]:
                     raise Conflict(f"a task named {name!r} exists already in {namespace!r}")
 
