@@ -7,7 +7,9 @@ import httpx2
 import pytest
 from in_process import InProcess
 
+from tidemill.api.definitions import definition_of
 from tidemill.api.routes.apply import LARGEST_BODY
+from tidemill.api.schemas import TaskBody
 
 
 def task(name: str, *upstream: str, **fields: Any) -> dict[str, Any]:
@@ -158,3 +160,32 @@ async def test_a_large_body_is_read_while_others_are_answered(
     gate.set()
 
     assert await applying == {"a": "created"}
+
+
+def test_what_a_body_leaves_out_is_as_the_domain_has_it() -> None:
+    parts: dict[str, Any] = {
+        "dst": {}, "misfire": {}, "retry": {}, "concurrency": {}, "map_over": {"task": "name:a"},
+    }  # fmt: skip
+    for brief in (task("b"), task("b", "a") | parts):
+        body = TaskBody.model_validate(brief)
+        all_said = TaskBody.model_validate(body.model_dump())
+
+        assert definition_of(body) == definition_of(all_said)
+
+
+async def test_expressions_and_maps_of_a_file_are_checked_like_those_of_one_task(
+    api: httpx2.AsyncClient,
+) -> None:
+    tasks = [
+        task("a"),
+        task("b", "a", trigger_rule='upstream.c.status == "succeeded"'),
+        task("c", "a", map_over={"task": "name:b"}),
+        task("d", "a", trigger_rule='upstream.a.status == "succeeded"'),
+    ]
+    answer = await api.post("/apply", json={"tasks": tasks})
+
+    assert answer.status_code == 422
+    assert [each["pointer"] for each in answer.json()["errors"]] == [
+        "/tasks/1/trigger_rule", "/tasks/2/map_over/task",
+    ]  # fmt: skip
+    assert await stored(api) == {}

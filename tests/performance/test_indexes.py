@@ -53,7 +53,7 @@ BASES = {"_taken", "_run", "_head", "_locked", "_free", "_task", "_worker", "_ev
 # What a call itself gives or has found, and what holds little.
 OF_ONE_CALL = (
     "SCAN json_each", "SCAN lanes", "SCAN reached", "SCAN turns", "SCAN backfills", "SCAN path",
-    "SCAN last_member",
+    "SCAN last_member", "SCAN wanted",
 )  # fmt: skip
 # What looks at all of one flow run, and is no page of a list.
 OF_A_FLOW_RUN = {"flow_rows._critical_path[0]"}

@@ -92,6 +92,33 @@ def _in_long_array_on_postgresql(element: InLongArray, compiler: SQLCompiler, **
     return f"{column} IN (SELECT unnest({array}))"
 
 
+class Probed(InArray):
+    """`column` is what `probe` finds for one of the values, `wanted.value`: one after the other,
+    whatever a planner thinks of their number."""
+
+    inherit_cache = False
+
+    def __init__(
+        self, column: ColumnElement[Any], probe: ColumnElement[Any], array: BindParameter[Any]
+    ) -> None:
+        super().__init__(column, array)
+        self.probe = probe
+
+
+@compiles(Probed, "sqlite")
+def _probed_on_sqlite(element: Probed, compiler: SQLCompiler, **kw: Any) -> str:
+    column, probe = compiler.process(element.column, **kw), compiler.process(element.probe, **kw)
+    array = compiler.process(element.array, **kw)
+    return f"{column} IN (SELECT {probe} FROM json_each({array}) AS wanted)"
+
+
+@compiles(Probed, "postgresql")
+def _probed_on_postgresql(element: Probed, compiler: SQLCompiler, **kw: Any) -> str:
+    column, probe = compiler.process(element.column, **kw), compiler.process(element.probe, **kw)
+    array = compiler.process(element.array, **kw)
+    return f"{column} IN (SELECT {probe} FROM unnest({array}) AS wanted(value))"
+
+
 class SecondsBetween(ColumnElement[float]):
     """How many seconds lie between two instants."""
 
@@ -210,6 +237,15 @@ def in_array(column: ColumnElement[Any], name: str) -> InArray:
 def in_long_array(column: ColumnElement[Any], name: str) -> InLongArray:
     """`column` is one of the thousands of values of the array parameter `name`."""
     return InLongArray(column, BindParameter(name, type_=Array(column.type)))
+
+
+def probed(
+    column: ColumnElement[Any], probe: Select[Any], name: str, type_: TypeEngine[Any]
+) -> Probed:
+    """`column` is what `probe` finds for one of the thousands of values of the array parameter
+    `name`, of this type."""
+    array = BindParameter(name, type_=Array(type_))
+    return Probed(column, probe.correlate(None).scalar_subquery(), array)
 
 
 def struct_columns(table: Table, fields: Sequence[str]) -> Select[Any]:

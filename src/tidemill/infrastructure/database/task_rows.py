@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, func, literal_column, select, text
 from tidemill.domain.task import Task, TaskDefinition
 from tidemill.errors import Conflict, VersionMismatch
 from tidemill.foundation.store import TaskAdvance, TaskEdge
-from tidemill.infrastructure.database.prepared import in_array, in_long_array
+from tidemill.infrastructure.database.prepared import in_array, in_long_array, probed
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import (
     FIRES,
@@ -45,18 +45,20 @@ _by_ids = (
     _task.where(in_array(tasks.c.id, "ids")).order_by(tasks.c.id).with_for_update(key_share=True)
 )
 _in_force = _task.where(in_long_array(tasks.c.id, "ids"))
-_in_force_by_names = _task.where(
-    tasks.c.namespace == bindparam("namespace"), in_long_array(tasks.c.name, "names")
+_named = tasks.alias("named")
+_has_one_of_the_names = probed(
+    tasks.c.id,
+    select(_named.c.id).where(
+        text(f"named.{NOT_DELETED}"),
+        _named.c.namespace == bindparam("namespace"),
+        _named.c.name == literal_column("wanted.value"),
+    ),
+    "names",
+    tasks.c.name.type,
 )
-# The sum is no column of an index: in the order of one, SQLite would go through all tasks.
-_by_names = _in_force_by_names.order_by(tasks.c.id + literal_column("0")).with_for_update(
-    key_share=True
-)
-_taken_names = select(tasks.c.id, tasks.c.name).where(
-    text(NOT_DELETED),
-    tasks.c.namespace == bindparam("namespace"),
-    in_long_array(tasks.c.name, "names"),
-)
+_in_force_by_names = _task.where(_has_one_of_the_names)
+_by_names = _in_force_by_names.order_by(tasks.c.id).with_for_update(key_share=True)
+_taken_names = select(tasks.c.id, tasks.c.name).where(_has_one_of_the_names)
 _note_last_run = (
     tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
 )
