@@ -4,7 +4,7 @@ import random
 import time
 from collections import Counter
 
-from tidemill.testing.cluster import Cluster
+from tidemill.testing.cluster import Cluster, Member
 
 _LONGEST_ABSENCE_SECONDS = 1.0
 
@@ -14,16 +14,19 @@ def kill_one_every(
 ) -> Counter[str]:
     """Kill a process and start it again, so often for so long; how many of each role it were.
 
-    The next one waits until the one before is ready again.
+    The next one waits until the one before is ready again. None is killed a second time before
+    all were killed.
     """
     killed: Counter[str] = Counter()
+    turns: list[Member] = []
     until = time.monotonic() + seconds
     at = time.monotonic() + every_seconds
     while at < until:
         time.sleep(max(at - time.monotonic(), 0))
         at = max(at, time.monotonic()) + every_seconds
         _look_for_ended(cluster)
-        member = chance.choice(cluster.members)
+        turns = turns or chance.sample(cluster.members, len(cluster.members))
+        member = turns.pop()
         member.process.kill()
         time.sleep(chance.uniform(0, _LONGEST_ABSENCE_SECONDS))
         member.process.start()
