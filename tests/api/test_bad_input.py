@@ -51,7 +51,7 @@ _REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("an upstream task that is not there", {"dependencies": [{"task": "name:nobody"}]},
      "/dependencies/0/task", "no task"),
     ("an edge to itself", {"dependencies": [{"task": "name:a-task"}]},
-     "/dependencies/0/task", "no task"),
+     "/dependencies/0/task", "cannot depend on itself"),
     ("a map over nothing that it waits for", {"map_over": {"task": "name:nobody"}},
      "/map_over/task", "is not among `dependencies`"),
     ("a map over what failed", {"dependencies": [{"task": "name:x", "condition": "failed"}],
