@@ -1,6 +1,7 @@
 """Requests of HTTP tasks against servers that answer well, badly, or never."""
 
 import asyncio
+import contextlib
 import gzip
 import ipaddress
 import json
@@ -48,6 +49,7 @@ class Site:
         self._answers: dict[str, Answer] = {}
         self._came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
@@ -56,10 +58,16 @@ class Site:
 
     async def close(self) -> None:
         assert self._server is not None
+        for listening in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening)
+        await asyncio.sleep(0)  # a connection accepted just now joins the server before it closes
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for writer in self._writers:
+                writer.transport.abort()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     def url(self, path: str = "/", host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}{path}"
@@ -82,23 +90,29 @@ class Site:
         await self._came.wait()
         return self.requests[-1]
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._server is not None
+        if not self._server.is_serving():
+            writer.transport.abort()
+            return
         self.connections += 1
-        task = asyncio.current_task()
-        assert task is not None
+        self._writers.add(writer)
+        task = asyncio.create_task(self._converse(reader, writer))
         self._tasks.add(task)
-        try:
+        task.add_done_callback(self._tasks.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while not writer.is_closing():
                 request = await _read_request(reader)
                 self.requests.append(request)
                 self._came.set()
                 await self._answers[request.path](writer)
                 await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
+        with contextlib.suppress(ConnectionError):
             writer.close()
-            self._tasks.discard(task)
+            await writer.wait_closed()
+        self._writers.discard(writer)
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request:

@@ -1,6 +1,7 @@
 """A link that fails as it is told, and can prove that it did."""
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Iterator
@@ -271,6 +272,16 @@ def test_all_connections_are_reset_on_both_sides(link: FaultyLink, server: EchoS
     assert link.effects(Fault.RESET) == 2
     assert link.connections == 0
     assert server.ends(2) == ["broken", "broken"]
+
+
+def test_a_link_that_closes_leaves_no_connection_open_that_it_is_just_accepting(
+    server: EchoServer,
+) -> None:
+    for _ in range(20):
+        with FaultyLink("127.0.0.1", server.port) as link:
+            client = connect(link)
+        with client:
+            gc.collect()  # what is still open warns, and a warning fails the test
 
 
 def test_a_client_whose_server_is_not_there_is_reset() -> None:

@@ -172,11 +172,14 @@ class FaultyLink:
 
     async def _end(self) -> None:
         assert self._listener is not None
+        for listening in self._listener.sockets:
+            self._loop.remove_reader(listening)
+        await asyncio.sleep(0)  # a connection accepted just now joins the listener before it closes
         self._listener.close()
-        for connection in list(self._connections):
-            connection.reset()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for connection in list(self._connections):
+                connection.reset()
+            await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Connection:
@@ -218,6 +221,9 @@ class _Connection:
             self._break()
         for each in self._writers:
             each.close()
+        for each in self._writers:
+            with contextlib.suppress(OSError):
+                await each.wait_closed()
 
     async def _swallow_all(self) -> None:
         """A client whose server was never asked; until it is reset."""
