@@ -86,7 +86,9 @@ def chaos(
             "TIDEMILL_WORKER__MAX_CONCURRENT_TASKS": "16",
         }
         queue_url = broker.url if broker else None
-        with Cluster(directory, postgres.url, environment, queue_url=queue_url) as cluster:
+        with Cluster(
+            directory, postgres.url, environment, queue_url=queue_url, linked=True
+        ) as cluster:
             servers = [cluster.api() for _ in range(2)]
             for _ in range(dispatchers):
                 cluster.dispatcher()

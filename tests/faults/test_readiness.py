@@ -120,7 +120,7 @@ def roles(
             "TIDEMILL_MESSAGE_QUEUE__URL": to_broker.through(broker.url),
         }
         directory = tmp_path_factory.mktemp("roles")
-        cluster = stack.enter_context(Cluster(directory, database.url, environment))
+        cluster = stack.enter_context(Cluster(directory, database.url, environment, linked=True))
         yield Roles(cluster, database, broker, to_broker)
 
 

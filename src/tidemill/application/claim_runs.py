@@ -101,13 +101,13 @@ def with_context(transaction: Transaction, taken: list[LeasedRun]) -> list[Claim
     places = _places_in_flow(transaction, taken)
     taken = _with_upstream(_with_log_seq(transaction, taken), places)
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in taken})
-    successes = transaction.previous_successes({run.task_id for run in taken})
+    successes = _previous_successes(transaction, taken, places)
     shards = _shards_of(transaction, taken, places)
     return [
         ClaimedRun(
             run,
             definitions[run.task_id, run.task_version],
-            successes.get(run.task_id),
+            successes.get(run.id),
             seconds_left(run, transaction.now),
             shards.get(run.id, _WHOLE),
         )
@@ -134,6 +134,18 @@ def _with_upstream(taken: list[LeasedRun], places: Mapping[int, PlaceInFlow]) ->
         else run
         for run in taken
     ]
+
+
+def _previous_successes(
+    transaction: Transaction, taken: Sequence[LeasedRun], places: Mapping[int, PlaceInFlow]
+) -> dict[int, datetime | None]:
+    """By run; what is in a flow run was told with its place there."""
+    alone = {run.task_id for run in taken if run.id not in places}
+    found = transaction.previous_successes(alone) if alone else {}
+    return {
+        run.id: places[run.id].previous_success if run.id in places else found.get(run.task_id)
+        for run in taken
+    }
 
 
 def _shards_of(

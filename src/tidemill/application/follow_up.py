@@ -35,13 +35,21 @@ def follow_up_attempts(transaction: Transaction, changes: Sequence[RunChange]) -
     let_waiting_for_keys_go(transaction, _limits_of(retried))
 
 
-def follow_up_ended(transaction: Transaction, ended: Sequence[RunHead]) -> None:
-    """Let go on what waited for these runs, which have the final status that is written already."""
+def follow_up_ended(
+    transaction: Transaction, ended: Sequence[RunHead], waited_for: Collection[int] | None = None
+) -> None:
+    """Let go on what waited for these runs, which have the final status that is written already.
+
+    `waited_for` are those of their tasks of which other runs wait; None where that is not known.
+    """
     if not ended:
         return
-    ended = [*ended, *stop_maps(transaction, ended)]
+    if waited_for is None:
+        waited_for = {run.task_id for run in ended}
+    stopped = stop_maps(transaction, ended)
+    ended = [*ended, *stopped]
     release_dependents(transaction, ended)
-    let_next_of_task_go(transaction, {run.task_id for run in ended})
+    let_next_of_task_go(transaction, {*waited_for, *(run.task_id for run in stopped)})
     let_waiting_for_keys_go(transaction, _limits_of(ended))
     _rearm_fixed_delays(transaction, ended)
 
@@ -57,6 +65,8 @@ def _limits_of(runs: Sequence[RunHead]) -> dict[str, int]:
 def let_next_of_task_go(transaction: Transaction, task_ids: Collection[int] | None) -> None:
     """For each of these tasks, or of all, that has no open run, free the one that waited longest
     for that; where it is one of those that a run was mapped into, all of them."""
+    if task_ids is not None and not task_ids:
+        return
     idle = transaction.tasks_waited_for_in_vain(task_ids)
     if not idle:
         return

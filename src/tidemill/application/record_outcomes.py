@@ -43,8 +43,8 @@ def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) 
 
     What succeeded asks for no decision and is written by the store; the rest goes by the rules.
     """
-    succeeded = transaction.record_successes(_successes_of(reports))
-    follow_up_ended(transaction, succeeded)
+    succeeded, waited_for = transaction.record_successes(_successes_of(reports))
+    follow_up_ended(transaction, succeeded, waited_for)
     changes, stale = _record_by_rule(transaction, _without(succeeded, reports))
     _tell_stale(transaction, stale)
     transaction.announce(Topic.EVENTS)

@@ -86,11 +86,12 @@ class RunEnd(msgspec.Struct, frozen=True):
 
 
 class PlaceInFlow(msgspec.Struct, frozen=True):
-    """What a run of a flow run finds there: the results of its upstream runs, by task, and which
-    part of a whole it is."""
+    """What a run of a flow run finds there: the results of its upstream runs, by task, which part
+    of a whole it is, and when the latest successful run of its task completed."""
 
     upstream: dict[str, Any]
     shard: Shard | None
+    previous_success: datetime | None
 
 
 class UpstreamEnd(msgspec.Struct, frozen=True):
@@ -580,8 +581,9 @@ class Transaction(Reads, Protocol):
         concurrency key, and those that are overdue, are left; so are those that others hold.
         """
 
-    def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:
-        """End the running runs that are held with these fences; as they are then, in any order.
+    def record_successes(self, successes: Sequence[Success]) -> tuple[list[RunHead], set[int]]:
+        """End the running runs that are held with these fences; as they are then, in any order,
+        and those of their tasks of which other runs are held for OVERLAP or CATCH_UP.
 
         Each has succeeded, with the result, exit code and number of its last line, and no error;
         its attempt is closed and RunFinished told. The others are left as they are. At most one

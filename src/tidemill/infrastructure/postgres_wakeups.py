@@ -2,8 +2,8 @@
 
 What is announced wakes the listeners of this process at once and those of others by one
 notification, however many commits announce something while one is under way. It is sent beside the
-transactions, since those that notify commit one after another. One that gets lost costs the
-polling's time.
+transactions, since those that notify commit one after another. Who only watches is told of a burst
+a few times a second. One that gets lost costs the polling's time.
 """
 
 import asyncio
@@ -25,6 +25,9 @@ _ANSWER_SECONDS = 5.0
 _SIGN_OF_LIFE_SECONDS = 5.0  # a link that is dead looks like one on which nobody says anything
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
+# Nothing starts later for it, and each notification is a commit of its own that wakes all others.
+_WATCHED = frozenset({Topic.EVENTS, Topic.OUTPUT})
+_WATCHED_SECONDS = 0.05
 
 
 class PostgresWakeups:
@@ -36,6 +39,8 @@ class PostgresWakeups:
         self._sender = uuid4().hex  # to know one's own again
         self._unsent: set[Topic] = set()
         self._something_unsent = asyncio.Event()
+        self._watchers_told_at = -_WATCHED_SECONDS  # by the event loop
+        self._telling_watchers: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def listen(self, *topics: Topic) -> MemoryWakeup:
@@ -44,7 +49,10 @@ class PostgresWakeups:
     def announce(self, topics: Iterable[Topic]) -> None:
         self._here.announce(topics)
         self._unsent.update(topics)
-        self._something_unsent.set()
+        if self._unsent <= _WATCHED:
+            self._tell_watchers_soon()
+        else:
+            self._something_unsent.set()
 
     async def start(self) -> None:
         """Begin to hear of others, and to be heard."""
@@ -52,10 +60,24 @@ class PostgresWakeups:
             self._task = asyncio.create_task(self._run(), name="wakeups")
 
     async def stop(self) -> None:
+        if self._telling_watchers is not None:
+            self._telling_watchers.cancel()
+            self._telling_watchers = None
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
+
+    def _tell_watchers_soon(self) -> None:
+        if self._telling_watchers is None:
+            self._telling_watchers = asyncio.get_running_loop().call_at(
+                self._watchers_told_at + _WATCHED_SECONDS, self._tell_watchers
+            )
+
+    def _tell_watchers(self) -> None:
+        self._telling_watchers = None
+        if self._unsent:
+            self._something_unsent.set()
 
     async def _run(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
@@ -85,6 +107,8 @@ class PostgresWakeups:
             self._something_unsent.clear()
             topics, self._unsent = self._unsent, set()
             if topics:
+                if topics & _WATCHED:
+                    self._watchers_told_at = asyncio.get_running_loop().time()
                 message = " ".join([self._sender, *sorted(topics)])
                 await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, message)
             elif not connection.is_closed():

@@ -1,6 +1,6 @@
-"""A cluster of real processes on a real database, each behind a network that can be broken.
+"""A cluster of real processes on a real database, behind a network that can be broken.
 
-    with Cluster(directory, postgres.url, queue_url=redis.url) as cluster:
+    with Cluster(directory, postgres.url, queue_url=redis.url, linked=True) as cluster:
         api = cluster.api()
         cluster.dispatcher()
         worker = cluster.worker()
@@ -28,7 +28,8 @@ _SETTINGS = {"database": "TIDEMILL_DATABASE__URL", "queue": "TIDEMILL_MESSAGE_QU
 class Member:
     """One role: its process, where that keeps what is its own, and its ways to the servers.
 
-    `links` leads to the "database" and, where there is a broker, to the "queue".
+    Where a cluster was asked for links, they lead to the "database" and, where there is a broker,
+    to the "queue"; else it has none.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Cluster:
     """Roles on the database of `database_url`, which is migrated first.
 
     `queue_url` names the broker; without it the database carries the messages. `environment` holds
-    settings for all of them. Members keep their logs in `directory`.
+    settings for all of them. Members keep their logs in `directory`. `linked` puts a link between
+    each member and each server, for faults: all that is said takes longer by that, so what is to be
+    measured goes without.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Cluster:
         environment: Mapping[str, str] | None = None,
         *,
         queue_url: str | None = None,
+        linked: bool = False,
     ) -> None:
         self.directory = directory
         self.members: list[Member] = []
@@ -61,6 +65,7 @@ class Cluster:
         if queue_url is not None:
             self._urls["queue"] = queue_url
         self._environment = environment or {}
+        self._is_linked = linked
         self._stack = ExitStack()
 
     def api(self) -> Server:
@@ -107,8 +112,8 @@ class Cluster:
         return member
 
     def _links(self) -> dict[str, FaultyLink]:
-        links = {}
-        for name, url in self._urls.items():
+        links: dict[str, FaultyLink] = {}
+        for name, url in self._urls.items() if self._is_linked else ():
             server = urlsplit(url)
             assert server.hostname is not None
             assert server.port is not None
@@ -116,8 +121,8 @@ class Cluster:
         return links
 
     def _settings(self, links: Mapping[str, FaultyLink]) -> dict[str, str]:
-        through = {name: links[name].through(url) for name, url in self._urls.items()}
-        settings = {_SETTINGS[name]: url for name, url in through.items()}
+        urls = self._urls | {name: link.through(self._urls[name]) for name, link in links.items()}
+        settings = {_SETTINGS[name]: url for name, url in urls.items()}
         return {**self._environment, **settings}
 
     def _directory(self, role: str) -> Path:

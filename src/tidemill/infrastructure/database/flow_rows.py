@@ -32,7 +32,7 @@ from tidemill.domain.task_run import Hold, RunHead, Shard, TaskRun, Trigger
 from tidemill.foundation.store import PlaceInFlow, RunEnd, TaskEdge, UpstreamEnd, WaitingRun
 from tidemill.infrastructure.database.prepared import in_array, struct_columns
 from tidemill.infrastructure.database.rows import Connection, Rows, StatementCache
-from tidemill.infrastructure.database.run_rows import head_from, run_from
+from tidemill.infrastructure.database.run_rows import head_from, latest_success, run_from
 from tidemill.infrastructure.database.tables import (
     AWAITS_TURN,
     HAS_DEADLINE,
@@ -255,6 +255,7 @@ _upstream_results = (
         _downstream.c.id,
         _downstream.c.shard_index,
         _downstream.c.shard_total,
+        latest_success(_downstream.c.task_id),
         _runs.task_name,
         _runs.status,
         _runs.part_of,
@@ -584,8 +585,8 @@ class FlowRows(Rows):
     def places_in_flow(self, run_ids: Collection[int]) -> dict[int, PlaceInFlow]:
         rows = self.fetch(_upstream_results, ids=run_ids)
         found = {
-            run_id: PlaceInFlow({}, None if index is None else Shard(index, total))
-            for run_id, index, total, *_ in rows
+            run_id: PlaceInFlow({}, None if index is None else Shard(index, total), succeeded_at)
+            for run_id, index, total, succeeded_at, *_ in rows
         }
         for (run_id, name), source in _gathered(rows).items():
             found[run_id].upstream[name] = source.result
@@ -611,7 +612,7 @@ class FlowRows(Rows):
 def _gathered(rows: Sequence[Sequence[Any]]) -> dict[tuple[int, str], Source]:
     """What the upstream runs came to, by downstream run and task: of parts the list of theirs."""
     found: dict[tuple[int, str], Source] = {}
-    for run_id, _, _, name, status, part_of, total, result in rows:
+    for run_id, _, _, _, name, status, part_of, total, result in rows:
         if name is None:
             continue  # it waited for nothing, or for what is gone
         if part_of is None:

@@ -120,6 +120,7 @@ async def open_pool(
                 "statement_timeout": milliseconds(STATEMENT_SECONDS),
                 "lock_timeout": milliseconds(LOCK_SECONDS),
                 "idle_in_transaction_session_timeout": milliseconds(_IDLE_SECONDS),
+                "plan_cache_mode": "force_generic_plan",
             },
         )
         async with pool.acquire():

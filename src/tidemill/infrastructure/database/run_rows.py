@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, exists, func, not_, or_, select, text
+from sqlalchemy import and_, bindparam, exists, func, literal_column, not_, or_, select, text
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import ScalarSelect
 
 from tidemill.domain.events import RunEvent
 from tidemill.domain.overlap import UnfinishedRun
@@ -138,6 +139,12 @@ _claim_ready = (
     )
     .returning(*(_runs[name] for name in _LEASED))
 )
+_held = task_runs.alias("held")
+_is_waited_for = (
+    select(_held.c.id)
+    .where(text(f"held.{IS_HELD_FOR_TASK}"), _held.c.task_id == literal_column("task_runs.task_id"))
+    .exists()
+)
 _SUCCEEDS = (
     "status = 'succeeded', event_seq = event_seq + 1, reason = NULL, error_message = NULL,"
     " lease_expires_at = NULL"
@@ -260,16 +267,27 @@ _held_keys = (
     .where(text(IS_HELD_FOR_LIMIT))
     .group_by(_runs.concurrency_key)
 )
-# One probe of the index per task: an aggregate would walk through all that ever succeeded.
-_previous_success = select(
-    tasks.c.id,
-    select(_runs.completed_at)
-    .where(text(HAS_SUCCEEDED), _runs.task_id == tasks.c.id)
-    .order_by(_runs.completed_at.desc())
-    .limit(1)
-    .correlate(tasks)
-    .scalar_subquery(),
-).where(in_array(tasks.c.id, "ids"))
+_success = task_runs.alias("success")
+
+
+def latest_success(task_id: ColumnElement[int]) -> ScalarSelect[datetime]:
+    """When the latest successful run of that task completed.
+
+    One probe of the index: an aggregate would walk through all that ever succeeded.
+    """
+    return (
+        select(_success.c.completed_at)
+        .where(text(f"success.{HAS_SUCCEEDED}"), _success.c.task_id == task_id)
+        .order_by(_success.c.completed_at.desc())
+        .limit(1)
+        .correlate_except(_success)
+        .scalar_subquery()
+    )
+
+
+_previous_success = select(tasks.c.id, latest_success(tasks.c.id)).where(
+    in_array(tasks.c.id, "ids")
+)
 _expired = (
     _free.where(text(IS_LEASED), _runs.lease_expires_at <= bindparam("now"))
     .order_by(_runs.lease_expires_at)
@@ -394,7 +412,7 @@ class RunRows(Rows):
             self.append_events([dispatched_before(run, self.now), started(run, self.now)])
         return claimed
 
-    def record_successes(self, successes: Sequence[Success]) -> list[RunHead]:
+    def record_successes(self, successes: Sequence[Success]) -> tuple[list[RunHead], set[int]]:
         statement = self.cache.update(
             task_runs,
             ("id", "fence"),
@@ -402,12 +420,13 @@ class RunRows(Rows):
             "status = 'running'",
             _SUCCEEDS,
             _HEAD,
+            beside=(_is_waited_for,),
         )
         by_run = {success.run_id: success for success in successes}
         rows = self.write_and_tell(
             statement, ((*msgspec.structs.astuple(each), self.now) for each in successes)
         )
-        ended = [head_from(row) for row in rows]
+        ended = [head_from(row[:-1]) for row in rows]
         self.close_attempts(
             [
                 ended_attempt(run, AttemptOutcome.SUCCEEDED, self.now, by_run[run.id].exit_code)
@@ -415,7 +434,7 @@ class RunRows(Rows):
             ]
         )
         self.append_events([succeeded(run, by_run[run.id], self.now) for run in ended])
-        return ended
+        return ended, {run.task_id for run, row in zip(ended, rows, strict=True) if row[-1]}
 
     def change_runs(self, changes: Sequence[RunChange]) -> None:
         by_columns: dict[tuple[str, ...], list[list[Any]]] = {}

@@ -517,6 +517,8 @@ class StoreSuite:
             process.id: {"split": ["a"]},
             items[0].id: {"split": ["a"]},
         }
+        places = await store.transact(lambda t: t.places_in_flow([process.id, merge.id]))
+        assert [place.previous_success for place in places.values()] == [clock.now(), None]
         source = Source(["a"], is_skipped=False)
         found = await store.transact(lambda t: t.map_sources(ids))
         assert found == {process.id: source, items[0].id: source}
@@ -617,6 +619,24 @@ class StoreSuite:
 
         found = await store.transact(lambda t: t.held_for_keys({"key": 2}))
         assert [run.id for run in found] == [runs[0].id, runs[1].id]
+
+    async def test_who_records_successes_is_told_of_which_tasks_others_wait(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        waited_for, alone = [await add_task(store, name=name) for name in ("waited-for", "alone")]
+        told = []
+        for owner in (waited_for, alone):
+            held, running = await add_runs(store, owner, [clock.now() + MINUTE, clock.now()])
+            await store.transact(lambda t, run=running: start(t, run, clock.now() + MINUTE))  # type: ignore[misc]
+            told.append(Success(running.id, 1, None, 0, 0))
+            hold = Hold.OVERLAP if owner is waited_for else Hold.LIMIT
+            change = annotate(held, clock.now(), EventType.RUN_HELD, hold=hold)
+            await store.transact(lambda t, c=change: t.change_runs([c]))  # type: ignore[misc]
+
+        ended, of_tasks = await store.transact(lambda t: t.record_successes(told))
+
+        assert {run.id for run in ended} == {success.run_id for success in told}
+        assert of_tasks == {waited_for.id}
 
     async def test_tasks_are_waited_for_in_vain_once_no_other_run_is_open(
         self, store: Store, clock: FakeClock
@@ -778,7 +798,8 @@ class StoreSuite:
         told = [Success(held.id, 1, {"n": 1}, 0, 7), Success(stale.id, 9, None, 0, 0)]
         told.append(Success(ending.id, 1, None, 0, 0))
 
-        [ended] = await store.transact(lambda t: t.record_successes(told))
+        [ended], waited_for = await store.transact(lambda t: t.record_successes(told))
+        assert waited_for == set()
 
         stored = await store.read(lambda r: r.run(held.id))
         assert stored is not None
