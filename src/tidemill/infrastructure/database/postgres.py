@@ -56,6 +56,8 @@ _log = logging.getLogger("tidemill.database")
 
 _RUNS = 8  # how often a transaction that lost a race is run before that is an error
 _KEPT_MOVING = "the same rows kept moving; try again"
+# A list is planned for what it is asked for: some filters leave few rows of many, others most.
+_LOOK = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = auto"
 _LOST_RACES = (
     ConcurrentChange,
     asyncpg.SerializationError,
@@ -237,8 +239,7 @@ class PostgresStore:
             await asyncio.wait(self._under_way)
 
     async def _look(self, body: Callable[[Reads], T]) -> T:
-        snapshot = self._reading.transaction(isolation="repeatable_read", readonly=True)
-        async with snapshot as driver:
+        async with self._reading.transaction(_LOOK) as driver:
             connection = PostgresConnection(driver)
             reads = PostgresReads(connection, self._looking, await self._now(driver))
             return await run_in_greenlet(lambda: body(reads))
