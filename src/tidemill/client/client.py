@@ -32,6 +32,7 @@ _PAGE = 1_000
 _TRIES = 3
 _BEFORE_RECONNECTING_SECONDS = 0.2
 _BEFORE_ASKING_AGAIN_SECONDS = 2.0  # for what is being carried out
+_ASKS = 300  # it may well take minutes: a flow of many thousand tasks that is applied
 
 
 class Client:
@@ -86,7 +87,8 @@ class Client:
         headers: dict[str, str],
     ) -> httpx2.Response:
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        for attempt in range(_TRIES):
+        losses = asks = 0
+        while True:
             try:
                 response = self._http.request(
                     method, path, params=given, json=body, headers=headers
@@ -95,14 +97,14 @@ class Client:
                 raise Unreachable(f"no server answers at {self.server}") from error
             except httpx2.TransportError as error:
                 # The request may have been carried out; the key makes repeating it safe.
-                if attempt == _TRIES - 1 or method == "PATCH":
+                losses += 1
+                if losses == _TRIES or method == "PATCH":
                     raise Unreachable(f"{self.server} broke off: {error}") from error
                 continue
-            is_last = attempt == _TRIES - 1
-            if attempt == 0 or is_last or not self._is_under_way(response):
+            if losses == 0 or asks == _ASKS or not self._is_under_way(response):
                 return response
+            asks += 1
             time.sleep(_BEFORE_ASKING_AGAIN_SECONDS)
-        raise AssertionError("unreachable")
 
     def _is_under_way(self, response: httpx2.Response) -> bool:
         """Whether it is the call before this one, whose answer was lost, that is carried out."""
