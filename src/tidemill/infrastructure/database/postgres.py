@@ -57,7 +57,10 @@ _log = logging.getLogger("tidemill.database")
 _RUNS = 8  # how often a transaction that lost a race is run before that is an error
 _KEPT_MOVING = "the same rows kept moving; try again"
 # A list is planned for what it is asked for: some filters leave few rows of many, others most.
-_LOOK = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = auto"
+_LOOK = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+    " SET LOCAL plan_cache_mode = auto; SET LOCAL enable_seqscan = on"
+)
 _LOST_RACES = (
     ConcurrentChange,
     asyncpg.SerializationError,

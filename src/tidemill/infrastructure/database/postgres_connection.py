@@ -37,18 +37,35 @@ def _wait_for(awaitable: Awaitable[Any]) -> Any:
     return loop.switch(awaitable)
 
 
+# A plan that is kept expects few values in an array: one may compare each row with all of them.
+_MANY_VALUES = 1_000
+_PLAN_ANEW = "SET LOCAL plan_cache_mode = force_custom_plan"
+
+
 class PostgresConnection:
-    """The driver, as `rows.Connection` wants it; called from within `run_in_greenlet`."""
+    """The driver, as `rows.Connection` wants it; called from within `run_in_greenlet`.
+
+    A transaction keeps to the plans that there are until it is asked something with very many
+    values: from then on each statement of it is planned for what it is given.
+    """
 
     def __init__(self, driver: Any) -> None:  # a connection, or the pool's stand-in for one
         self.driver = driver
+        self._plans_anew = False
 
     def fetch(self, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        self._plan_for(values)
         rows: Sequence[Sequence[Any]] = _wait_for(self.driver.fetch(sql, *values))
         return rows
 
     def execute(self, sql: str, values: Sequence[Any]) -> int:
+        self._plan_for(values)
         return _count_in(_wait_for(self.driver.execute(sql, *values)))
+
+    def _plan_for(self, values: Sequence[Any]) -> None:
+        if not self._plans_anew and any(map(_is_many, values)):
+            _wait_for(self.driver.execute(_PLAN_ANEW))
+            self._plans_anew = True
 
     def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
         return self.execute(statement.sql_of_arrays(), _columns(rows)) if rows else 0
@@ -79,6 +96,10 @@ def _together(statements: tuple[ManyRows, ...]) -> str:
 
 def _columns(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
     return list(zip(*rows, strict=True))
+
+
+def _is_many(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) >= _MANY_VALUES
 
 
 def _count_in(status: str) -> int:

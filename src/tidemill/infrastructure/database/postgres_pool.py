@@ -120,7 +120,10 @@ async def open_pool(
                 "statement_timeout": milliseconds(STATEMENT_SECONDS),
                 "lock_timeout": milliseconds(LOCK_SECONDS),
                 "idle_in_transaction_session_timeout": milliseconds(_IDLE_SECONDS),
-                "plan_cache_mode": "force_generic_plan",  # to plan anew takes longer than to run
+                # To plan anew takes longer than to run; and a plan that was made while a table was
+                # empty must hold when it is full.
+                "plan_cache_mode": "force_generic_plan",
+                "enable_seqscan": "off",
             },
         )
         async with pool.acquire():
