@@ -243,7 +243,7 @@ class PostgresStore:
 
     async def _look(self, body: Callable[[Reads], T]) -> T:
         async with self._reading.transaction(_LOOK) as driver:
-            connection = PostgresConnection(driver)
+            connection = PostgresConnection(driver, keeps_plans=False)
             reads = PostgresReads(connection, self._looking, await self._now(driver))
             return await run_in_greenlet(lambda: body(reads))
 

@@ -40,46 +40,59 @@ def _wait_for(awaitable: Awaitable[Any]) -> Any:
 # A plan that is kept expects few values in an array: one may compare each row with all of them.
 _MANY_VALUES = 1_000
 _PLAN_ANEW = "SET LOCAL plan_cache_mode = force_custom_plan"
+_KEEP_PLANS = "SET LOCAL plan_cache_mode = force_generic_plan"
 
 
 class PostgresConnection:
     """The driver, as `rows.Connection` wants it; called from within `run_in_greenlet`.
 
-    A transaction keeps to the plans that there are until it is asked something with very many
-    values: from then on each statement of it is planned for what it is given.
+    What is asked with very many values is planned for them. Rows that are brought are looked up
+    one by one, as are the foreign keys in them: those keep their plans however many they are.
+    `driver` is a connection, or the pool's stand-in for one; with `keeps_plans` False it sees to
+    its plans itself.
     """
 
-    def __init__(self, driver: Any) -> None:  # a connection, or the pool's stand-in for one
+    def __init__(self, driver: Any, *, keeps_plans: bool = True) -> None:
         self.driver = driver
+        self._keeps_plans = keeps_plans
         self._plans_anew = False
 
     def fetch(self, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        self._plan_for(values)
-        rows: Sequence[Sequence[Any]] = _wait_for(self.driver.fetch(sql, *values))
-        return rows
+        self._plan_anew(any(map(_is_many, values)))
+        return self._fetch(sql, values)
 
     def execute(self, sql: str, values: Sequence[Any]) -> int:
-        self._plan_for(values)
-        return _count_in(_wait_for(self.driver.execute(sql, *values)))
-
-    def _plan_for(self, values: Sequence[Any]) -> None:
-        if not self._plans_anew and any(map(_is_many, values)):
-            _wait_for(self.driver.execute(_PLAN_ANEW))
-            self._plans_anew = True
+        self._plan_anew(any(map(_is_many, values)))
+        return self._execute(sql, values)
 
     def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
-        return self.execute(statement.sql_of_arrays(), _columns(rows)) if rows else 0
+        self._plan_anew(False)
+        return self._execute(statement.sql_of_arrays(), _columns(rows)) if rows else 0
 
     def fetch_many(
         self, statement: ManyRows, rows: Sequence[Sequence[Any]]
     ) -> Sequence[Sequence[Any]]:
-        return self.fetch(statement.sql_of_arrays(), _columns(rows)) if rows else ()
+        self._plan_anew(False)
+        return self._fetch(statement.sql_of_arrays(), _columns(rows)) if rows else ()
 
     def execute_together(self, rows: Mapping[ManyRows, Sequence[Sequence[Any]]]) -> None:
         given = {statement: its_rows for statement, its_rows in rows.items() if its_rows}
         if given:
+            self._plan_anew(False)
             values = [column for its_rows in given.values() for column in _columns(its_rows)]
-            self.execute(_together(tuple(given)), values)
+            self._execute(_together(tuple(given)), values)
+
+    def _plan_anew(self, wanted: bool) -> None:
+        if self._keeps_plans and wanted is not self._plans_anew:
+            _wait_for(self.driver.execute(_PLAN_ANEW if wanted else _KEEP_PLANS))
+            self._plans_anew = wanted
+
+    def _fetch(self, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = _wait_for(self.driver.fetch(sql, *values))
+        return rows
+
+    def _execute(self, sql: str, values: Sequence[Any]) -> int:
+        return _count_in(_wait_for(self.driver.execute(sql, *values)))
 
 
 @lru_cache
