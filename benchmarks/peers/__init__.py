@@ -6,6 +6,7 @@ first task to the last, by those times alone; how much of it is waiting for a po
 
 import contextlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,8 +51,13 @@ PEERS = (
         "states of tasks reach PostgreSQL by events, after the fact; tasks run in the process that "
         "asked for them",
     ),
+    Peer(
+        "airflow",
+        "airflow",
+        ("apache-airflow==3.3.2", "asyncpg", "psycopg2-binary"),
+        "every change of every task is in PostgreSQL, and its commit is waited for",
+    ),
 )
-_NOT_BUILT = {"airflow": "not built: there is no script for it"}
 
 
 def peers(edges: int = 100, width: int = 200, times: int = 5, only: str = "") -> dict[str, Any]:
@@ -60,7 +66,7 @@ def peers(edges: int = 100, width: int = 200, times: int = 5, only: str = "") ->
     `only` names peers, with semicolons between; each has the settings that it has by default.
     """
     wanted = [peer for peer in PEERS if not only or peer.name in only.split(";")]
-    missing = dict(_NOT_BUILT)
+    missing: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         contenders: dict[str, Contender] = {}
@@ -68,7 +74,7 @@ def peers(edges: int = 100, width: int = 200, times: int = 5, only: str = "") ->
         ours = Tidemill(cluster, edges, width)
         stack.callback(ours.close)
         contenders[_OURS] = ours
-        servers = stack.enter_context(_environments(directory))
+        servers = stack.enter_context(_environments(directory, edges, width))
         for peer in wanted:
             try:
                 process = PeerProcess(peer, servers[peer.name], directory)
@@ -101,14 +107,19 @@ def peers(edges: int = 100, width: int = 200, times: int = 5, only: str = "") ->
 
 
 @contextlib.contextmanager
-def _environments(directory: Path) -> Iterator[Mapping[str, Mapping[str, str]]]:
+def _environments(
+    directory: Path, edges: int, width: int
+) -> Iterator[Mapping[str, Mapping[str, str]]]:
     """What each peer is told of its servers, which it shares with none but its like."""
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(Postgres())
         rabbitmq, redis = stack.enter_context(RabbitMq()), stack.enter_context(Redis())
-        of_celery, of_dbos, of_prefect = (stack.enter_context(postgres.fresh()) for _ in range(3))
-        port = ReservedPort()
+        of_celery, of_dbos, of_prefect, of_airflow = (
+            stack.enter_context(postgres.fresh()) for _ in range(4)
+        )
+        port, airflow_port = ReservedPort(), ReservedPort()
         stack.callback(port.close)
+        stack.callback(airflow_port.close)
         yield {
             "celery, rabbitmq and postgres": {
                 "BROKER_URL": rabbitmq.url,
@@ -124,6 +135,23 @@ def _environments(directory: Path) -> Iterator[Mapping[str, Mapping[str, str]]]:
                 ),
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
                 "PREFECT_LOGGING_LEVEL": "ERROR",
+            },
+            "airflow": {
+                "AIRFLOW_HOME": str(directory / "airflow"),
+                "AIRFLOW__CORE__DAGS_FOLDER": str(directory / "airflow" / "dags"),
+                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+                "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+                "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": (
+                    f"http://127.0.0.1:{airflow_port.number}/execution/"
+                ),
+                "AIRFLOW__API__HOST": "127.0.0.1",
+                "AIRFLOW__API__PORT": str(airflow_port.number),
+                "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": of_airflow.replace(
+                    "postgresql://", "postgresql+psycopg2://"
+                ),
+                "PEER_EDGES": str(edges),
+                "PEER_WIDTH": str(width),
             },
         }
 

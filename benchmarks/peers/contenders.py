@@ -13,7 +13,7 @@ from benchmarks.peers.environments import Missing, interpreter_with
 from tidemill.client.client import Client
 
 _SCRIPTS = Path(__file__).parent / "scripts"
-_ANSWERS_WITHIN_SECONDS = 180.0
+_ANSWERS_WITHIN_SECONDS = 900.0  # some need more than a second for each edge
 _ENDS_WITHIN_SECONDS = 10.0
 
 

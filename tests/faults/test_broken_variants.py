@@ -92,6 +92,24 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "lock of a flow run before its edges are counted",
+        "tests/integration/test_postgres.py::"
+        "test_a_dependent_starts_once_though_all_that_it_waits_for_end_at_once",
+        (
+            (
+                "application/release_dependents.py",
+                "    counts = FlowCounts(transaction.count_down(ended))\n",
+                "",
+            ),
+            (
+                "application/release_dependents.py",
+                "for run in in_flow})\n    _go_on(",
+                "for run in in_flow})\n"
+                "    counts = FlowCounts(transaction.count_down(ended))\n    _go_on(",
+            ),
+        ),
+    ),
+    Variant(
         "kill of the whole tree",
         "tests/faults/test_containment.py::"
         "test_a_task_that_refuses_to_end_is_killed_with_its_daemon",

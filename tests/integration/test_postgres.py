@@ -15,14 +15,17 @@ from tidemill.application.define_task import create_task, delete_task, replace_t
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.manage_workers import register_worker
+from tidemill.application.record_outcomes import record_outcomes
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.duty import LEASE as DUTY_LEASE
 from tidemill.domain.duty import Duty
+from tidemill.domain.outcome import success
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import Concurrency, Dependency, Priority, Task, TaskDefinition, parse_lane
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
+from tidemill.foundation.control_plane import AttemptReport
 from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import PageRequest, RunFilter
 from tidemill.foundation.store import EventPosition, Reads, Transaction
@@ -160,6 +163,45 @@ async def test_a_limit_holds_though_all_claim_at_once(store: PostgresStore) -> N
 def _dispatch_whatever_the_limit_says(transaction: Transaction) -> None:
     connection = transaction.connection  # type: ignore[attr-defined]
     connection.execute("UPDATE task_runs SET status = 'dispatched', hold = NULL", ())
+
+
+async def test_a_dependent_starts_once_though_all_that_it_waits_for_end_at_once(
+    store: PostgresStore,
+) -> None:
+    await create(store, "split")
+    middle = [f"part-{number}" for number in range(SIDE_BY_SIDE)]
+    for name in middle:
+        await create(store, name, dependencies=[Dependency("name:split")])
+    await create(store, "merge", dependencies=[Dependency(f"name:{name}") for name in middle])
+    await store.transact(partial(register_worker, worker=worker(max_concurrent_tasks=100)))
+    for _ in range(5):
+        wish = TriggerRequest(task="name:split")
+        await store.transact(lambda t, wish=wish: trigger_runs(t, [wish]))  # type: ignore[misc]
+        await _succeed_at_once(store, ["split"])
+        await _succeed_at_once(store, middle)
+
+        *_, last = await runs_of(store)
+        assert (last.task_name, last.status) == ("merge", RunStatus.PENDING)
+        await _succeed_at_once(store, ["merge"])
+    assert Counter(run.status for run in await runs_of(store)) == {
+        RunStatus.SUCCEEDED: 5 * (SIDE_BY_SIDE + 2)
+    }
+
+
+async def _succeed_at_once(store: PostgresStore, names: Sequence[str]) -> None:
+    """The runs of these tasks that are ready start, and all end side by side."""
+    await store.transact(DISPATCH)
+    ids = [run.id for run in await runs_of(store) if run.status is RunStatus.DISPATCHED]
+    claimed = await store.transact(
+        partial(claim_runs, worker_id="worker-1", run_ids=ids, lease=LEASE)
+    )
+    assert {each.run.task_name for each in claimed} == set(names)
+    reports = [
+        AttemptReport(each.run.id, each.run.fence, "itself", success(None), 0) for each in claimed
+    ]
+    await asyncio.gather(
+        *(store.transact(lambda t, r=report: record_outcomes(t, [r])) for report in reports)  # type: ignore[misc]
+    )
 
 
 async def test_no_cycle_is_stored_though_its_halves_come_at_once(store: PostgresStore) -> None:
