@@ -24,6 +24,7 @@ from sqlalchemy import (
     text,
 )
 
+from tidemill.domain.calls import LastRun
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.mapping import Source
@@ -36,6 +37,7 @@ from tidemill.infrastructure.database.run_rows import head_from, run_from
 from tidemill.infrastructure.database.tables import (
     AWAITS_TURN,
     HAS_DEADLINE,
+    IS_LEASED,
     IS_NOT_LEASED,
     IS_OUTSIDE,
     IS_UNDER_WAY,
@@ -337,6 +339,47 @@ _without_turn = (
     .order_by(_runs.id)
 )
 
+_open_calls = (
+    select(flow_runs.c.id)
+    .where(in_array(flow_runs.c.called_by, "ids"), flow_runs.c.completed_at.is_(None))
+    .order_by(flow_runs.c.id)
+)
+# By the index of what is leased: those without a lease come first or last in it.
+_overlooked_calls = (
+    struct_columns(flow_runs, _FLOW)
+    .join(
+        task_runs,
+        and_(_runs.id == flow_runs.c.called_by, _runs.attempt == flow_runs.c.called_by_attempt),
+    )
+    .where(
+        text(f"task_runs.{IS_LEASED}"),
+        _runs.lease_expires_at.is_(None),
+        flow_runs.c.completed_at.is_not(None),
+    )
+    .limit(bindparam("limit"))
+)
+_last_runs = (
+    select(
+        _runs.flow_run_id,
+        _runs.id,
+        _runs.task_id,
+        _runs.task_name,
+        _runs.part_of.is_not(None),
+        _runs.shard_total,
+        func.coalesce(func.length(cast(_runs.result, Text)), 0),
+    )
+    .where(
+        in_array(_runs.flow_run_id, "ids"),
+        not_(
+            select(_edges.downstream_run_id)
+            .where(_edges.upstream_run_id == _runs.id, _edges.flow_run_id == _runs.flow_run_id)
+            .correlate(task_runs)
+            .exists()
+        ),
+    )
+    .order_by(_runs.flow_run_id, _runs.task_id, _runs.shard_index, _runs.id)
+)
+
 _backfill_ids = select(backfills.c.id).order_by(backfills.c.id)
 _backfills = _backfill_ids.where(in_array(backfills.c.id, "ids")).with_for_update()
 _waits = flow_runs.alias("waits")
@@ -481,6 +524,15 @@ class FlowRows(Rows):
 
     def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[RunHead]:
         return [head_from(row) for row in self.fetch(_idle, ids=flow_run_ids)]
+
+    def open_calls(self, run_ids: Collection[int]) -> list[str]:
+        return [row[0] for row in self.fetch(_open_calls, ids=run_ids)]
+
+    def overlooked_calls(self, limit: int) -> list[FlowRun]:
+        return [flow_run_from(row) for row in self.fetch(_overlooked_calls, limit=limit)]
+
+    def last_runs_of(self, flow_run_ids: Collection[str]) -> list[LastRun]:
+        return [LastRun(*row) for row in self.fetch(_last_runs, ids=flow_run_ids)]
 
     def keep_backfill(self, backfill_id: str, max_parallel: int) -> None:
         self.insert_rows(backfills, ("id", "max_parallel"), [(backfill_id, max_parallel)])
