@@ -24,7 +24,7 @@ from tidemill.domain.task import Concurrency, Dependency, Priority, Task, TaskDe
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
 from tidemill.foundation.leadership import Leadership
-from tidemill.foundation.listing import PageRequest, RunFilter
+from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter
 from tidemill.foundation.store import EventPosition, Reads, Transaction
 from tidemill.infrastructure.database.postgres import PostgresStore
 from tidemill.infrastructure.database.postgres_pool import open_pool
@@ -130,6 +130,33 @@ async def test_dispatchers_that_work_at_once_take_turns_and_split_nothing_twice(
     assert named == [f"worker-{number % 4}" for number in range(40)]
 
 
+async def test_a_run_calls_once_though_all_dispatchers_begin_it_and_its_limit_holds(
+    store: PostgresStore,
+) -> None:
+    await create(store, "called")
+    await create(store, "calls", executor="task", command="name:called")
+    await create(
+        store, "few", executor="task", command="name:called", concurrency=Concurrency("shared", 3)
+    )
+    wishes = [TriggerRequest(task=f"name:{name}") for name in ("calls", "few") for _ in range(20)]
+    await store.transact(lambda t: trigger_runs(t, wishes))
+
+    async def dispatcher() -> None:
+        while (await store.transact(DISPATCH)).has_more:
+            pass
+
+    await asyncio.gather(*(dispatcher() for _ in range(SIDE_BY_SIDE)))
+
+    runs = await runs_of(store)
+    begun = [run for run in runs if run.status is RunStatus.RUNNING]
+    assert Counter(run.task_name for run in begun) == {"calls": 20, "few": 3}
+    assert len([run for run in runs if run.task_name == "called"]) == 23
+    flow_runs = await store.read(
+        lambda r: r.list_flow_runs(FlowRunFilter(), PageRequest("id", 1_000))
+    )
+    assert sorted(each.called_by or 0 for each in flow_runs.items) == [run.id for run in begun]
+
+
 async def test_a_limit_holds_though_all_claim_at_once(store: PostgresStore) -> None:
     for number in range(4):
         limit = Concurrency("shared", 3)
@@ -174,6 +201,24 @@ async def test_no_cycle_is_stored_though_its_halves_come_at_once(store: Postgres
             return_exceptions=True,
         )
         assert sum(isinstance(each, InvalidInput) for each in edits) == 1
+
+
+async def test_no_circle_of_calls_is_stored_though_its_halves_come_at_once(
+    store: PostgresStore,
+) -> None:
+    for attempt in range(5):
+        names = [f"a-{attempt}", f"b-{attempt}"]
+        a, b = [await create(store, name) for name in names]
+        edits = await asyncio.gather(
+            edit(store, a, definition(names[0], executor="task", command=f"name:{names[1]}")),
+            edit(store, b, definition(names[1], executor="task", command=f"name:{names[0]}")),
+            return_exceptions=True,
+        )
+        [refused] = [each for each in edits if isinstance(each, Exception)]
+        assert "without end" in str(refused)
+        [gone] = [task for task, each in zip((a, b), edits, strict=True) if each is refused]
+        with pytest.raises(Conflict, match="call it"):
+            await store.transact(partial(delete_task, task_id=gone.id))
 
 
 async def test_edits_that_meet_wait_for_one_another_and_none_has_to_begin_again(
