@@ -608,3 +608,51 @@ def test_a_task_that_is_called_is_not_deleted_or_renamed_unnoticed(
         scheduler.do(replace_task, b.id, definition("other"), lambda _: ())
     scheduler.do(replace_task, a.id, definition("a"), lambda _: ())
     scheduler.do(delete_task, b.id)
+
+
+def test_a_call_is_fired_by_its_schedule_for_the_same_time(scheduler: InlineScheduler) -> None:
+    b = scheduler.create("b")
+    a = calls(scheduler, "a", "b", schedule="@every 10s")
+    scheduler.pass_time(10)
+    scheduler.fire()
+    scheduler.dispatch()
+    [run] = scheduler.runs(a)
+    [child] = scheduler.runs(b)
+    assert run.status is RunStatus.RUNNING
+    assert (
+        child.scheduled_for
+        == run.scheduled_for
+        == scheduler.task(a).anchor_at + timedelta(seconds=10)
+    )
+    scheduler.pass_time(10)
+    scheduler.fire()
+
+    assert [run.reason for run in scheduler.runs(a)] == [None, "overlap"]
+
+
+def test_a_firing_that_takes_the_place_of_a_run_that_waits_cancels_what_that_called(
+    scheduler: InlineScheduler,
+) -> None:
+    b = scheduler.create("b")
+    a = calls(scheduler, "a", "b", schedule="@every 10s", overlap="cancel_running")
+    for _ in range(2):
+        scheduler.pass_time(10)
+        scheduler.fire()
+        scheduler.dispatch()
+    scheduler.dispatch()
+
+    assert [run.status for run in scheduler.runs(a)] == [RunStatus.CANCELLED, RunStatus.RUNNING]
+    assert [run.status for run in scheduler.runs(b)] == [RunStatus.CANCELLED, RunStatus.DISPATCHED]
+
+
+def test_a_call_whose_task_is_deleted_meanwhile_ends_without_another_attempt(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.create("b")
+    a = calls(scheduler, "a", "b", retry=Retry(max_retries=5))
+    run = begin(scheduler, a)
+    scheduler.do(delete_task, a.id)
+    assert scheduler.run(run).status is RunStatus.RUNNING
+    end(scheduler, "b", fails=True)
+
+    assert scheduler.run(run).status is RunStatus.FAILED
