@@ -25,11 +25,13 @@ from tidemill.domain.template import TemplateError, facts_of, render
 from tidemill.foundation.control_plane import AttemptReport, ClaimedRun, execution_of
 from tidemill.foundation.store import Transaction
 
+_AT_ONCE = 100  # each makes a flow run, of as many runs as there may be
+
 
 def begin_calls(transaction: Transaction, lane: str, limit: int) -> bool:
     """Begin up to `limit` ready runs of a lane whose tasks call others; whether there may be more
     to do at once, such as to dispatch what was called."""
-    ready = transaction.runs_to_place(lane, limit)
+    ready = transaction.runs_to_place(lane, min(limit, _AT_ONCE))
     overdue = [run for run in ready if overdue_reason(run, transaction.now)]
     if overdue:
         time_out_runs(transaction, overdue)  # by which others of these may have ended, too

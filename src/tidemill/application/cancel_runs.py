@@ -27,11 +27,7 @@ def cancel_flow_run(transaction: Transaction, flow_run_id: str, reason: str) -> 
 def _unfinished(transaction: Transaction, flow_run_ids: Collection[str]) -> list[RunHead]:
     """The runs of these flow runs that have not ended, locked."""
     transaction.flow_runs(flow_run_ids)  # before their runs, as by whoever counts in them
-    unfinished = [
-        run_id
-        for flow_run_id in flow_run_ids
-        for run_id in transaction.unfinished_members(flow_run_id)
-    ]
+    unfinished = transaction.unfinished_members(flow_run_ids)
     return [
         run
         for batch in in_batches(unfinished, _RUNS_AT_ONCE)

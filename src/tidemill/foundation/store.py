@@ -445,8 +445,8 @@ class Transaction(Reads, Protocol):
         """Of each of these flow runs so many runs have ended, where it has not itself; all as they
         stand then, locked: nobody else counts in them until the commit."""
 
-    def unfinished_members(self, flow_run_id: str) -> list[int]:
-        """The runs of a flow run that have not ended, in the order of their ids."""
+    def unfinished_members(self, flow_run_ids: Collection[str]) -> list[int]:
+        """The runs of these flow runs that have not ended, in the order of their ids."""
 
     def save_flow_runs(self, flow_runs: Sequence[FlowRun]) -> None:
         """Store the status, counts, deadline and end of flow runs."""

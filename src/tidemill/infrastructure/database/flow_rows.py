@@ -160,7 +160,7 @@ _upstream_counts = (
 )
 _unfinished_members = (
     select(task_runs.c.id)
-    .where(task_runs.c.flow_run_id == bindparam("flow_run_id"), task_runs.c.completed_at.is_(None))
+    .where(in_array(task_runs.c.flow_run_id, "ids"), task_runs.c.completed_at.is_(None))
     .order_by(task_runs.c.id)
 )
 _carried_runs = (
@@ -502,8 +502,8 @@ class FlowRows(Rows):
         rows = self.write_and_tell(statement, sorted(ended.items()))
         return {row[0]: flow_run_from(row) for row in rows}
 
-    def unfinished_members(self, flow_run_id: str) -> list[int]:
-        return [row[0] for row in self.fetch(_unfinished_members, flow_run_id=flow_run_id)]
+    def unfinished_members(self, flow_run_ids: Collection[str]) -> list[int]:
+        return [row[0] for row in self.fetch(_unfinished_members, ids=flow_run_ids)]
 
     def save_flow_runs(self, flow_runs_: Sequence[FlowRun]) -> None:
         changed = ("status", "total", "unfinished", "deadline_at", "completed_at", "reason")
