@@ -10,9 +10,11 @@ from tests.application.test_flow_runs import after, end, flow_run, statuses
 from tidemill.application.apply_tasks import Wanted, apply_tasks
 from tidemill.application.cancel_runs import cancel_flow_run, cancel_runs
 from tidemill.application.define_task import delete_task, replace_task
+from tidemill.application.follow_up import follow_up_calls
 from tidemill.application.pause_task import pause_task
 from tidemill.application.prune_history import prune_history
 from tidemill.application.queries.explain import explain
+from tidemill.application.record_outcomes import record_outcomes
 from tidemill.application.retry_flow_run import retry_flow_run
 from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.outcome import failure, success
@@ -20,6 +22,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Concurrency, MapOver, Retry, Task
 from tidemill.domain.task_run import AttemptOutcome, TaskRun, Trigger
 from tidemill.errors import Conflict, InvalidInput
+from tidemill.foundation.control_plane import AttemptReport
 from tidemill.foundation.listing import FlowRunFilter, PageRequest
 from tidemill.foundation.store import Transaction
 from tidemill.testing.builders import definition
@@ -155,6 +158,8 @@ def test_a_failure_fails_the_attempt_and_another_attempt_calls_anew(
     scheduler.dispatch()
     assert [each.called_by_attempt for each in called_by(scheduler, run)] == [1, 2]
     assert len(scheduler.runs(b)) == 2
+    scheduler.do(follow_up_calls, [first])  # told once more, it ends nothing
+    assert scheduler.run(run).status is RunStatus.RUNNING
     end(scheduler, "b", result=1)
     run = scheduler.run(run)
     assert (run.status, run.result, run.reason, run.error_message) == (
@@ -656,3 +661,41 @@ def test_a_call_whose_task_is_deleted_meanwhile_ends_without_another_attempt(
     end(scheduler, "b", fails=True)
 
     assert scheduler.run(run).status is RunStatus.FAILED
+
+
+def test_fifty_calls_cost_as_many_statements_as_one() -> None:
+    def cost(count: int) -> tuple[int, int]:
+        """To begin so many, and to end them."""
+        scheduler = InlineScheduler()
+        scheduler.register(max_concurrent_tasks=1_000)
+        b = scheduler.create("b")
+        a = calls(scheduler, "a", "b", arguments={"n": "${{ run.id }}"})
+        for _ in range(count):
+            scheduler.trigger(a)
+        said: list[str] = []
+        scheduler.store._connection.driver.set_trace_callback(said.append)  # type: ignore[attr-defined]
+        scheduler.dispatch()
+        begun = len([sql for sql in said if sql.startswith(("SELECT", "UPDATE", "WITH"))])
+        scheduler.dispatch()
+        held = scheduler.claim(*(run.id for run in scheduler.runs(b)))
+        assert len(held) == count
+        reports = [AttemptReport(each.run.id, each.run.fence, "itself", OK, 0) for each in held]
+        said.clear()
+        scheduler.do(record_outcomes, reports)
+        ended = len([sql for sql in said if sql.startswith(("SELECT", "UPDATE", "WITH"))])
+        assert {run.status for run in scheduler.runs()} == {RunStatus.SUCCEEDED}
+        return begun, ended
+
+    assert cost(50) == cost(1)
+
+
+def test_who_calls_nothing_pays_nothing() -> None:
+    scheduler = InlineScheduler()
+    scheduler.register()
+    run = scheduler.trigger(scheduler.create("a"))
+    said: list[str] = []
+    scheduler.store._connection.driver.set_trace_callback(said.append)  # type: ignore[attr-defined]
+    scheduler.record(scheduler.start(run))
+
+    assert len(said) > 5
+    assert not [sql for sql in said if "call" in sql]
