@@ -25,11 +25,13 @@ TASK_FIELDS = {
     "namespace": "where its name is looked up",
     "description": "for people",
     "task_type": "the kind of task; always the same as `executor` so far",
-    "executor": "what performs it: `shell`, `http` or `python`",
-    "command": "a command line, a URL, or `package.module:function`",
+    "executor": "what performs it: `shell`, `http` or `python`; or `task`: "
+    "[another task](../explanation/flow-runs.md#tasks-that-call-tasks), which it waits for",
+    "command": "a command line, a URL, `package.module:function`, or `name:TASK`",
     "arguments": "shell: a list (argv, no shell between) or `argv`, `environment`, "
     "`working_directory`, `stdin`, `shell`; http: `url`, `method`, `headers`, `body`, `json`, "
-    "`expected_status`, `follow_redirects`; python: keyword arguments; "
+    "`expected_status`, `follow_redirects`; python: keyword arguments; task: the parameters of the "
+    "task that is called; "
     "[placeholders](../explanation/placeholders.md) in their values are filled in",
     "schedule": "cron with 5 or 6 fields (seconds first; names, ranges, steps, `L W # H`), "
     "`@hourly` … `@yearly`, `@every 30s`, `@after 10m`, `@at INSTANT`, "
@@ -78,9 +80,9 @@ STATUSES = {
     "waiting": "for upstream runs of its flow run",
     "pending": "may start once its time has come and the limits allow",
     "dispatched": "handed to the queue",
-    "running": "a worker holds its lease",
+    "running": "a worker holds its lease, or it waits for the task that it called",
     "retrying": "its next attempt is planned",
-    "cancelling": "its worker was asked to end it",
+    "cancelling": "its worker was asked to end it, or what it called is being cancelled",
     "succeeded": "it did what was asked",
     "failed": "it did not; the reason says why",
     "timed_out": "it took too long, waiting or running",
@@ -120,7 +122,8 @@ REASONS = {
     "result_refused": "the server cannot keep the result, which a remote worker reported",
     "result_too_large": "a result has at most 256 KiB, or what a remote worker's server takes",
     "signal": "the command was ended by a signal",
-    "task_deleted": "its task was deleted before it started",
+    "subflow_failed": "the flow run of the task that it called failed or was cancelled",
+    "task_deleted": "its task, or the one that it calls, was deleted before it started",
     "template": "a placeholder of its arguments cannot be filled in; it is not tried again",
     "too_many_items": "the list has more items than `map_over.max_items`",
     "unclaimed": "no worker took it in time; it goes back to the queue",

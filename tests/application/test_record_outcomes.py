@@ -6,7 +6,8 @@ import pytest
 
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.define_task import delete_task
-from tidemill.application.record_outcomes import EXECUTOR_LOST, record_outcomes
+from tidemill.application.end_attempts import EXECUTOR_LOST
+from tidemill.application.record_outcomes import record_outcomes
 from tidemill.domain.events import EventType
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.domain.run_status import RunStatus

@@ -23,10 +23,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def _running(home: Path) -> Server:
+def _running(home: Path, slots: int = 256) -> Server:
     environment = {
         "HOME": str(home),
         "TIDEMILL_WORKER__PYTHON_PATHS": f'["{EXAMPLES / "python"}"]',
+        "TIDEMILL_WORKER__MAX_CONCURRENT_TASKS": str(slots),
     }
     return Server(home / "data", environment=environment)
 
@@ -89,6 +90,26 @@ def test_a_digest_is_downloaded_split_mapped_merged_and_told(tmp_path: Path) -> 
     assert told["of"]["download-tasks"] == 1
     [line] = [each["text"] for each in output]
     assert line == f"{told['runs']} runs ended, most of them of {told['busiest']}"
+
+
+def test_a_flow_is_called_for_each_item_where_workers_have_a_single_slot(tmp_path: Path) -> None:
+    with _running(tmp_path, slots=1) as server, server.client() as client:
+        run_command("apply", "-f", str(EXAMPLES / "call.yaml"), server=server.url)
+        runs = flow_of(client, "list-words")["check-each-word"]
+        called = [client.run(run["calls"][0]["run_id"]) for run in runs]
+
+    # As many bytes as {"word":"tide","upstream":{}} has, …
+    assert [run["result"] for run in runs] == [
+        {"judge-word": {"bytes": size}} for size in (29, 29, 30)
+    ]
+    assert {run["worker_id"] for run in runs} == {"dispatcher"}
+    assert [run["parameters"] for run in called] == [
+        {"word": word} for word in ("tide", "mill", "wheel")
+    ]
+    assert [run["called_by"] for run in called] == [run["id"] for run in runs]
+    assert [call["flow_run_id"] for run in runs for call in run["calls"]] == [
+        run["flow_run_id"] for run in called
+    ]
 
 
 def test_whoever_waits_for_a_digest_is_told_that_there_is_none(tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ VARIANTS = (
             ),
             (
                 "application/release_dependents.py",
-                "for run in in_flow})\n    _go_on(",
+                "for run in in_flow})\n    return ",
                 "for run in in_flow})\n"
-                "    counts = FlowCounts(transaction.count_down(ended))\n    _go_on(",
+                "    counts = FlowCounts(transaction.count_down(ended))\n    return ",
             ),
         ),
     ),

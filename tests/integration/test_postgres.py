@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.claim_runs import claim_runs
 from tidemill.application.define_task import create_task, delete_task, replace_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
@@ -20,14 +21,14 @@ from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.duty import LEASE as DUTY_LEASE
 from tidemill.domain.duty import Duty
 from tidemill.domain.outcome import success
-from tidemill.domain.run_status import RunStatus
+from tidemill.domain.run_status import FINAL, RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import Concurrency, Dependency, Priority, Task, TaskDefinition, parse_lane
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task_run import LeasedRun, TaskRun
 from tidemill.errors import Conflict, InvalidInput, Unavailable
 from tidemill.foundation.control_plane import AttemptReport
 from tidemill.foundation.leadership import Leadership
-from tidemill.foundation.listing import PageRequest, RunFilter
+from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter
 from tidemill.foundation.store import EventPosition, Reads, Transaction
 from tidemill.infrastructure.database.postgres import PostgresStore
 from tidemill.infrastructure.database.postgres_pool import open_pool
@@ -133,6 +134,70 @@ async def test_dispatchers_that_work_at_once_take_turns_and_split_nothing_twice(
     assert named == [f"worker-{number % 4}" for number in range(40)]
 
 
+async def test_a_run_calls_once_though_all_dispatchers_begin_it_and_its_limit_holds(
+    store: PostgresStore,
+) -> None:
+    await create(store, "called")
+    await create(store, "calls", executor="task", command="name:called")
+    await create(
+        store, "few", executor="task", command="name:called", concurrency=Concurrency("shared", 3)
+    )
+    wishes = [TriggerRequest(task=f"name:{name}") for name in ("calls", "few") for _ in range(20)]
+    await store.transact(lambda t: trigger_runs(t, wishes))
+
+    async def dispatcher() -> None:
+        while (await store.transact(DISPATCH)).has_more:
+            pass
+
+    await asyncio.gather(*(dispatcher() for _ in range(SIDE_BY_SIDE)))
+
+    runs = await runs_of(store)
+    begun = [run for run in runs if run.status is RunStatus.RUNNING]
+    assert Counter(run.task_name for run in begun) == {"calls": 20, "few": 3}
+    assert len([run for run in runs if run.task_name == "called"]) == 23
+    flow_runs = await store.read(
+        lambda r: r.list_flow_runs(FlowRunFilter(), PageRequest("id", 1_000))
+    )
+    assert sorted(each.called_by or 0 for each in flow_runs.items) == [run.id for run in begun]
+
+
+async def test_callers_are_cancelled_while_what_they_called_ends_and_all_come_to_an_end(
+    store: PostgresStore,
+) -> None:
+    await store.transact(partial(register_worker, worker=worker("w", max_concurrent_tasks=100)))
+    called = await create(store, "called")
+    await create(store, "last", dependencies=[Dependency("name:called")])
+    calls = await create(store, "calls", executor="task", command="name:called")
+    wishes = [TriggerRequest(task=calls.id) for _ in range(SIDE_BY_SIDE)]
+    await store.transact(lambda t: trigger_runs(t, wishes))
+    while (await store.transact(DISPATCH)).has_more:
+        pass
+    runs = await runs_of(store)
+    callers = [run for run in runs if run.task_id == calls.id]
+    children = [run for run in runs if run.task_id == called.id]
+    held = await store.transact(
+        partial(claim_runs, worker_id="w", run_ids=[run.id for run in children], lease=LEASE)
+    )
+    assert len(held) == SIDE_BY_SIDE
+
+    def cancel(transaction: Transaction, run_id: int) -> None:
+        runs = list(transaction.runs([run_id]).values())
+        cancel_runs(transaction, runs, "cancelled_by_user")
+
+    def end(transaction: Transaction, run: LeasedRun) -> None:
+        report = AttemptReport(run.id, run.fence, "itself", success(), 0)
+        assert record_outcomes(transaction, [report]).accepted == 1
+
+    await asyncio.gather(
+        *(store.transact(partial(cancel, run_id=run.id)) for run in callers),
+        *(store.transact(partial(end, run=each.run)) for each in held),
+    )
+
+    ends = {run.id: run.status for run in await runs_of(store)}
+    assert {ends[run.id] for run in callers} == {RunStatus.CANCELLED}
+    assert set(ends.values()) <= FINAL
+
+
 async def test_a_limit_holds_though_all_claim_at_once(store: PostgresStore) -> None:
     for number in range(4):
         limit = Concurrency("shared", 3)
@@ -216,6 +281,24 @@ async def test_no_cycle_is_stored_though_its_halves_come_at_once(store: Postgres
             return_exceptions=True,
         )
         assert sum(isinstance(each, InvalidInput) for each in edits) == 1
+
+
+async def test_no_circle_of_calls_is_stored_though_its_halves_come_at_once(
+    store: PostgresStore,
+) -> None:
+    for attempt in range(5):
+        names = [f"a-{attempt}", f"b-{attempt}"]
+        a, b = [await create(store, name) for name in names]
+        edits = await asyncio.gather(
+            edit(store, a, definition(names[0], executor="task", command=f"name:{names[1]}")),
+            edit(store, b, definition(names[1], executor="task", command=f"name:{names[0]}")),
+            return_exceptions=True,
+        )
+        [refused] = [each for each in edits if isinstance(each, Exception)]
+        assert "without end" in str(refused)
+        [gone] = [task for task, each in zip((a, b), edits, strict=True) if each is refused]
+        with pytest.raises(Conflict, match="call it"):
+            await store.transact(partial(delete_task, task_id=gone.id))
 
 
 async def test_edits_that_meet_wait_for_one_another_and_none_has_to_begin_again(

@@ -129,7 +129,7 @@ def asked(driver: sqlite3.Connection) -> Iterator[tuple[str, str]]:
         looking.list_tasks(TaskFilter(**fields), PageRequest(sort, 100, position))
         yield from ((f"tasks by {name}, {sort}, {after}", sql) for sql in said)
         said.clear()
-    for fields in ({}, {"namespace": "default"}, {"root_task_id": 5}):
+    for fields in ({}, {"namespace": "default"}, {"root_task_id": 5}, {"called_by": 5}):
         looking.list_flow_runs(FlowRunFilter(**fields), PageRequest("-id", 100))
     looking.end_edges([RunEnd(5, RunStatus.SUCCEEDED)])
     looking.list_workers(WorkerFilter(), PageRequest("id", 100))

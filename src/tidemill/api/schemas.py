@@ -551,6 +551,26 @@ class RunOut(BaseModel):
     completed_at: AwareDatetime | None
 
 
+class CallOut(BaseModel):
+    """A flow run that an attempt of a run called, and waited for; `run_id` is its first run."""
+
+    attempt: int
+    flow_run_id: str
+    run_id: int
+    status: FlowStatus
+
+
+class RunDetailOut(RunOut):
+    """A run, and how it hangs together with others by calls.
+
+    `called_by` is the run that called its flow run, and `calls` is what it called itself, the
+    latest 100, newest first.
+    """
+
+    called_by: int | None
+    calls: list[CallOut]
+
+
 class MemberOut(BaseModel):
     """A run of a flow run, in short.
 
@@ -592,7 +612,8 @@ class FlowRunSummaryOut(BaseModel):
 
     `retry_of` is the flow run whose failed runs it runs again. It fails with the reason `deadline`
     where it had to have ended at `deadline_at`. Those of a backfill that take turns share
-    `backfill_id`; while one waits for its turn, it is `waiting`.
+    `backfill_id`; while one waits for its turn, it is `waiting`. `called_by` is the run that called
+    it and waits for its end.
     """
 
     id: str
@@ -605,6 +626,7 @@ class FlowRunSummaryOut(BaseModel):
     reason: str | None
     retry_of: str | None
     backfill_id: str | None
+    called_by: int | None
     total: int
     unfinished: int
     created_at: AwareDatetime

@@ -79,6 +79,24 @@ def run_view(run: TaskRun) -> dict[str, Any]:
     return view
 
 
+def run_detail_view(
+    run: TaskRun, flow_run: FlowRun | None, calls: Sequence[FlowRun]
+) -> dict[str, Any]:
+    """A run, with whoever called its flow run, and the flow runs that it called."""
+    return run_view(run) | {
+        "called_by": flow_run and flow_run.called_by,
+        "calls": [
+            {
+                "attempt": each.called_by_attempt,
+                "flow_run_id": each.id,
+                "run_id": each.root_run_id,
+                "status": each.status.value,
+            }
+            for each in calls
+        ],
+    }
+
+
 def flow_run_view(flow_run: FlowRun) -> dict[str, Any]:
     """A flow run in short."""
     return {
@@ -92,6 +110,7 @@ def flow_run_view(flow_run: FlowRun) -> dict[str, Any]:
         "reason": flow_run.reason,
         "retry_of": flow_run.retry_of,
         "backfill_id": flow_run.backfill_id,
+        "called_by": flow_run.called_by,
         "total": flow_run.total,
         "unfinished": flow_run.unfinished,
         "created_at": instant(flow_run.created_at),

@@ -84,7 +84,7 @@ def apply_tasks(
 
 
 def _namespaces(wanted: Sequence[Wanted], prune_in: str | None) -> set[str]:
-    connected = {each.definition.namespace for each in wanted if each.definition.dependencies}
+    connected = {each.definition.namespace for each in wanted if each.definition.names_others}
     return connected if prune_in is None else connected | {prune_in}
 
 
@@ -155,17 +155,23 @@ def _left_behind(transaction: Transaction, plan: Plan, surplus: Sequence[Task]) 
     gone = {task.id: task.definition.name for task in surplus}
     changed = {each.wish.before.id for each in plan.edits if each.wish.before is not None}
     [namespace] = {task.definition.namespace for task in surplus}
-    held = {
-        task_id: lost
+    stay = {
+        task_id: upstream
         for task_id, upstream in transaction.upstream_edges(namespace).items()
-        if task_id not in gone
-        and task_id not in changed
-        and (lost := [gone[each] for each in upstream if each in gone])
+        if task_id not in gone and task_id not in changed
     }
+    held = {
+        task_id: "depends on " + ", ".join(map(repr, lost))
+        for task_id, upstream in stay.items()
+        if (lost := [gone[each] for each in upstream if each in gone])
+    }
+    for caller, called in transaction.task_calls(namespace).items():
+        if caller not in gone and caller not in changed and called in gone:
+            said = f"calls {gone[called]!r}"
+            held[caller] = f"{held[caller]}, and {said}" if caller in held else said
     dependents = transaction.tasks_in_force(held) if held else {}
     return [
-        Problem("/prune", f"{task.definition.name!r} depends on {', '.join(map(repr, held[id]))}")
-        for id, task in dependents.items()
+        Problem("/prune", f"{task.definition.name!r} {held[id]}") for id, task in dependents.items()
     ]
 
 

@@ -81,6 +81,7 @@ def delete_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
     transaction.delete_tasks(before)
     for namespace in {task.definition.namespace for task in tasks}:
         transaction.replace_dependencies(namespace, before, [])
+    transaction.forget_task_calls(before)
     give_up_outside_edges(transaction, before)
     cancel_runs(transaction, transaction.runs_of_tasks(before, NOT_STARTED), "task_deleted")
     for run in transaction.runs_of_tasks(before, LEASED):
@@ -123,18 +124,22 @@ def _refuse_to_leave_dependents(
         dependents = [
             each
             for each in dependents
-            if any(dependency.task == named for dependency in each.definition.dependencies)
+            if each.definition.called_task == named
+            or any(dependency.task == named for dependency in each.definition.dependencies)
         ]
     if dependents:
         raise _needed_by(dependents)
 
 
 def _dependents_of(transaction: Transaction, task: Task) -> list[Task]:
+    """The tasks that depend on it or call it."""
     edges = transaction.upstream_edges(task.definition.namespace)
-    ids = [task_id for task_id, upstream in edges.items() if task.id in upstream]
+    ids = {task_id for task_id, upstream in edges.items() if task.id in upstream}
+    calls = transaction.task_calls(task.definition.namespace)
+    ids |= {caller for caller, called in calls.items() if called == task.id}
     return list(transaction.tasks_in_force(ids).values()) if ids else []
 
 
 def _needed_by(dependents: Sequence[Task]) -> Conflict:
     names = ", ".join(sorted(task.definition.name for task in dependents))
-    return Conflict(f"other tasks depend on it: {names}; change or delete them first")
+    return Conflict(f"other tasks depend on it or call it: {names}; change or delete them first")

@@ -5,13 +5,15 @@
 Whatever the number, the statements are the same few.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import msgspec
 
 from tidemill.application.pace import paced
 from tidemill.application.settle_tasks import settle_tasks
+from tidemill.domain.calls import call_problems
 from tidemill.domain.circles import find_circles, told_as_a_way
 from tidemill.domain.dependency import Condition
 from tidemill.domain.mapping import map_problems
@@ -60,6 +62,7 @@ class Edit(msgspec.Struct, frozen=True):
 
     wish: Wish
     upstream: dict[Node, Condition]
+    called: Node | None
     first_fire_at: datetime | None
 
 
@@ -72,7 +75,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 def problems_of(definition: TaskDefinition, check: Check) -> tuple[Problem, ...]:
     """All that is wrong with a definition whatever else there is; asks no database."""
-    problems = [*check(definition), *map_problems(definition)]
+    problems = [*check(definition), *map_problems(definition), *call_problems(definition)]
     try:
         schedule_of(definition, _ANY_TIME)
     except InvalidInput as error:
@@ -85,7 +88,7 @@ def lock_dependencies(transaction: Transaction, wishes: Iterable[Wish]) -> None:
     namespaces: set[str] = set()
     for wish in wishes:
         left = wish.name if wish.before is None else _name_of(wish.before)
-        if wish.definition.dependencies or left != wish.name:
+        if wish.definition.names_others or left != wish.name:
             namespaces |= {wish.definition.namespace, left[0]}
     transaction.lock_dependencies(namespaces)
 
@@ -102,17 +105,19 @@ def plan_tasks(
     `known` are tasks that were read already; those that are `gone` are to be deleted. The caller
     holds the lock of the dependencies.
     """
-    upstream = _Upstream(transaction, wishes, known, gone)
+    named = _Named(transaction, wishes, known, gone)
     edits, problems = [], []
     for wish in paced(transaction, wishes):
-        edges, wrong = upstream.of(wish)
+        edges, wrong = named.upstream_of(wish)
+        called, wrong_call = named.call_of(wish)
+        wrong = [*wrong, *wrong_call]
         first_fire_at = None
         if not wish.problems and _has_new_times(wish):
             try:
                 first_fire_at = _first_fire(wish.definition, transaction.now)
             except InvalidInput as error:
                 wrong = [*error.problems, *wrong]
-        edits.append(Edit(wish, edges, first_fire_at))
+        edits.append(Edit(wish, edges, called, first_fire_at))
         problems += [wish.told(problem) for problem in (*wish.problems, *wrong)]
     return Plan(edits, problems or _circles(transaction, edits))
 
@@ -137,13 +142,14 @@ def carry_out(transaction: Transaction, plan: Plan) -> list[Task]:
     by_node: dict[Node, Task] = {_name_of(task): task for task in created}
     by_node |= {after.id: after for _, after in replaced}
     _store_edges(transaction, plan.edits, by_node)
+    _store_calls(transaction, plan.edits, by_node)
     if plan.edits:
         transaction.announce(Topic.SCHEDULES)
     return [by_node[each.wish.node] for each in plan.edits]
 
 
-class _Upstream:
-    """Whom the wishes name as their upstream."""
+class _Named:
+    """Whom the wishes name, as their upstream or to call them."""
 
     def __init__(
         self,
@@ -160,8 +166,8 @@ class _Upstream:
         ids: set[int] = set()
         there = {wish.name for wish in wishes} | known.keys()
         for wish in paced(transaction, wishes):
-            for dependency in wish.definition.dependencies:
-                key = parse_task_key(dependency.task)
+            for said in _said_by(wish.definition):
+                key = parse_task_key(said)
                 namespace = wish.definition.namespace
                 if isinstance(key, int):
                     ids.add(key)
@@ -180,7 +186,7 @@ class _Upstream:
         self._nodes[name[0], task.id] = task.id
         self._names[task.id] = name[1]
 
-    def of(self, wish: Wish) -> tuple[dict[Node, Condition], list[Problem]]:
+    def upstream_of(self, wish: Wish) -> tuple[dict[Node, Condition], list[Problem]]:
         """Its edges, and what is wrong with what it names."""
         edges: dict[Node, Condition] = {}
         names: set[str] = set()
@@ -200,32 +206,90 @@ class _Upstream:
                 names.add(key if isinstance(key, str) else self._names[key])
         return edges, [*problems, *rule_problems(wish.definition, names)]
 
+    def call_of(self, wish: Wish) -> tuple[Node | None, list[Problem]]:
+        """The task that it calls, and what is wrong with that."""
+        said = wish.definition.called_task
+        key = None if said is None else parse_task_key(said)
+        if key is None:
+            return None, []  # it calls none, or what it says is told as wrong already
+        node = self._nodes.get((wish.definition.namespace, key))
+        if node is None:
+            return None, [Problem("/command", f"no task {said!r}")]
+        if node == wish.node:
+            return None, [Problem("/command", "a task cannot call itself")]
+        if node in self._gone:
+            return None, [Problem("/command", f"the task {said!r} is to be deleted")]
+        return node, []
+
+
+def _said_by(definition: TaskDefinition) -> Iterator[str]:
+    """All tasks that a definition names, as it does."""
+    yield from (dependency.task for dependency in definition.dependencies)
+    if definition.called_task is not None:
+        yield definition.called_task
+
 
 def _circles(transaction: Transaction, edits: Sequence[Edit]) -> list[Problem]:
-    """A problem for each circle that these would close: each leads through a new edge of theirs."""
+    """A problem for each circle that these would close: each leads through a new edge of theirs.
+
+    A task is started by its upstream tasks, and by those that call it.
+    """
     new = {each.wish.node for each in edits if each.wish.before is None}
-    edged = [each.wish for each in edits if each.upstream and _has_other_upstream(each.wish)]
+    edged = [
+        each.wish
+        for each in edits
+        if (each.upstream and _has_other_upstream(each.wish))
+        or (each.called is not None and _calls_another(each.wish))
+    ]
     if not edged and not any(node in new for each in edits for node in each.upstream):
         return []
+    namespaces = {wish.definition.namespace for wish in edged}
     graph: dict[Node, Collection[Node]] = {
         task_id: upstream
-        for namespace in {wish.definition.namespace for wish in edged}
+        for namespace in namespaces
         for task_id, upstream in transaction.upstream_edges(namespace).items()
     }
     graph |= {each.wish.node: each.upstream for each in edits}
+    calls = _calls(transaction, namespaces, edits)
+    for caller, called in calls.items():
+        graph[called] = dict.fromkeys([*graph.get(called, ()), caller])
     circles = find_circles(graph, _MOST_CIRCLES, transaction.give_way)
     if not circles:
         return []
     names = _names_of(transaction, {node for circle in circles for node in circle})
-    pointers = {each.wish.node: each.wish.pointer for each in edits}
-    return [
-        Problem(
-            f"{next(pointers[node] for node in circle if node in pointers)}/dependencies",
-            "these tasks would wait for each other: "
-            + told_as_a_way([names.get(node, str(node)) for node in circle]),
-        )
-        for circle in circles
-    ]
+    by_node = {each.wish.node: each for each in edits}
+    problems = []
+    for circle in circles:
+        way = told_as_a_way([names.get(node, str(node)) for node in circle])
+        first = next(by_node[node] for node in circle if node in by_node)
+        if any(calls.get(caller) == node for node, caller in pairwise(circle)):
+            pointer = "/dependencies" if first.called is None else "/command"
+            said = f"these tasks would start one another without end: {way}"
+        else:
+            pointer = "/dependencies"
+            said = f"these tasks would wait for each other: {way}"
+        problems.append(Problem(f"{first.wish.pointer}{pointer}", said))
+    return problems
+
+
+def _calls(
+    transaction: Transaction, namespaces: Collection[str], edits: Sequence[Edit]
+) -> dict[Node, Node]:
+    """Who calls whom there, once these edits are made."""
+    stored: dict[Node, Node] = {
+        caller: called
+        for namespace in namespaces
+        for caller, called in transaction.task_calls(namespace).items()
+    }
+    for each in edits:
+        stored.pop(each.wish.node, None)
+    return stored | {each.wish.node: each.called for each in edits if each.called is not None}
+
+
+def _calls_another(wish: Wish) -> bool:
+    """Than before, or for the first time."""
+    before = wish.before
+    return before is None or wish.definition.called_task != before.definition.called_task
 
 
 def _has_other_upstream(wish: Wish) -> bool:
@@ -318,6 +382,24 @@ def _store_edges(
         )
     for namespace, found in edges.items():
         transaction.replace_dependencies(namespace, stale.get(namespace, ()), found)
+
+
+def _store_calls(
+    transaction: Transaction, edits: Sequence[Edit], by_node: Mapping[Node, Task]
+) -> None:
+    calls: dict[str, dict[int, int]] = {}
+    stale: list[int] = []
+    for edit in edits:
+        task, called = by_node[edit.wish.node], edit.called
+        if edit.wish.before is not None and edit.wish.before.definition.called_task is not None:
+            stale.append(task.id)
+        if called is not None:
+            in_namespace = calls.setdefault(edit.wish.definition.namespace, {})
+            in_namespace[task.id] = called if isinstance(called, int) else by_node[called].id
+    if stale:
+        transaction.forget_task_calls(stale)
+    for namespace, found in calls.items():
+        transaction.add_task_calls(namespace, found)
 
 
 def _name_of(task: Task) -> Name:

@@ -1,18 +1,19 @@
 """Ready runs are handed to the queue, the most urgent first, as many as workers have use for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
 
 import msgspec
 
+from tidemill.application.begin_calls import begin_calls
+from tidemill.application.heed_limits import hold_back, within_limits
 from tidemill.application.place_runs import Placed, free_runs, load_of, place_runs, room_among
 from tidemill.domain.events import EventType
-from tidemill.domain.gates import GateFinding, concurrency_gate, deal, queue_room, serving_workers
+from tidemill.domain.gates import deal, queue_room, serving_workers
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.placement import Candidate
 from tidemill.domain.strategies.registry import StrategyRegistry
-from tidemill.domain.task import lane_to_wait_in, parse_lane
+from tidemill.domain.task import CALL, lane_to_wait_in, parse_lane
 from tidemill.domain.task_run import Hold, ReadyRun, RunChange, TaskRun, annotate, move, rank_of
 from tidemill.domain.worker import Worker
 from tidemill.foundation.queue import RunMessage, message_of
@@ -39,6 +40,9 @@ def dispatch_ready_runs(
     placement = _Placement(transaction, workers, strategies, limit)
     for lane, dispatched in transaction.ready_lanes().items():
         parsed = parse_lane(lane)
+        if parsed.task_type == CALL:
+            has_more = begin_calls(transaction, lane, limit) or has_more
+            continue
         room = min(queue_room(lane, workers, dispatched), limit)
         if strategies.is_asked_for(parsed):
             placed = placement.place(lane, room)
@@ -103,9 +107,9 @@ class _Placement:
         if limit <= 0:
             return Placed([], has_more=False)
         runs = self._transaction.runs_to_place(lane, limit)
-        goes, kept = _within_limits(self._transaction, runs)
+        goes, kept = within_limits(self._transaction, runs)
         placed = place_runs(self._transaction, parse_lane(lane), goes, candidates, self._strategies)
-        _hold(self._transaction, kept)
+        hold_back(self._transaction, kept)
         # Whom a full key kept back has left room to those behind; so has whoever filled the batch.
         is_cut = bool(kept) or len(runs) == self._limit
         return msgspec.structs.replace(placed, has_more=placed.has_more or is_cut)
@@ -113,46 +117,7 @@ class _Placement:
 
 def _dispatch_lane(transaction: Transaction, lane: str, limit: int) -> tuple[list[ReadyRun], int]:
     """The runs of a lane that go, and how many their concurrency keys keep back."""
-    goes, kept = _within_limits(transaction, transaction.ready_runs(lane, limit))
+    goes, kept = within_limits(transaction, transaction.ready_runs(lane, limit))
     transaction.dispatch(goes)
-    _hold(transaction, kept)
+    hold_back(transaction, kept)
     return goes, len(kept)
-
-
-_Ready = TypeVar("_Ready", ReadyRun, TaskRun)
-
-
-def _within_limits(
-    transaction: Transaction, candidates: Sequence[_Ready]
-) -> tuple[list[_Ready], dict[int, GateFinding]]:
-    """The runs that go, and what keeps the others back."""
-    holders = transaction.key_holders(
-        {run.concurrency_key for run in candidates if run.concurrency_key is not None}
-    )
-    goes, kept = [], {}
-    for run in candidates:
-        key = run.concurrency_key
-        finding = concurrency_gate(run, holders.get(key, 0) if key else 0)
-        if not finding.passes:
-            kept[run.id] = finding
-            continue
-        if key is not None:
-            holders[key] = holders.get(key, 0) + 1
-        goes.append(run)
-    return goes, kept
-
-
-def _hold(transaction: Transaction, kept: Mapping[int, GateFinding]) -> None:
-    heads = transaction.run_heads(kept) if kept else {}
-    transaction.change_runs(
-        [
-            annotate(
-                run,
-                transaction.now,
-                EventType.RUN_HELD,
-                {"gate": kept[run.id].gate, "detail": kept[run.id].detail},
-                hold=Hold.LIMIT,
-            )
-            for run in heads.values()
-        ]
-    )

@@ -18,9 +18,8 @@ class FlowCounts:
         self.new: Counter[str | None] = Counter()
         self.gone: Counter[str | None] = Counter()
 
-    def save(self, transaction: Transaction) -> set[str]:
-        """Store what was counted; with its last run, a flow run has ended. The backfills that
-        have room for another by that.
+    def save(self, transaction: Transaction) -> list[FlowRun]:
+        """Store what was counted; with its last run, a flow run has ended. Those that have.
 
         One that was over before stays as it is: an edge from outside may be counted later.
         """
@@ -30,15 +29,15 @@ class FlowCounts:
             for each in open_
             if self.new[each.id] or self.gone[each.id] or not each.unfinished
         ]
-        over = [each for each in counted if not each.unfinished]
-        unhandled = transaction.unhandled_ends([each.id for each in over]) if over else {}
-        transaction.save_flow_runs(
-            [
-                each if each.unfinished else ended(each, unhandled[each.id], transaction.now)
-                for each in counted
-            ]
-        )
-        return {each.backfill_id for each in over if each.backfill_id is not None}
+        ids = [each.id for each in counted if not each.unfinished]
+        unhandled = transaction.unhandled_ends(ids) if ids else {}
+        over = [
+            ended(each, unhandled[each.id], transaction.now)
+            for each in counted
+            if not each.unfinished
+        ]
+        transaction.save_flow_runs([*(each for each in counted if each.unfinished), *over])
+        return over
 
     def _counted(self, flow_run: FlowRun) -> FlowRun:
         new = self.new[flow_run.id]

@@ -6,8 +6,10 @@ import msgspec
 
 from tidemill.application.note_ready import note_ready
 from tidemill.application.release_dependents import release_dependents
+from tidemill.application.return_calls import return_calls
 from tidemill.application.stop_maps import stop_maps
 from tidemill.domain.events import EventType
+from tidemill.domain.flow_run import FlowRun
 from tidemill.domain.gates import concurrency_gate
 from tidemill.domain.run_status import FINAL
 from tidemill.domain.task import TaskStatus
@@ -42,16 +44,29 @@ def follow_up_ended(
 
     `waited_for` are those of their tasks of which other runs wait; None where that is not known.
     """
-    if not ended:
-        return
-    if waited_for is None:
-        waited_for = {run.task_id for run in ended}
-    stopped = stop_maps(transaction, ended)
-    ended = [*ended, *stopped]
-    release_dependents(transaction, ended)
-    let_next_of_task_go(transaction, {*waited_for, *(run.task_id for run in stopped)})
-    let_waiting_for_keys_go(transaction, _limits_of(ended))
-    _rearm_fixed_delays(transaction, ended)
+    while ended:
+        if waited_for is None:
+            waited_for = {run.task_id for run in ended}
+        stopped = stop_maps(transaction, ended)
+        ended = [*ended, *stopped]
+        called = release_dependents(transaction, ended)
+        let_next_of_task_go(transaction, {*waited_for, *(run.task_id for run in stopped)})
+        let_waiting_for_keys_go(transaction, _limits_of(ended))
+        _rearm_fixed_delays(transaction, ended)
+        ended, waited_for = _return_calls(transaction, called) if called else [], None
+
+
+def follow_up_calls(transaction: Transaction, called: Sequence[FlowRun]) -> None:
+    """Let go on what waited for these called flow runs, which have ended, and so on upwards."""
+    if called:
+        follow_up_ended(transaction, _return_calls(transaction, called))
+
+
+def _return_calls(transaction: Transaction, called: Sequence[FlowRun]) -> list[RunHead]:
+    """Those that are final with these flow runs; the others are to be tried again."""
+    returned = return_calls(transaction, called)
+    let_waiting_for_keys_go(transaction, _limits_of(returned.retried))
+    return returned.final
 
 
 def _limits_of(runs: Sequence[RunHead]) -> dict[str, int]:

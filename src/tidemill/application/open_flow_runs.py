@@ -19,7 +19,7 @@ from tidemill.domain.flow_run import FlowRun, FlowStatus, begun, new_flow_run_id
 from tidemill.domain.new_run import dependent_run, run_without_turn, waiting_run
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task
-from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.domain.task_run import LeasedRun, TaskRun, Trigger
 from tidemill.foundation.batches import in_batches
 from tidemill.foundation.store import Transaction
 
@@ -62,6 +62,39 @@ def insert_roots(
         transaction.keep_backfill(turns.backfill_id, turns.max_parallel)
         advance_backfills(transaction, [turns.backfill_id])
     return created
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A run that another one, which is under way, calls for, and until when its end is waited
+    for."""
+
+    run: TaskRun
+    caller: LeasedRun
+    until: datetime | None
+
+
+def insert_called(
+    transaction: Transaction, tasks: Mapping[int, Task], calls: Sequence[Call]
+) -> None:
+    """Store runs that others call for, each with a flow run whose end its caller waits for."""
+    opened: dict[str, FlowRun] = {}
+    roots: list[TaskRun] = []
+    for call in calls:
+        task = tasks[call.run.task_id]
+        flow_run = _called_flow_run(task, call, transaction.now)
+        opened[flow_run.id] = flow_run
+        roots.append(_root(task, call.run, flow_run))
+    _open(transaction, tasks, opened, transaction.insert_runs(roots))
+
+
+def _called_flow_run(task: Task, call: Call, now: datetime) -> FlowRun:
+    flow_run = _flow_run(task, call.run, now, None)
+    return msgspec.structs.replace(
+        flow_run,
+        called_by=call.caller.id,
+        called_by_attempt=call.caller.attempt,
+        deadline_at=earlier(flow_run.deadline_at, call.until),
+    )
 
 
 def _opens_flow_run(task: Task, run: TaskRun) -> bool:

@@ -8,6 +8,7 @@ import msgspec
 
 from tidemill.application.follow_up import (
     follow_up_attempts,
+    follow_up_calls,
     let_next_of_task_go,
     let_waiting_for_keys_go,
 )
@@ -75,6 +76,8 @@ def recover_lost_runs(
     for worker in silent:
         transaction.save_worker(msgspec.structs.replace(worker, status=WorkerStatus.LOST))
     count_outside_edges(transaction)
+    # What ended by an edge from outside, or in a process that knows no calls, told nobody.
+    follow_up_calls(transaction, transaction.overlooked_calls(limit))
     stranded = recover_stranded_runs(transaction)
     stuck = transaction.stuck_dispatches(now - claim_within, limit)
     stuck += _overlooked(transaction, {run.id for run in stuck})

@@ -19,7 +19,7 @@ from tidemill.application.flow_counts import FlowCounts
 from tidemill.application.settle_dependents import settle_ends, settle_further
 from tidemill.domain.dependency import Edge, Refusal, Settled, settle_edges
 from tidemill.domain.events import EventType
-from tidemill.domain.flow_run import begun
+from tidemill.domain.flow_run import FlowRun, begun
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import RunChange, RunHead, TaskRun, move
 from tidemill.foundation.batches import in_batches
@@ -30,16 +30,19 @@ _OUTSIDE_AT_ONCE = 1_000
 _RUNS_AT_ONCE = 2_000  # between two batches others get a turn
 
 
-def release_dependents(transaction: Transaction, over: Sequence[RunHead]) -> None:
-    """Count that these runs, of any flow run or none, have ended, and see who is free by that."""
+def release_dependents(transaction: Transaction, over: Sequence[RunHead]) -> list[FlowRun]:
+    """Count that these runs, of any flow run or none, have ended, and see who is free by that.
+
+    The flow runs that have ended with them, and that runs called which wait for that.
+    """
     in_flow = [run for run in over if run.flow_run_id is not None]
     if not in_flow:
-        return
+        return []
     ended = Counter(run.flow_run_id for run in in_flow if run.flow_run_id is not None)
     counts = FlowCounts(transaction.count_down(ended))
     transaction.forget_tallies([run.id for run in in_flow if not run.attempt])
     settled = settle_ends(transaction, {run.id: run.status for run in in_flow})
-    _go_on(transaction, settled, counts)
+    return [each for each in _go_on(transaction, settled, counts) if each.called_by is not None]
 
 
 def count_carried_over(
@@ -106,17 +109,24 @@ def advance_backfills(transaction: Transaction, backfill_ids: Collection[str]) -
         runs = transaction.runs_without_turn(counts.flow_runs)
         settled = _begin(transaction, runs, counts)
         _begin_and_skip(transaction, settled, counts)
-        backfill_ids = counts.save(transaction)
+        backfill_ids = _backfills_of(counts.save(transaction))
 
 
 def _counts_of(transaction: Transaction, flow_run_ids: Collection[str | None]) -> FlowCounts:
     return FlowCounts(transaction.flow_runs({each for each in flow_run_ids if each is not None}))
 
 
-def _go_on(transaction: Transaction, settled: Settled, counts: FlowCounts) -> None:
-    """Let them start or skip them, and the next of a backfill begin where a flow run has ended."""
+def _go_on(transaction: Transaction, settled: Settled, counts: FlowCounts) -> list[FlowRun]:
+    """Let them start or skip them, and the next of a backfill begin where a flow run has ended;
+    those that have."""
     _begin_and_skip(transaction, settled, counts)
-    advance_backfills(transaction, counts.save(transaction))
+    over = counts.save(transaction)
+    advance_backfills(transaction, _backfills_of(over))
+    return over
+
+
+def _backfills_of(over: Sequence[FlowRun]) -> set[str]:
+    return {each.backfill_id for each in over if each.backfill_id is not None}
 
 
 def _begin_and_skip(transaction: Transaction, settled: Settled, counts: FlowCounts) -> None:

@@ -1,7 +1,7 @@
 """Somebody asks for runs now, or at an instant of their choosing."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -70,21 +70,8 @@ def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -
 
 
 def _tasks_of(transaction: Transaction, requests: Sequence[TriggerRequest]) -> list[Task]:
-    ids: set[int] = set()
-    names: dict[str, set[str]] = {}
-    for request in requests:
-        wanted = parse_task_key(request.task)
-        if isinstance(wanted, int):
-            ids.add(wanted)
-        elif wanted is not None:
-            names.setdefault(request.namespace, set()).add(wanted)
-    found: dict[tuple[str, int | str | None], Task] = {}
-    for task in transaction.tasks(ids).values() if ids else ():
-        found[task.definition.namespace, task.id] = task
-    for namespace, wanted_names in names.items():
-        for name, task in transaction.tasks_named(namespace, wanted_names).items():
-            found[namespace, name] = task
-    tasks = [found.get((each.namespace, parse_task_key(each.task))) for each in requests]
+    found = find_tasks(transaction, [(each.namespace, each.task) for each in requests])
+    tasks = [found.get((each.namespace, each.task)) for each in requests]
     problems = [
         Problem(f"{request.pointer}/task", f"no task {request.task}")
         for request, task in zip(requests, tasks, strict=True)
@@ -93,6 +80,28 @@ def _tasks_of(transaction: Transaction, requests: Sequence[TriggerRequest]) -> l
     if problems:
         raise InvalidInput("some of the tasks named do not exist", problems)
     return [task for task in tasks if task is not None]
+
+
+TaskNames = Mapping[tuple[str, int | str], Task]  # a namespace, and an id or `name:NAME` in it
+
+
+def find_tasks(transaction: Transaction, names: Collection[tuple[str, int | str]]) -> TaskNames:
+    """Those of the tasks named that there are, locked."""
+    keys = {(namespace, said): parse_task_key(said) for namespace, said in names}
+    ids: set[int] = set()
+    in_namespace: dict[str, set[str]] = {}
+    for (namespace, _), key in keys.items():
+        if isinstance(key, int):
+            ids.add(key)
+        elif key is not None:
+            in_namespace.setdefault(namespace, set()).add(key)
+    found: dict[tuple[str, int | str | None], Task] = {}
+    for task in transaction.tasks(ids).values() if ids else ():
+        found[task.definition.namespace, task.id] = task
+    for namespace, wanted in in_namespace.items():
+        for name, task in transaction.tasks_named(namespace, wanted).items():
+            found[namespace, name] = task
+    return {name: found[name[0], key] for name, key in keys.items() if (name[0], key) in found}
 
 
 def find_task(reads: Reads, namespace: str, key: int | str) -> Task | None:

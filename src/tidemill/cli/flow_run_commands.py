@@ -6,15 +6,27 @@ from tidemill.cli.output import Common, show_many, show_one
 
 FLOW_RUN_COLUMNS = (
     "id", "root_task_id", "status", "reason", "total", "unfinished", "scheduled_for",
-    "deadline_at", "completed_at", "retry_of",
+    "deadline_at", "completed_at", "retry_of", "called_by",
 )  # fmt: skip
 
 
-def list_flow_runs(*, status: str | None = None, common: Common | None = None) -> None:
-    """List flow runs, the newest first."""
+def list_flow_runs(
+    *,
+    status: str | None = None,
+    called_by: int | None = None,
+    common: Common | None = None,
+) -> None:
+    """List flow runs, the newest first.
+
+    Parameters
+    ----------
+    called_by
+        those that this run called
+    """
     common = common or Common()
     with common.client() as client:
-        show_many(client.items("/flow-runs", status=status), common.output, FLOW_RUN_COLUMNS)
+        found = client.items("/flow-runs", status=status, called_by=called_by)
+        show_many(found, common.output, FLOW_RUN_COLUMNS)
 
 
 def get(flow_run: str, /, *, common: Common | None = None) -> None:

@@ -43,6 +43,8 @@ class FlowRun(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float | None = None
     deadline_at: datetime | None = None
     backfill_id: str | None = None  # of a backfill with a bound on its flow runs
+    called_by: int | None = None  # the run that called its root task, and waits for its end
+    called_by_attempt: int | None = None  # the attempt of that run that it is for
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from tidemill.domain.run_status import FINAL, RunStatus
-from tidemill.domain.task import Lane, TaskStatus, parse_lane
+from tidemill.domain.task import CALL, Lane, TaskStatus, parse_lane
 from tidemill.domain.task_run import HOLDS_FOR_TASK, Hold, ReadyRun, RunHead, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
 
@@ -43,6 +43,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     dispatched: int = 0  # runs of the lane that wait in the queue already
     room: int | None = None  # how many runs its strategy has use for; None: none is asked
     upstream: Sequence[str] = ()  # what it still waits for, a phrase each
+    called: str | None = None  # what it called and waits for, a phrase
     expression: str | None = None  # its trigger rule, where that is one
     ahead: int = 0  # ready runs of the lane that start earlier
 
@@ -62,7 +63,7 @@ def explain_run(facts: RunFacts) -> Explanation:
     run = facts.run
     waiting = facts.dispatched if run.status is RunStatus.PENDING else 0
     gates = [
-        status_gate(run),
+        status_gate(run, facts.called),
         enabled_gate(run, facts.task_status),
         GateFinding("schedule", True, f"made by {run.trigger}, for {run.scheduled_for:%FT%T.%fZ}"),
         misfire_gate(run),
@@ -85,13 +86,15 @@ def explain_run(facts: RunFacts) -> Explanation:
     )
 
 
-def status_gate(run: TaskRun) -> GateFinding:
-    """Only a run that has not started and is not final may start."""
+def status_gate(run: TaskRun, called: str | None = None) -> GateFinding:
+    """Only a run that has not started and is not final may start; `called` is what one that is
+    under way waits for."""
     may = run.status in {
         RunStatus.WAITING, RunStatus.PENDING, RunStatus.DISPATCHED, RunStatus.RETRYING
     }  # fmt: skip
     why = f", {run.reason}" if run.reason else ""
-    return GateFinding("status", may, f"{run.status}{why}")
+    waits = f"; it waits for {called}" if called else ""
+    return GateFinding("status", may, f"{run.status}{why}{waits}")
 
 
 def enabled_gate(run: TaskRun, task_status: TaskStatus | None) -> GateFinding:
@@ -173,6 +176,8 @@ def worker_gate(
     lane: str, workers: Sequence[Worker], dispatched: int = 0, room: int | None = None
 ) -> GateFinding:
     """Whether any active worker serves the run's lane and has use for one run more."""
+    if parse_lane(lane).task_type == CALL:
+        return GateFinding("worker", True, "it calls a task: no worker takes it")
     serving = serving_workers(lane, workers)
     if not serving:
         why = _why_nobody_serves(parse_lane(lane), workers)

@@ -13,7 +13,7 @@ class RunStatus(StrEnum):
     WAITING = "waiting"  # for upstream runs of its flow run
     PENDING = "pending"  # may start once its time has come and the limits allow
     DISPATCHED = "dispatched"  # handed to the queue
-    RUNNING = "running"  # a worker holds its lease
+    RUNNING = "running"  # a worker holds its lease, or it waits for the task that it called
     RETRYING = "retrying"  # its next attempt is planned
     CANCELLING = "cancelling"  # its worker was asked to end it
     SUCCEEDED = "succeeded"

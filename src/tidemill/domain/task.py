@@ -93,6 +93,9 @@ class MapOver(msgspec.Struct, frozen=True):
     on_failure: Literal["continue", "stop"] = "continue"  # of the items that have not started
 
 
+# The executor of a task that calls another one, and waits for it without a worker.
+CALL = "task"
+
 # A strategy by its name alone, or `{"name": …}` with its settings.
 StrategyChoice = str | dict[str, Any]
 
@@ -130,6 +133,16 @@ class TaskDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     map_over: MapOver | None = None
     tags: list[str] = []
     metadata: dict[str, Any] = {}
+
+    @property
+    def called_task(self) -> str | None:
+        """The task that it calls, named as in `dependencies`; None where it calls none."""
+        return self.command if self.executor == CALL else None
+
+    @property
+    def names_others(self) -> bool:
+        """Whether what it says is about other tasks as well."""
+        return bool(self.dependencies) or self.called_task is not None
 
 
 # In `metadata`: that a task was applied, and goes once it is no longer among what is.

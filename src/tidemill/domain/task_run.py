@@ -9,6 +9,9 @@ import msgspec
 from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.run_status import RunStatus, may_follow
 
+# Who holds a run that calls a task, in place of a worker: it has no lease, and cannot be lost.
+CALLER = "dispatcher"
+
 AGEING_STEP = timedelta(minutes=5)  # waiting this long is worth one level of priority
 
 
@@ -22,6 +25,7 @@ class Trigger(StrEnum):
     BACKFILL = "backfill"
     API = "api"
     EVENT = "event"
+    CALL = "call"  # a run of another task, which waits for it
 
 
 class Hold(StrEnum):

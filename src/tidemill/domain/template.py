@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from tidemill.errors import Problem
+from tidemill.run_facts import RunFacts, rfc3339
 
 LARGEST = 1_048_576  # bytes that placeholders may bring into one attempt's arguments
 
@@ -82,6 +83,17 @@ def render(executor: str, arguments: Any, facts: Mapping[str, Any]) -> Any:
             elif isinstance(value, dict | list):
                 work.append((value, below))
     return whole[0]
+
+
+def facts_of(run: RunFacts) -> dict[str, Any]:
+    """What the placeholders of this run's arguments may name."""
+    told = {
+        "id": run.run_id,
+        "scheduled_for": rfc3339(run.scheduled_for),
+        "previous_success_at": rfc3339(run.previous_success_at) or None,
+    }
+    told |= {name: getattr(run, name) for name in RUN_FACTS if name not in told}
+    return {"parameters": run.parameters, "run": told}
 
 
 def has_placeholders(arguments: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tidemill.domain.task import Lane
+from tidemill.domain.task import CALL, Lane
 
 
 class WorkerStatus(StrEnum):
@@ -53,6 +53,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
         return (
             lane.queue in self.queues
             and lane.task_type in self.task_types
+            and lane.task_type != CALL  # whatever it says of itself: that is nobody's
             and lane.worker_id in (None, self.id)
             and all(self.labels.get(key) == value for key, value in lane.selector.items())
         )

@@ -16,6 +16,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
 from tidemill.domain.task_run import LeasedRun, Shard
 from tidemill.domain.worker import Worker
+from tidemill.foundation.executor import Execution
 from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import LogLines
 
@@ -32,6 +33,30 @@ class ClaimedRun(msgspec.Struct, frozen=True):
     previous_success_at: datetime | None
     deadline_seconds: float | None = None  # what is left of it; the worker's clock is not asked
     shard: Shard = Shard()
+
+
+def execution_of(claimed: ClaimedRun) -> Execution:
+    """A claimed run as its executor sees it."""
+    run, definition = claimed.run, claimed.definition
+    return Execution(
+        run_id=run.id,
+        task_id=run.task_id,
+        task_name=run.task_name,
+        namespace=run.namespace,
+        attempt=run.attempt,
+        fence=run.fence,
+        command=definition.command,
+        arguments=definition.arguments,
+        parameters=run.parameters,
+        scheduled_for=run.scheduled_for,
+        previous_success_at=claimed.previous_success_at,
+        missed_count=run.missed_count,
+        flow_run_id=run.flow_run_id,
+        traceparent=run.traceparent,
+        checkpoint=run.checkpoint,
+        shard_index=claimed.shard.index,
+        shard_total=claimed.shard.total,
+    )
 
 
 class Renewal(msgspec.Struct, frozen=True):

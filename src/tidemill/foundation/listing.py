@@ -55,6 +55,7 @@ class FlowRunFilter(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str | None = None
     root_task_id: int | None = None
     status: FlowStatus | None = None
+    called_by: int | None = None
 
 
 class WorkerFilter(msgspec.Struct, frozen=True, kw_only=True):

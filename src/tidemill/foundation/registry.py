@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from tidemill.domain.task import TaskDefinition
+from tidemill.domain.task import CALL, TaskDefinition
 from tidemill.domain.template import template_problems
 from tidemill.errors import InvalidSettings, Problem
 from tidemill.foundation.executor import Executor
@@ -18,10 +18,13 @@ class ExecutorRegistry:
         self._executors: dict[str, Executor] = {}
 
     def register(self, task_type: str, factory: ExecutorFactory) -> None:
-        """Make `factory` responsible for tasks of this type; raises ValueError where it is taken.
+        """Make `factory` responsible for tasks of this type; raises ValueError where it is taken,
+        or no worker may perform it.
 
         Constructors do nothing but keep what they are given: `Executor.start` begins.
         """
+        if task_type == CALL:
+            raise ValueError(f"{task_type!r} tasks call others: no worker performs them")
         if task_type in self._factories:
             raise ValueError(f"an executor for {task_type!r} is registered already")
         self._factories[task_type] = factory
@@ -46,8 +49,10 @@ class ExecutorRegistry:
 
     def check(self, definition: TaskDefinition) -> Sequence[Problem]:
         """What is wrong with a definition, as far as its executor can tell without running it."""
+        if definition.executor == CALL:
+            return []  # whoever defines it sees to it
         if definition.executor not in self._factories:
-            known = ", ".join(self.task_types)
+            known = ", ".join(sorted([*self.task_types, CALL]))
             return [
                 Problem("/executor", f"no executor {definition.executor!r}; there are: {known}")
             ]

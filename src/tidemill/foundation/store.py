@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from tidemill.domain.calls import LastRun
 from tidemill.domain.dependency import Condition, Edge, Tally
 from tidemill.domain.duty import Duty, DutyLease
 from tidemill.domain.events import RunEvent
@@ -421,6 +422,15 @@ class Transaction(Reads, Protocol):
     ) -> None:
         """Store `edges`, and forget all that those of `task_ids` depended on before."""
 
+    def task_calls(self, namespace: str) -> dict[int, int]:
+        """Who calls whom in a namespace: task id → the id of the task that it calls."""
+
+    def add_task_calls(self, namespace: str, calls: Mapping[int, int]) -> None:
+        """Store which task calls which."""
+
+    def forget_task_calls(self, task_ids: Collection[int]) -> None:
+        """These call no task any more."""
+
     # flow runs
 
     def task_edges_below(self, task_ids: Collection[int]) -> list[TaskEdge]:
@@ -436,8 +446,8 @@ class Transaction(Reads, Protocol):
         """Of each of these flow runs so many runs have ended, where it has not itself; all as they
         stand then, locked: nobody else counts in them until the commit."""
 
-    def unfinished_members(self, flow_run_id: str) -> list[int]:
-        """The runs of a flow run that have not ended, in the order of their ids."""
+    def unfinished_members(self, flow_run_ids: Collection[str]) -> list[int]:
+        """The runs of these flow runs that have not ended, in the order of their ids."""
 
     def save_flow_runs(self, flow_runs: Sequence[FlowRun]) -> None:
         """Store the status, counts, deadline and end of flow runs."""
@@ -451,6 +461,15 @@ class Transaction(Reads, Protocol):
 
     def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[RunHead]:
         """The heads of the unfinished runs of these flow runs that nobody holds, locked."""
+
+    def open_calls(self, run_ids: Collection[int]) -> list[str]:
+        """The flow runs that these runs called and that have not ended, in the order of ids."""
+
+    def overlooked_calls(self, limit: int) -> list[FlowRun]:
+        """Called flow runs that have ended, while the attempt that they are for still waits."""
+
+    def last_runs_of(self, flow_run_ids: Collection[str]) -> list[LastRun]:
+        """The runs of these flow runs on which no other in them depends, in the order of parts."""
 
     def keep_backfill(self, backfill_id: str, max_parallel: int) -> None:
         """Store a backfill whose flow runs take turns."""
@@ -564,10 +583,13 @@ class Transaction(Reads, Protocol):
     def bound_runs(self, run_ids: Collection[int]) -> list[TaskRun]:
         """Those of these dispatched runs that have a concurrency key or a deadline, locked."""
 
-    def claim(self, run_ids: Collection[int], worker_id: str, until: datetime) -> list[LeasedRun]:
+    def claim(
+        self, run_ids: Collection[int], worker_id: str, until: datetime | None
+    ) -> list[LeasedRun]:
         """Give those of these runs that are dispatched to a worker; as they are then, in any order.
 
-        Each is running, its attempt and fence are one higher, its lease ends at `until` and what
+        Each is running, its attempt and fence are one higher, its lease ends at `until`, or it
+        has none, and what
         the attempt before left of reason, error and exit code is gone; the attempt is stored and
         RunStarted told. The others are left as they are.
         """

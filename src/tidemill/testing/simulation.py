@@ -37,7 +37,7 @@ from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.dependency import RULES, Condition, Edge, Tally, Verdict
 from tidemill.domain.events import EventType, RunEvent
-from tidemill.domain.flow_run import FlowRun
+from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.gates import serving_workers
 from tidemill.domain.lease import MAX_LOSSES, stop_before
 from tidemill.domain.mapping import NoItems, Source, items_of
@@ -46,6 +46,7 @@ from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import FINAL, LEASED, RunStatus, may_follow
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import (
+    CALL,
     Concurrency,
     Dependency,
     MapOver,
@@ -57,7 +58,7 @@ from tidemill.domain.task import (
     parse_lane,
     schedule_of,
 )
-from tidemill.domain.task_run import LeasedRun, TaskRun, Trigger
+from tidemill.domain.task_run import CALLER, AttemptOutcome, LeasedRun, TaskRun, Trigger
 from tidemill.errors import Conflict, InvalidInput, KeyReused, NotFound
 from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun
 from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter
@@ -218,6 +219,7 @@ class Simulation:
             partial(recover_lost_runs, limit=BATCH, claim_within=CLAIM_WITHIN, silent_after=LEASE)
         )
         self._check_nobody_waits_for_the_gone(self.store.read_now(lambda r: r.dispatched_lanes()))
+        self._check_callers()
         overdue = self.store.transact_now(lambda t: t.overdue_flow_runs(BATCH))
         self._demand(not overdue, 15, f"something of the overdue flow runs {overdue} may yet start")
 
@@ -229,6 +231,33 @@ class Simulation:
         workers = self.store.read_now(lambda reads: reads.workers_alive())
         for lane in named:
             self._demand(bool(serving_workers(lane, workers)), 24, f"runs wait in {lane}")
+
+    def _check_callers(self) -> None:
+        """Whoever waits for what it called has just one flow run that has not ended, and holds no
+        lease; no more of them wait under a key than it allows."""
+        wanted = RunFilter(status=tuple(LEASED), worker_id=CALLER)
+        page = PageRequest("id", 1_000_000)
+        callers = self.store.read_now(lambda r: r.list_runs(wanted, page)).items
+        waiting: dict[str, list[TaskRun]] = {}
+        for run in callers:
+            called = self._called_by(run)
+            latest = [each for each in called if each.called_by_attempt == run.attempt]
+            is_open = [each.completed_at is None for each in called]
+            self._demand(
+                len(latest) == 1 and latest[0].completed_at is None and sum(is_open) == 1,
+                15,
+                f"run {run.id} waits in attempt {run.attempt} for {called}",
+            )
+            self._demand(run.lease_expires_at is None, 20, f"run {run.id} has a lease")
+            if run.concurrency_key is not None:
+                waiting.setdefault(run.concurrency_key, []).append(run)
+        for key, runs in waiting.items():
+            most = max(run.concurrency_limit or 0 for run in runs)
+            self._demand(len(runs) <= most, 38, f"{len(runs)} runs wait under {key!r}")
+
+    def _called_by(self, run: TaskRun) -> list[FlowRun]:
+        wanted, page = FlowRunFilter(called_by=run.id), PageRequest("id", 1_000_000)
+        return self.store.read_now(lambda r: r.list_flow_runs(wanted, page)).items
 
     # people
 
@@ -245,8 +274,31 @@ class Simulation:
 
     def _create_task(self) -> None:
         wanted = self._definition(f"task-{len(self._tasks) + 1}", list(self._tasks))
-        made = self.store.transact_now(lambda t: create_task(t, wanted, lambda d: ()))
+
+        def create(wanted: TaskDefinition) -> Task:
+            return self.store.transact_now(lambda t: create_task(t, wanted, lambda d: ()))
+
+        made = self._unless_in_a_circle(create, wanted)
         self._note(made.id, made)
+
+    def _unless_in_a_circle(
+        self, define: Callable[[TaskDefinition], Task], wanted: TaskDefinition
+    ) -> Task:
+        """Define a task; where it would start itself again by a call, one that names no other."""
+        try:
+            return define(wanted)
+        except InvalidInput as error:
+            said = [problem.message for problem in error.problems]
+            is_circle = all("start one another without end" in each for each in said)
+            self._demand(is_circle, 37, f"{wanted.name} was refused: {said}")
+        plain = definition(wanted.name)
+        said_alone = {
+            name: getattr(plain, name)
+            for name in (
+                "executor", "task_type", "command", "dependencies", "trigger_rule", "map_over"
+            )
+        }  # fmt: skip
+        return define(msgspec.structs.replace(wanted, **said_alone))
 
     def _definition(self, name: str, older: Sequence[int]) -> TaskDefinition:
         """Of a task that may depend on those of these that are still there."""
@@ -258,8 +310,10 @@ class Simulation:
             dependencies = [msgspec.structs.replace(d, condition="completed") for d in dependencies]
         concurrency = choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2)))
         strategies = _WHOLE if map_over else _STRATEGIES
+        called = self._called(older)
         return definition(
             name,
+            **({"executor": CALL, "command": called} if called else {}),
             schedule=self._schedule(),
             dependencies=dependencies,
             trigger_rule=rule or choose(("all", "none_failed") if map_over else ("all", *RULES)),
@@ -273,8 +327,13 @@ class Simulation:
             deadline_seconds=choose((None, None, 60)),
             flow_deadline_seconds=choose((None, None, 90)),
             concurrency=concurrency,
-            strategy=choose((None, *strategies)),
+            strategy=None if called else choose((None, *strategies)),
         )
+
+    def _called(self, task_ids: Sequence[int]) -> str | None:
+        """One of these that is still there, for a task to call."""
+        alive = [task_id for task_id in task_ids if self._tasks[task_id][-1][1] is not None]
+        return str(self.random.choice(alive)) if alive and self.random.random() < 0.25 else None
 
     def _map_over(self, dependencies: Sequence[Dependency]) -> MapOver | None:
         lists = [each.task for each in dependencies if each.condition == "succeeded"]
@@ -377,10 +436,11 @@ class Simulation:
             return
         name = self._tasks[task_id][-1][1].definition.name  # type: ignore[union-attr]
         older = [each for each in self._tasks if each < task_id]
-        changed = self.store.transact_now(
-            lambda t: replace_task(t, task_id, self._definition(name, older), lambda d: ())
-        )
-        self._note(task_id, changed)
+
+        def replace(wanted: TaskDefinition) -> Task:
+            return self.store.transact_now(lambda t: replace_task(t, task_id, wanted, lambda d: ()))
+
+        self._note(task_id, self._unless_in_a_circle(replace, self._definition(name, older)))
 
     def _pause_one(self) -> None:
         task_id = self._some_task()
@@ -451,6 +511,7 @@ class Simulation:
         self._check_parts(runs)
         self._check_flow_runs(runs)
         self._check_maps(runs)
+        self._check_calls(runs)
         for task_id, story in self._tasks.items():
             self._check_firings(task_id, story, [run for run in runs if run.task_id == task_id])
 
@@ -609,6 +670,41 @@ class Simulation:
         told = [part.parameters.get("item") for part in parts if part.shard_total]
         expected = [] if isinstance(found, NoItems) else found
         self._demand(told == expected, 35, f"run {run.id} was mapped to {told}, not {expected}")
+
+    def _check_calls(self, runs: Sequence[TaskRun]) -> None:
+        """An attempt that called has ended after what it called, in the way that did."""
+        for run in runs:
+            if run.worker_id != CALLER:
+                continue
+            attempts = {
+                attempt.attempt: attempt
+                for attempt in self.store.read_now(lambda reads: reads.attempts(run.id))  # noqa: B023
+            }
+            called = self._called_by(run)
+            numbers = [each.called_by_attempt for each in called]
+            self._demand(len(numbers) == len(set(numbers)), 1, f"run {run.id} called {numbers}")
+            for each in called:
+                attempt = attempts[each.called_by_attempt or 0]
+                then, at = each.completed_at, attempt.completed_at
+                in_order = then is not None and at is not None and then <= at
+                self._demand(in_order, 19, f"run {run.id} ended before what it called")
+                self._demand(
+                    (attempt.outcome is AttemptOutcome.SUCCEEDED)
+                    == (each.status is FlowStatus.SUCCEEDED),
+                    13,
+                    f"attempt {attempt.attempt} of run {run.id} {attempt.outcome}, but what it "
+                    f"called {each.status}",
+                )
+            lacking = {
+                number
+                for number, attempt in attempts.items()
+                if attempt.worker_id == CALLER and number not in numbers
+            }
+            self._demand(
+                all(attempts[n].outcome is AttemptOutcome.FAILED for n in lacking),
+                1,
+                f"attempts {lacking} of run {run.id} called nothing",
+            )
 
     def _check_firings(
         self, task_id: int, story: Sequence[tuple[datetime, Task | None]], runs: list[TaskRun]

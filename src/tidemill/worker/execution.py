@@ -6,8 +6,14 @@ from typing import Any
 import msgspec
 
 from tidemill.domain.outcome import Outcome, failure
-from tidemill.domain.template import RUN_FACTS, TemplateError, has_placeholders, render
-from tidemill.foundation.control_plane import AttemptReport, Cause, ClaimedRun, OutputReport
+from tidemill.domain.template import TemplateError, facts_of, has_placeholders, render
+from tidemill.foundation.control_plane import (
+    AttemptReport,
+    Cause,
+    ClaimedRun,
+    OutputReport,
+    execution_of,
+)
 from tidemill.foundation.executor import (
     DirectExecutor,
     Ended,
@@ -17,7 +23,6 @@ from tidemill.foundation.executor import (
     StopRequest,
 )
 from tidemill.foundation.store import LogLines
-from tidemill.run_facts import rfc3339
 from tidemill.worker.in_tasks import executor_error
 from tidemill.worker.reporter import Reporter
 
@@ -118,42 +123,8 @@ def _filled_in(execution: Execution, executor: Executor) -> Execution:
     gives what its executor does not take."""
     if not has_placeholders(execution.arguments):
         return execution
-    run = {
-        "id": execution.run_id,
-        "scheduled_for": rfc3339(execution.scheduled_for),
-        "previous_success_at": rfc3339(execution.previous_success_at) or None,
-    } | {
-        name: getattr(execution, name)
-        for name in RUN_FACTS
-        if name not in {"id", "scheduled_for", "previous_success_at"}
-    }
-    facts = {"parameters": execution.parameters, "run": run}
-    arguments = render(executor.task_type, execution.arguments, facts)
+    arguments = render(executor.task_type, execution.arguments, facts_of(execution))
     problems = executor.check(execution.command, arguments)
     if problems:
         raise TemplateError("; ".join(f"{each.pointer}: {each.message}" for each in problems))
     return msgspec.structs.replace(execution, arguments=arguments)
-
-
-def execution_of(claimed: ClaimedRun) -> Execution:
-    """A claimed run as its executor sees it."""
-    run, definition = claimed.run, claimed.definition
-    return Execution(
-        run_id=run.id,
-        task_id=run.task_id,
-        task_name=run.task_name,
-        namespace=run.namespace,
-        attempt=run.attempt,
-        fence=run.fence,
-        command=definition.command,
-        arguments=definition.arguments,
-        parameters=run.parameters,
-        scheduled_for=run.scheduled_for,
-        previous_success_at=claimed.previous_success_at,
-        missed_count=run.missed_count,
-        flow_run_id=run.flow_run_id,
-        traceparent=run.traceparent,
-        checkpoint=run.checkpoint,
-        shard_index=claimed.shard.index,
-        shard_total=claimed.shard.total,
-    )

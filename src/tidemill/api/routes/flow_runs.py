@@ -52,10 +52,14 @@ async def list_flow_runs(
     namespace: Text = None,
     root_task_id: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
     status: FlowStatus | None = None,
+    called_by: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
 ) -> Response:
     """The flow runs that match every filter, the newest first."""
     wanted = FlowRunFilter(
-        namespace=within(visible, namespace), root_task_id=root_task_id, status=status
+        namespace=within(visible, namespace),
+        root_task_id=root_task_id,
+        status=status,
+        called_by=called_by,
     )
     page = page_request(limit, cursor, sort, FLOW_RUN_SORTS, ids=str)
     found = await context.store.read(lambda r: r.list_flow_runs(wanted, page))

@@ -33,20 +33,28 @@ from tidemill.api.schemas import (
     Listed,
     LogOut,
     NoBody,
+    RunDetailOut,
     RunFilterBody,
     RunOut,
     RunsBody,
 )
 from tidemill.api.streams import LastEventId
-from tidemill.api.views import attempt_view, event_view, explanation_view, log_views, run_view
+from tidemill.api.views import (
+    attempt_view,
+    event_view,
+    explanation_view,
+    log_views,
+    run_detail_view,
+    run_view,
+)
 from tidemill.application.cancel_runs import cancel_runs
 from tidemill.application.queries.explain import explain as explain_run
 from tidemill.application.retry_runs import retry_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.run_status import FINAL, RunStatus
-from tidemill.domain.task_run import TaskRun, Trigger
+from tidemill.domain.task_run import CALLER, TaskRun, Trigger
 from tidemill.errors import Conflict, NotFound
-from tidemill.foundation.listing import RUN_SORTS, PageRequest, RunFilter
+from tidemill.foundation.listing import RUN_SORTS, FlowRunFilter, PageRequest, RunFilter
 from tidemill.foundation.store import Reads, Transaction
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
@@ -260,11 +268,20 @@ def _bulk_item(
 @router.get(
     "/{id}",
     dependencies=[requires(Permission.TASK_READ)],
-    responses=documented(200, RunOut, 404),
+    responses=documented(200, RunDetailOut, 404),
 )
 async def get(context: Context, visible: Visible, id: RunId) -> Response:
-    """One run."""
-    return json_answer(run_view(await context.store.read(lambda r: _found(r, id, visible))))
+    """One run, whoever called it, and what it called."""
+
+    def look(reads: Reads) -> dict[str, Any]:
+        run = _found(reads, id, visible)
+        flow_run = reads.flow_run(run.flow_run_id) if run.flow_run_id else None
+        wanted = FlowRunFilter(called_by=id)
+        has_called = run.worker_id == CALLER
+        calls = reads.list_flow_runs(wanted, PageRequest("-id")).items if has_called else []
+        return run_detail_view(run, flow_run, calls)
+
+    return json_answer(await context.store.read(look))
 
 
 @router.post(

@@ -21,8 +21,9 @@ from tidemill.domain.overlap import decide_overlap
 from tidemill.domain.run_status import LEASED, NOT_STARTED, RunStatus
 from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import Task, TaskStatus, parse_lane
-from tidemill.domain.task_run import TaskRun
+from tidemill.domain.task_run import CALLER, TaskRun
 from tidemill.domain.worker import Worker
+from tidemill.foundation.listing import FlowRunFilter, PageRequest
 from tidemill.foundation.store import Reads
 
 _MOST_AHEAD = 1_000
@@ -45,10 +46,25 @@ def explain(reads: Reads, run: TaskRun, strategies: StrategyRegistry) -> Explana
             dispatched=dispatched,
             room=_room_of(reads, run.lane, workers, dispatched, strategies) if is_pending else None,
             upstream=_open_upstream(reads, run) if run.status is RunStatus.WAITING else (),
+            called=_called(reads, run) if run.worker_id == CALLER else None,
             expression=_expression(reads, run),
             ahead=reads.ready_before(run, _MOST_AHEAD) if run.status in NOT_STARTED else 0,
         )
     )
+
+
+def _called(reads: Reads, run: TaskRun) -> str | None:
+    """Where the flow run stands that it called and waits for."""
+    if run.status not in LEASED:
+        return None
+    page = reads.list_flow_runs(FlowRunFilter(called_by=run.id), PageRequest("-id"))
+    for called in page.items:
+        if called.called_by_attempt == run.attempt:
+            root = reads.members_by_id([called.root_run_id]).get(called.root_run_id)
+            first = f"run {called.root_run_id}" + (f" of {root.task_name}" if root else "")
+            ended = f"{called.total - called.unfinished} of its {called.total} runs have ended"
+            return f"flow run {called.id} ({called.status}), which {first} began: {ended}"
+    return None
 
 
 def _expression(reads: Reads, run: TaskRun) -> str | None:

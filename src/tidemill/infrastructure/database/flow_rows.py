@@ -24,6 +24,7 @@ from sqlalchemy import (
     text,
 )
 
+from tidemill.domain.calls import LastRun
 from tidemill.domain.dependency import Edge, Tally
 from tidemill.domain.flow_run import FlowRun, Member
 from tidemill.domain.mapping import Source
@@ -36,6 +37,7 @@ from tidemill.infrastructure.database.run_rows import head_from, latest_success,
 from tidemill.infrastructure.database.tables import (
     AWAITS_TURN,
     HAS_DEADLINE,
+    IS_LEASED,
     IS_NOT_LEASED,
     IS_OUTSIDE,
     IS_UNDER_WAY,
@@ -158,7 +160,7 @@ _upstream_counts = (
 )
 _unfinished_members = (
     select(task_runs.c.id)
-    .where(task_runs.c.flow_run_id == bindparam("flow_run_id"), task_runs.c.completed_at.is_(None))
+    .where(in_array(task_runs.c.flow_run_id, "ids"), task_runs.c.completed_at.is_(None))
     .order_by(task_runs.c.id)
 )
 _carried_runs = (
@@ -338,6 +340,47 @@ _without_turn = (
     .order_by(_runs.id)
 )
 
+_open_calls = (
+    select(flow_runs.c.id)
+    .where(in_array(flow_runs.c.called_by, "ids"), flow_runs.c.completed_at.is_(None))
+    .order_by(flow_runs.c.id)
+)
+# By the index of what is leased: those without a lease come first or last in it.
+_overlooked_calls = (
+    struct_columns(flow_runs, _FLOW)
+    .join(
+        task_runs,
+        and_(_runs.id == flow_runs.c.called_by, _runs.attempt == flow_runs.c.called_by_attempt),
+    )
+    .where(
+        text(f"task_runs.{IS_LEASED}"),
+        _runs.lease_expires_at.is_(None),
+        flow_runs.c.completed_at.is_not(None),
+    )
+    .limit(bindparam("limit"))
+)
+_last_runs = (
+    select(
+        _runs.flow_run_id,
+        _runs.id,
+        _runs.task_id,
+        _runs.task_name,
+        _runs.part_of.is_not(None),
+        _runs.shard_total,
+        func.coalesce(func.length(cast(_runs.result, Text)), 0),
+    )
+    .where(
+        in_array(_runs.flow_run_id, "ids"),
+        not_(
+            select(_edges.downstream_run_id)
+            .where(_edges.upstream_run_id == _runs.id, _edges.flow_run_id == _runs.flow_run_id)
+            .correlate(task_runs)
+            .exists()
+        ),
+    )
+    .order_by(_runs.flow_run_id, _runs.task_id, _runs.shard_index, _runs.id)
+)
+
 _backfill_ids = select(backfills.c.id).order_by(backfills.c.id)
 _backfills = _backfill_ids.where(in_array(backfills.c.id, "ids")).with_for_update()
 _waits = flow_runs.alias("waits")
@@ -460,8 +503,8 @@ class FlowRows(Rows):
         rows = self.write_and_tell(statement, sorted(ended.items()))
         return {row[0]: flow_run_from(row) for row in rows}
 
-    def unfinished_members(self, flow_run_id: str) -> list[int]:
-        return [row[0] for row in self.fetch(_unfinished_members, flow_run_id=flow_run_id)]
+    def unfinished_members(self, flow_run_ids: Collection[str]) -> list[int]:
+        return [row[0] for row in self.fetch(_unfinished_members, ids=flow_run_ids)]
 
     def save_flow_runs(self, flow_runs_: Sequence[FlowRun]) -> None:
         changed = ("status", "total", "unfinished", "deadline_at", "completed_at", "reason")
@@ -482,6 +525,15 @@ class FlowRows(Rows):
 
     def idle_runs_of(self, flow_run_ids: Collection[str]) -> list[RunHead]:
         return [head_from(row) for row in self.fetch(_idle, ids=flow_run_ids)]
+
+    def open_calls(self, run_ids: Collection[int]) -> list[str]:
+        return [row[0] for row in self.fetch(_open_calls, ids=run_ids)]
+
+    def overlooked_calls(self, limit: int) -> list[FlowRun]:
+        return [flow_run_from(row) for row in self.fetch(_overlooked_calls, limit=limit)]
+
+    def last_runs_of(self, flow_run_ids: Collection[str]) -> list[LastRun]:
+        return [LastRun(*row) for row in self.fetch(_last_runs, ids=flow_run_ids)]
 
     def keep_backfill(self, backfill_id: str, max_parallel: int) -> None:
         self.insert_rows(backfills, ("id", "max_parallel"), [(backfill_id, max_parallel)])

@@ -322,6 +322,16 @@ _prunable = (
     .where(
         _runs.completed_at <= bindparam("before"),
         not_(select(carried_runs.c.run_id).where(carried_runs.c.run_id == _runs.id).exists()),
+        # What it returned is still to be told to whoever called.
+        not_(
+            select(flow_runs.c.id)
+            .where(
+                flow_runs.c.id == _runs.flow_run_id,
+                flow_runs.c.called_by.is_not(None),
+                flow_runs.c.completed_at.is_(None),
+            )
+            .exists()
+        ),
     )
     .order_by(_runs.completed_at)
     .limit(bindparam("limit"))
@@ -389,7 +399,9 @@ class RunRows(Rows):
     def bound_runs(self, run_ids: Collection[int]) -> list[TaskRun]:
         return _all(self.fetch(_bound, ids=run_ids))
 
-    def claim(self, run_ids: Collection[int], worker_id: str, until: datetime) -> list[LeasedRun]:
+    def claim(
+        self, run_ids: Collection[int], worker_id: str, until: datetime | None
+    ) -> list[LeasedRun]:
         rows = self.fetch(_claim, ids=run_ids, holder=worker_id, lease_until=until, now=self.now)
         claimed = [leased_from(row) for row in rows]
         self.append_events([started(run, self.now) for run in claimed])

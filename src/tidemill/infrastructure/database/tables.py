@@ -103,6 +103,17 @@ task_dependencies = Table(
     sqlite_with_rowid=False,
 )
 
+# Which task calls which; a task calls one at most.
+task_calls = Table(
+    "task_calls",
+    metadata,
+    Column("task_id", _Id, ForeignKey("tasks.id"), primary_key=True),
+    Column("called_task_id", _Id, ForeignKey("tasks.id"), nullable=False),
+    Column("namespace", Text, nullable=False),
+    Index("ix_task_calls_namespace", "namespace"),
+    sqlite_with_rowid=False,
+)
+
 prepared_firings = Table(
     "prepared_firings",
     metadata,
@@ -244,11 +255,14 @@ flow_runs = Table(
     Column("deadline_seconds", Float),
     Column("deadline_at", Instant),
     Column("backfill_id", Text),
+    Column("called_by", _Id),
+    Column("called_by_attempt", Integer),
     Index("ix_flow_runs_namespace_id", "namespace", "id"),
     Index("ix_flow_runs_root_task_id", "root_task_id", "id"),
     _partial("ix_flow_runs_completed", "completed_at", where=HAS_ENDED),
     _partial("ix_flow_runs_deadline", "deadline_at", where=HAS_DEADLINE),
     _partial("ix_flow_runs_turn", "backfill_id", "scheduled_for", where=AWAITS_TURN),
+    _partial("ix_flow_runs_called_by", "called_by", "id", where="called_by IS NOT NULL"),
     _partial("ix_flow_runs_under_way", "backfill_id", where=IS_UNDER_WAY),
     sqlite_with_rowid=False,
 )

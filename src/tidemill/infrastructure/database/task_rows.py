@@ -16,6 +16,7 @@ from tidemill.infrastructure.database.tables import (
     FIRES,
     NOT_DELETED,
     prepared_firings,
+    task_calls,
     task_dependencies,
     task_versions,
     tasks,
@@ -80,6 +81,10 @@ _forget_prepared = prepared_firings.delete().where(in_array(prepared_firings.c.t
 _edges = select(task_dependencies.c.task_id, task_dependencies.c.upstream_task_id).where(
     task_dependencies.c.namespace == bindparam("namespace")
 )
+_calls = select(task_calls.c.task_id, task_calls.c.called_task_id).where(
+    task_calls.c.namespace == bindparam("namespace")
+)
+_delete_calls = task_calls.delete().where(in_array(task_calls.c.task_id, "ids"))
 _delete_edges = task_dependencies.delete().where(in_array(task_dependencies.c.task_id, "ids"))
 
 
@@ -206,6 +211,19 @@ class TaskRows(Rows):
             ("task_id", "upstream_task_id", "namespace", "condition"),
             ((each.task_id, each.upstream_task_id, namespace, each.condition) for each in edges),
         )
+
+    def task_calls(self, namespace: str) -> dict[int, int]:
+        return dict(self.fetch(_calls, namespace=namespace))
+
+    def add_task_calls(self, namespace: str, calls: Mapping[int, int]) -> None:
+        self.insert_rows(
+            task_calls,
+            ("task_id", "called_task_id", "namespace"),
+            ((task_id, called, namespace) for task_id, called in calls.items()),
+        )
+
+    def forget_task_calls(self, task_ids: Collection[int]) -> None:
+        self.execute(_delete_calls, ids=task_ids)
 
 
 def task_from(row: list[Any]) -> Task:

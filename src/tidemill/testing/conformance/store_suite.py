@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tidemill.application.define_task import replace_task
+from tidemill.domain.calls import LastRun
 from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import LEASE, Duty, DutyLease
 from tidemill.domain.events import EventType
@@ -20,6 +21,7 @@ from tidemill.domain.prepared_firing import prepare_firing
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Concurrency, Dependency, Misfire, Priority, Retry, Task
 from tidemill.domain.task_run import (
+    CALLER,
     AttemptOutcome,
     Hold,
     LeasedRun,
@@ -1361,8 +1363,9 @@ class StoreSuite:
         self, store: Store, clock: FakeClock
     ) -> None:
         stored = flow_run(
-            "f", clock.now(), retry_of="e", deadline_seconds=60.0, backfill_id="b", reason="x"
-        )
+            "f", clock.now(), retry_of="e", deadline_seconds=60.0, backfill_id="b", reason="x",
+            called_by=7, called_by_attempt=2,
+        )  # fmt: skip
         await store.transact(lambda t: t.open_flow_runs([stored], []))
         assert await store.read(lambda r: r.flow_run("f")) == stored
         later = ended(begun(stored, clock.now()), {"failed": 1}, clock.now() + MINUTE)
@@ -1370,6 +1373,101 @@ class StoreSuite:
         await store.transact(lambda t: t.save_flow_runs([later]))
 
         assert await store.read(lambda r: r.flow_run("f")) == later
+
+    async def test_which_task_calls_which_is_stored_by_namespace_and_forgotten(
+        self, store: Store
+    ) -> None:
+        a, b, c = [await add_task(store, name=name) for name in "abc"]
+        await store.transact(lambda t: t.add_task_calls("default", {a.id: c.id, b.id: c.id}))
+        await store.transact(lambda t: t.forget_task_calls([b.id, c.id]))
+
+        assert await store.transact(lambda t: t.task_calls("default")) == {a.id: c.id}
+        assert await store.transact(lambda t: t.task_calls("elsewhere")) == {}
+
+    async def test_a_run_that_is_claimed_without_a_lease_is_not_lost(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        [run] = await add_runs(store, owner, [clock.now()])
+        await store.transact(lambda t: t.change_runs([dispatched(run, t.now)]))
+        [held] = await store.transact(lambda t: t.claim([run.id], CALLER, None))
+        assert (held.status, held.attempt, held.fence) == (RunStatus.RUNNING, 1, 1)
+        await store.transact(lambda t: t.date_leases(t.now - MINUTE, t.now))
+        clock.advance(MINUTE)
+
+        assert await store.transact(lambda t: t.expired_leases(10)) == []
+        assert await store.transact(lambda t: t.runs_held_by([""])) == []
+
+    async def test_a_called_flow_run_that_has_ended_is_overlooked_while_its_attempt_waits(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        now = clock.now()
+        waits, is_held, ready = await add_runs(store, owner, [now, now + MINUTE, now + 2 * MINUTE])
+        for run, holder in ((waits, CALLER), (is_held, "worker-1")):
+            until = None if holder == CALLER else now + MINUTE
+            await store.transact(lambda t, run=run: t.change_runs([dispatched(run, now)]))  # type: ignore[misc]
+            await store.transact(
+                lambda t, run=run, by=holder, until=until: t.claim([run.id], by, until)  # type: ignore[misc]
+            )
+        earlier, called, open_, other, later = (
+            flow_run(id, now, called_by=run.id, called_by_attempt=attempt)
+            for id, run, attempt in (
+                ("a", waits, 0), ("b", waits, 1), ("c", waits, 1), ("d", is_held, 1),
+                ("e", ready, 0),
+            )
+        )  # fmt: skip
+        await store.transact(lambda t: t.open_flow_runs([earlier, called, open_, other, later], []))
+        ids = [waits.id, is_held.id]
+        assert await store.transact(lambda t: t.open_calls(ids)) == ["a", "b", "c", "d"]
+        await store.transact(
+            lambda t: t.save_flow_runs(
+                [ended(each, {}, now) for each in (earlier, called, other, later)]
+            )
+        )
+
+        assert await store.transact(lambda t: t.open_calls(ids)) == ["c"]
+        overlooked = await store.transact(lambda t: t.overlooked_calls(10))
+        assert overlooked == [ended(called, {}, now)]
+        wanted = FlowRunFilter(called_by=waits.id)
+        page = await store.read(lambda r: r.list_flow_runs(wanted, PageRequest("-id", 2)))
+        assert [each.id for each in page.items] == ["c", "b"]
+
+    async def test_the_last_runs_of_a_flow_run_are_those_on_which_no_other_depends(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        first = await in_flow(store, name="first")
+        last = await in_flow(store, name="last")
+        split = await in_flow(store, name="split")
+        is_first = annotate(
+            split, clock.now(), EventType.RUN_HELD, part_of=split.id, shard_index=0, shard_total=2
+        )
+        await store.transact(lambda t: t.change_runs([is_first]))
+        split = msgspec.structs.replace(split, shard_total=2)
+        [part] = await store.transact(lambda t: t.insert_runs(parts_of(split, 1)))
+        elsewhere = msgspec.structs.replace(edge_between(last, first), flow_run_id="g")
+        await store.transact(lambda t: t.add_edges([edge_between(first, last), elsewhere]))
+        await store.transact(lambda t: end_with(t, last, "abc"))
+
+        found = await store.transact(lambda t: t.last_runs_of(["f"]))
+        assert found == [
+            LastRun("f", last.id, last.task_id, "last", False, None, len('"abc"')),
+            LastRun("f", split.id, split.task_id, "split", True, 2, 0),
+            LastRun("f", part.id, split.task_id, "split", True, 2, 0),
+        ]
+
+    async def test_what_was_called_is_kept_until_its_flow_run_has_ended(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        run = await in_flow(store)
+        called = flow_run("f", clock.now(), called_by=1_000, called_by_attempt=1)
+        await store.transact(lambda t: t.open_flow_runs([called], []))
+        await store.transact(lambda t: end_with(t, run, None))
+        clock.advance(MINUTE)
+
+        assert await store.transact(lambda t: t.prune(clock.now(), 10)) == 0
+        await store.transact(lambda t: t.save_flow_runs([ended(called, {}, t.now)]))
+        assert await store.transact(lambda t: t.prune(clock.now(), 10)) == 1
 
     async def test_a_list_of_several_statuses_is_one_order(
         self, store: Store, clock: FakeClock
