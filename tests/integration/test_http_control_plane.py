@@ -118,6 +118,7 @@ class Place:
             render_metrics=lambda _: b"",
             version="0",
             max_body_bytes=max_body_bytes,
+            max_artifact_bytes=2**26,
             allowed_hosts=None,
         )
         self.application = create_app(self.context)

@@ -34,7 +34,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     made: list[PythonExecutor] = []
 
     def make(paths: list[str] | None = None, processes: int = 4) -> PythonExecutor:
-        made.append(PythonExecutor(containment, paths or [str(TASKS)], processes))
+        made.append(PythonExecutor(containment, paths or [str(TASKS)], processes, 2**26))
         return made[-1]
 
     yield make
@@ -589,11 +589,11 @@ async def test_a_function_whose_process_finds_the_warden_dead_is_told_so(
 
 @pytest.mark.parametrize("command", ["f", "m:", ":f", "m:f()", "a-b:f", "m:f:g", "m f:g"])
 def test_a_command_that_names_no_function_is_refused(command: str) -> None:
-    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1).check(command, {})
+    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1, 0).check(command, {})
 
 
 def test_arguments_that_are_no_mapping_are_refused() -> None:
-    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1).check("m:f", [1])
+    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1, 0).check("m:f", [1])
 
 
 def wait_until_dead(child: int) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from tidemill.application.follow_up import follow_up_attempts, follow_up_ended
+from tidemill.application.tell_stale import tell_stale
 from tidemill.domain.deadline import queue_deadline
 from tidemill.domain.events import EventType
 from tidemill.domain.lease import is_held
@@ -20,7 +21,6 @@ from tidemill.domain.task_run import (
     RunChange,
     RunHead,
     Success,
-    annotate,
     ended_attempt,
     move,
 )
@@ -46,7 +46,7 @@ def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) 
     succeeded, waited_for = transaction.record_successes(_successes_of(reports))
     follow_up_ended(transaction, succeeded, waited_for)
     changes, stale = _record_by_rule(transaction, _without(succeeded, reports))
-    _tell_stale(transaction, stale)
+    tell_stale(transaction, [(report.run_id, report.fence) for report in stale])
     transaction.announce(Topic.EVENTS)
     if any(change.changes["status"] is RunStatus.RETRYING for change in changes):
         transaction.announce(Topic.READY)
@@ -212,22 +212,3 @@ def _handed_back(
 
 def _closing(run: RunHead, outcome: Outcome, how: AttemptOutcome, now: datetime) -> RunAttempt:
     return ended_attempt(run, how, now, outcome.exit_code, outcome.error_message)
-
-
-def _tell_stale(transaction: Transaction, stale: Sequence[AttemptReport]) -> None:
-    """One event for each run: an old fence tried to write, and nothing was changed by it."""
-    runs = transaction.runs({report.run_id for report in stale}) if stale else {}
-    fences: dict[int, list[int]] = {}
-    for report in stale:
-        fences.setdefault(report.run_id, []).append(report.fence)
-    transaction.change_runs(
-        [
-            annotate(
-                run,
-                transaction.now,
-                EventType.STALE_WRITE_REFUSED,
-                {"fences": fences[run.id], "held": run.fence},
-            )
-            for run in runs.values()
-        ]
-    )
