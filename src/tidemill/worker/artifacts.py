@@ -123,10 +123,13 @@ class WithArtifacts:
         stop: StopRequest,
         ended: Ended,
     ) -> None:
-        with result.content:
-            storing = asyncio.ensure_future(self._transfer.store(execution, outcome, result))
-            said = "stopped before its result was stored"
-            stored = await _unless_stopped(storing, stop, said, is_patient=True)
+        try:
+            with result.content:
+                storing = asyncio.ensure_future(self._transfer.store(execution, outcome, result))
+                said = "stopped before its result was stored"
+                stored = await _unless_stopped(storing, stop, said, is_patient=True)
+        except Exception as error:
+            stored = executor_error(error)
         ended(stored)
 
 

@@ -12,7 +12,7 @@ def kept_aside(content: bytes, beside: dict[str, Any] | None = None) -> LargeRes
     """The same in a file; `beside` is what is known of the result without it."""
     file = os.fdopen(os.memfd_create("result"), "w+b")
     file.write(content)
-    file.flush()
+    file.seek(0)  # all of it is written then
     return LargeResult(file, len(content), beside or {})
 
 
