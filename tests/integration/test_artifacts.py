@@ -43,7 +43,6 @@ from tidemill.testing.executors import CollectedReports, ScriptedExecutor
 from tidemill.worker.artifacts import ArtifactTransfer, WithArtifacts
 from tidemill.worker.execution import execution_of
 from tidemill.worker.executors.large_results import kept_aside
-from tidemill.worker.in_tasks import as_direct
 from tidemill.worker.worker import WorkerOptions, WorkerService
 
 LARGE = json.dumps("ü" * CHUNK_BYTES, ensure_ascii=False).encode()  # of three pieces
@@ -108,8 +107,12 @@ class Place:
 
     async def run(self, claimed: ClaimedRun, script: Script) -> Outcome:
         """Run it to its end, as a worker does."""
-        executor = WithArtifacts(as_direct(ScriptedExecutor(script)), self.transfer)
-        execution = execution_of(self.transfer.placed(claimed))
+        return await self.run_on(ScriptedExecutor(script), claimed)
+
+    async def run_on(self, inner: Executor, claimed: ClaimedRun) -> Outcome:
+        """Run it to its end on this executor."""
+        executor = WithArtifacts(inner, self.transfer)
+        execution = execution_of(executor.placed(claimed))
         return await executor.execute(execution, CollectedReports(), self.stop)
 
     async def row(self, run_id: int) -> TaskRun:
@@ -290,6 +293,18 @@ async def test_a_run_reads_what_it_is_referred_to_in_files_that_go_with_it(place
     assert place.way.numbers == [0, 1, 2] * 2  # each once
     assert Path(seen["a"]["path"]).is_relative_to(place.files)
     assert list(place.files.iterdir()) == []
+
+
+async def test_nothing_is_fetched_for_a_task_that_reads_no_files(place: Place) -> None:
+    claimed = await place.claimed()
+    reference = await place.kept(claimed)
+    executor = ScriptedExecutor()
+    executor.reads_files = False  # type: ignore[attr-defined]
+    outcome = await place.run_on(executor, place.having(claimed, a=reference))
+
+    assert outcome == success()
+    assert executor.executions[0].parameters == {"upstream": {"a": reference}}
+    assert place.way.numbers == []
 
 
 @pytest.mark.parametrize("how", ["fails", "raises", "is to end"])

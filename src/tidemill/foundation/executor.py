@@ -108,6 +108,9 @@ class Executor(Protocol):
 
     Guarantees: `execute` never raises for what the task does; it becomes an Outcome. When
     `execute` returns, no process of the attempt's tree lives.
+
+    One whose tasks read no files of this machine says so by `reads_files = False`: what they are
+    referred to is not fetched.
     """
 
     task_type: str

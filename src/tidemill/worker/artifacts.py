@@ -30,14 +30,14 @@ from tidemill.errors import Conflict, InvalidInput, LimitExceeded, Problem, Unav
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import ArtifactChunk, ClaimedRun, ControlPlane
 from tidemill.foundation.executor import (
-    DirectExecutor,
     Ended,
     Execution,
     ExecutionReports,
+    Executor,
     LargeResult,
     StopRequest,
 )
-from tidemill.worker.in_tasks import executor_error
+from tidemill.worker.in_tasks import as_direct, executor_error
 
 T = TypeVar("T")
 
@@ -51,9 +51,10 @@ _CHECKED_AT_ONCE = 1024 * 1024
 class WithArtifacts:
     """An executor whose attempts read large results as files, and may return some."""
 
-    def __init__(self, executor: DirectExecutor, transfer: "ArtifactTransfer") -> None:
+    def __init__(self, executor: Executor, transfer: "ArtifactTransfer") -> None:
         self.task_type = executor.task_type
-        self._executor = executor
+        self._reads_files = getattr(executor, "reads_files", True)
+        self._executor = as_direct(executor)
         self._transfer = transfer
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself would forget them
 
@@ -73,6 +74,10 @@ class WithArtifacts:
         self.begin(execution, reports, stop, outcome.set_result)
         return await outcome
 
+    def placed(self, claimed: ClaimedRun) -> ClaimedRun:
+        """The same run, which is told where the files will be that it is to read."""
+        return self._transfer.placed(claimed) if self._reads_files else claimed
+
     def begin(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest, ended: Ended
     ) -> None:
@@ -82,7 +87,7 @@ class WithArtifacts:
             else:
                 ended(outcome)
 
-        wanted = references_in(execution.parameters)
+        wanted = references_in(execution.parameters) if self._reads_files else ()
         if wanted:
             self._go(self._run_with_files(execution, wanted, reports, stop, has_ended))
         else:

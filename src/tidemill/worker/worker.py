@@ -30,7 +30,6 @@ from tidemill.foundation.wakeups import Topic, Wakeups
 from tidemill.worker.artifacts import ArtifactTransfer, WithArtifacts
 from tidemill.worker.deadlines import Deadlines
 from tidemill.worker.execution import RunningAttempt
-from tidemill.worker.in_tasks import as_direct
 from tidemill.worker.reporter import Reporter
 
 _log = logging.getLogger("tidemill.worker")
@@ -79,7 +78,7 @@ class WorkerService:
         self._control_plane = control_plane
         self._wakeups = wakeups
         self._clock = clock
-        self._artifacts = ArtifactTransfer(
+        artifacts = ArtifactTransfer(
             control_plane,
             clock,
             files,
@@ -87,8 +86,7 @@ class WorkerService:
             most_upstream=options.max_upstream_bytes,
         )
         self._executors = {
-            name: WithArtifacts(as_direct(executor), self._artifacts)
-            for name, executor in executors.items()
+            name: WithArtifacts(executor, artifacts) for name, executor in executors.items()
         }
         self._options = options
         self._slots = Slots(options.max_concurrent_tasks)
@@ -179,12 +177,13 @@ class WorkerService:
     def _begin(self, claimed: Sequence[ClaimedRun], asked_at: float) -> None:
         give_up_at = stop_before(asked_at, self._options.lease)
         for each in claimed:
-            placed = self._artifacts.placed(each)
+            executor = self._executors.get(each.run.task_type)
+            placed = each if executor is None else executor.placed(each)
             attempt = RunningAttempt(placed, self._reporter, self._options.kill_grace)
             attempt.stop_before = give_up_at
             self._attempts[each.run.id] = attempt
             self._deadlines.watch(attempt)
-            attempt.begin(self._executors.get(each.run.task_type), partial(self._end, attempt))
+            attempt.begin(executor, partial(self._end, attempt))
         if self._watch is None and claimed:
             self._watch_from_now(give_up_at)
 

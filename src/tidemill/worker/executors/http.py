@@ -50,6 +50,7 @@ class HttpExecutor:
     """Sends requests from the worker's own loop; nothing of them outlives the attempt."""
 
     task_type = "http"
+    reads_files = False  # nor is a path of this machine told to whoever is asked
 
     def __init__(self, allowed_networks: Sequence[str] = ()) -> None:
         self._allowed_networks = allowed_networks
