@@ -46,6 +46,12 @@ async def give_long_later(length: int) -> str:
     return "x" * length
 
 
+def read_upstream(run: RunContext) -> dict[str, object]:
+    """What the only upstream run returned, of which there is but a reference."""
+    [reference] = run.parameters["upstream"].values()
+    return {"length": len(json.loads(Path(reference["path"]).read_bytes())), **reference}
+
+
 def die_with_a_result_begun() -> None:
     """As where a process ends in the middle of writing what a function returned."""
     [_, _, results] = sys.argv[1:]
