@@ -6,7 +6,7 @@ An attempt has at most one, so that its run and fence are its name: what is sent
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -68,30 +68,50 @@ def reference_in(value: Any) -> Reference | None:
 
 
 def references_in(parameters: dict[str, Any]) -> list[Reference]:
-    """Those that stand for results of upstream runs, and for those of parts."""
+    """What a run is to read: the item that it is for, the results of its upstream runs, those of
+    parts included.
+
+    A run for an item that is a reference reads no other parts: there is a run for each of them.
+    """
+    item = reference_in(parameters.get("item"))
+    found = [] if item is None else [item]
     upstream = parameters.get("upstream")
-    if type(upstream) is not dict:
-        return []
-    return [
-        reference
-        for result in upstream.values()
-        for value in (result if type(result) is list else (result,))
-        if (reference := reference_in(value)) is not None
-    ]
+    if not upstream or type(upstream) is not dict:
+        return found
+    for result in upstream.values():
+        if type(result) is list:
+            # Told apart here: lists are long, and mostly of other things.
+            marked = [each for each in result if type(each) is dict and MARK in each]
+            found += _references(marked if item is None else ())
+        else:
+            found += _references((result,))
+    return found
+
+
+def _references(values: Iterable[Any]) -> Iterator[Reference]:
+    return (found for each in values if (found := reference_in(each)) is not None)
 
 
 def located(parameters: dict[str, Any], path_of: Callable[[ArtifactId], str]) -> dict[str, Any]:
-    """The same parameters, in which each reference says in `path` where the content is."""
+    """The same parameters, in which each of `references_in` says in `path` where the content is."""
+    places = {reference.id: path_of(reference.id) for reference in references_in(parameters)}
+    upstream = parameters.get("upstream")
+    changed = {"item": _with_path(parameters.get("item"), places)} if "item" in parameters else {}
+    if type(upstream) is dict:
+        changed["upstream"] = {
+            name: [_with_path(each, places) for each in result]
+            if type(result) is list
+            else _with_path(result, places)
+            for name, result in upstream.items()
+        }
+    return parameters | changed
 
-    def here(value: Any) -> Any:
-        reference = reference_in(value)
-        return value if reference is None else {**value, "path": path_of(reference.id)}
 
-    upstream = {
-        name: [here(each) for each in result] if type(result) is list else here(result)
-        for name, result in parameters["upstream"].items()
-    }
-    return parameters | {"upstream": upstream}
+def _with_path(value: Any, places: dict[ArtifactId, str]) -> Any:
+    reference = reference_in(value)
+    if reference is None or reference.id not in places:
+        return value
+    return {**value, "path": places[reference.id]}
 
 
 def count_of_chunks(size: int) -> int:

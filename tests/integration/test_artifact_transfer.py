@@ -295,6 +295,28 @@ async def test_a_run_reads_what_it_is_referred_to_in_files_that_go_with_it(place
     assert list(place.files.iterdir()) == []
 
 
+async def test_a_run_for_an_item_reads_that_alone_of_many(place: Place) -> None:
+    first = await place.claimed()
+    await ready_runs(place.store, place.queue)
+    second = await place.next()
+    item, other = await place.kept(first), await place.kept(second)
+    reading = place.having(first, all=[item, other], none=None)
+    parameters = reading.run.parameters | {"item": item, "item_index": 0, "item_total": 2}
+    run = msgspec.structs.replace(reading.run, parameters=parameters)
+    told: dict[str, Any] = {}
+
+    async def read(execution: Execution, *_: object) -> Outcome:
+        told.update(execution.parameters)
+        return success(len(content_at(execution.parameters["item"])))
+
+    outcome = await place.run(msgspec.structs.replace(reading, run=run), read)
+
+    assert outcome == success(len(LARGE))
+    assert place.way.numbers == [0, 1, 2]
+    assert told["upstream"] == {"all": [told["item"], other], "none": None}
+    assert told["item"] == item | {"path": told["item"]["path"]}
+
+
 async def test_nothing_is_fetched_for_a_task_that_reads_no_files(place: Place) -> None:
     claimed = await place.claimed()
     reference = await place.kept(claimed)
