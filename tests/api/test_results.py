@@ -29,8 +29,12 @@ PIECES = [CONTENT[at : at + CHUNK_BYTES] for at in range(0, len(CONTENT), CHUNK_
 
 def _start(transaction: Transaction) -> LeasedRun:
     create_task(transaction, builders.definition(), lambda _: [])
-    [run] = trigger_runs(transaction, [TriggerRequest(task=1)])
     register_worker(transaction, builders.worker("w-1"))
+    return _start_another(transaction)
+
+
+def _start_another(transaction: Transaction) -> LeasedRun:
+    [run] = trigger_runs(transaction, [TriggerRequest(task=1)])
     dispatch_ready_runs(transaction, 10, built_in_strategies())
     [claimed] = claim_runs(transaction, "w-1", [run.id], LEASE)
     return claimed.run
@@ -94,6 +98,17 @@ async def test_what_only_looks_like_a_reference_is_what_the_run_returned(
     end(process, held, forged)
 
     assert (await api.get(f"/runs/{held.id}/result")).json() == forged
+
+
+async def test_a_reference_to_what_another_run_returned_is_a_result_of_its_own(
+    api: httpx2.AsyncClient, process: InProcess, held: LeasedRun
+) -> None:
+    reference = await stored(api, held)
+    end(process, held, reference)
+    other = process.store.transact_now(_start_another)
+    end(process, other, reference)
+
+    assert (await api.get(f"/runs/{other.id}/result")).json() == reference
 
 
 async def test_a_run_that_goes_on_has_no_result_yet(
