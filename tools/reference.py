@@ -91,6 +91,7 @@ STATUSES = {
 }
 REASONS = {
     "address_refused": "an HTTP task asked for an address that tasks may not reach",
+    "artifact_unavailable": "a large result that it was to read as a file cannot be had",
     "cancelled": "the task was ended before it was done",
     "cancelled_by_user": "somebody cancelled it",
     "coalesced": "one later run stands for this missed firing",
@@ -119,8 +120,9 @@ REASONS = {
     "queue_timeout": "it did not start within `queue_timeout_seconds`",
     "redirects": "an HTTP task was redirected too often",
     "response_too_large": "an HTTP answer was larger than a task may take in",
-    "result_refused": "the server cannot keep the result, which a remote worker reported",
-    "result_too_large": "a result has at most 256 KiB, or what a remote worker's server takes",
+    "result_refused": "the result cannot be written to a file, or the server does not keep it",
+    "result_too_large": "it has more than `worker.max_artifact_bytes`, or than a remote worker's "
+    "server takes",
     "signal": "the command was ended by a signal",
     "subflow_failed": "the flow run of the task that it called failed or was cancelled",
     "task_deleted": "its task, or the one that it calls, was deleted before it started",

@@ -315,7 +315,14 @@ async def _run_workers(
         name = f"{worker_name(settings)}-{number + 1}" if workers > 1 else None
         options = worker_options(settings, name)
         control_plane = StoreControlPlane(ground.store, ground.queue, ground.clock, options.lease)
-        worker = WorkerService(control_plane, ground.wakeups, ground.clock, executors, options)
+        worker = WorkerService(
+            control_plane,
+            ground.wakeups,
+            ground.clock,
+            executors,
+            options,
+            containment.directory,
+        )
         await worker.start()
         stack.push_async_callback(worker.stop)
 
@@ -354,6 +361,7 @@ async def _run_api(
         render_metrics=vitals.metrics.render,
         version=__version__,
         max_body_bytes=settings.api.max_body_bytes,
+        max_artifact_bytes=settings.api.max_artifact_bytes,
         allowed_hosts=frozenset({"localhost", "127.0.0.1", "::1", settings.api.host}),
     )
     app = _with_origins(create_app(context), settings.api.cors_origins)

@@ -51,7 +51,9 @@ async def run_remote_worker(
             stack.push_async_callback(executor.close)
         control_plane = HttpControlPlane(open_http(server_url, key), clock, options.lease)
         stack.push_async_callback(control_plane.close)
-        worker = WorkerService(control_plane, MemoryWakeups(), clock, executors, options)
+        worker = WorkerService(
+            control_plane, MemoryWakeups(), clock, executors, options, containment.directory
+        )
         await worker.start()
         stack.push_async_callback(worker.stop)
         health.serve([Component("server", control_plane.check)])

@@ -20,7 +20,12 @@ def build_registry(settings: Settings, containment: Containment) -> ExecutorRegi
     registry.register("http", lambda: HttpExecutor(worker.allowed_networks))
     registry.register(
         "python",
-        lambda: PythonExecutor(containment, worker.python_paths, worker.max_concurrent_tasks),
+        lambda: PythonExecutor(
+            containment,
+            worker.python_paths,
+            worker.max_concurrent_tasks,
+            worker.max_artifact_bytes,
+        ),
     )
     return registry
 
@@ -44,4 +49,6 @@ def worker_options(settings: Settings, name: str | None = None) -> WorkerOptions
         lease_seconds=worker.lease_seconds,
         drain_seconds=worker.drain_seconds,
         kill_grace_seconds=worker.kill_grace_seconds,
+        max_artifact_bytes=worker.max_artifact_bytes,
+        max_upstream_bytes=worker.max_upstream_bytes,
     )

@@ -44,6 +44,7 @@ class InProcess:
             render_metrics=self.metrics.render,
             version="0",
             max_body_bytes=MAX_BODY,
+            max_artifact_bytes=2**26,
             allowed_hosts=frozenset({HOST}),
         )
         self.routes: FastAPI = create_routes(self.context)

@@ -74,6 +74,7 @@ def test_a_run_from_its_trigger_to_its_retry(call: Call) -> None:
     run = call("task", "trigger", "verbs-of-runs")["id"]
     assert call("run", "wait", run, code=1)["status"] == "failed"
     assert call("run", "get", run)["exit_code"] == 3
+    assert call("run", "result", run) is None
     assert run in [each["id"] for each in call("run", "list", "--status", "failed")]
     assert [line["text"] for line in call("run", "logs", run)] == ["hi"]
     assert call("run", "events", run)[-1]["type"] == "RunFinished"

@@ -128,6 +128,16 @@ def test_whoever_waits_for_a_digest_is_told_that_there_is_none(tmp_path: Path) -
     }
 
 
+def test_a_large_result_is_summed_up_by_its_dependent(tmp_path: Path) -> None:
+    with _running(tmp_path) as server, server.client() as client:
+        run_command("apply", "-f", str(EXAMPLES / "large.yaml"), server=server.url)
+        runs = flow_of(client, "export-rows")
+
+    [exported], [summed] = runs["export-rows"], runs["sum-rows"]
+    assert exported["result"]["$artifact"]["bytes"] > 500_000
+    assert (summed["status"], summed["result"]) == ("succeeded", 5_000_050_000)
+
+
 def flow_of(client: Client, root: str) -> dict[str, list[dict[str, Any]]]:
     """The runs of one flow run once all have ended, by task."""
     path = f"/flow-runs/{client.trigger(root)['flow_run_id']}"

@@ -95,6 +95,7 @@ def api_over(store: Store, queue: MessageQueue, clock: FakeClock) -> ApiContext:
         render_metrics=lambda _: b"",
         version="0",
         max_body_bytes=1_048_576,
+        max_artifact_bytes=2**26,
         allowed_hosts=None,
     )
 

@@ -6,17 +6,19 @@ from datetime import timedelta
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from tidemill.api.app import create_app
 from tidemill.api.context import ApiContext
 from tidemill.application.recover_lost_runs import recover_lost_runs
+from tidemill.domain.artifact import CHUNK_BYTES, ArtifactId
 from tidemill.domain.outcome import success
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.worker import Worker
-from tidemill.errors import Unavailable
-from tidemill.foundation.control_plane import AttemptReport, ControlPlane
+from tidemill.errors import LimitExceeded, Unavailable
+from tidemill.foundation.control_plane import ArtifactChunk, AttemptReport, ControlPlane
 from tidemill.foundation.queue import RunMessage
 from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import Store
@@ -31,6 +33,8 @@ from tidemill.testing.clock import FakeClock, run_in_virtual_time
 from tidemill.testing.conformance.control_plane_suite import (
     LEASE,
     Begun,
+    artifact_of,
+    chunk,
     ending,
     output,
     ready_runs,
@@ -118,6 +122,7 @@ class Place:
             render_metrics=lambda _: b"",
             version="0",
             max_body_bytes=max_body_bytes,
+            max_artifact_bytes=2**26,
             allowed_hosts=None,
         )
         self.application = create_app(self.context)
@@ -398,6 +403,40 @@ async def test_reports_are_cut_to_what_the_server_takes(place: Place) -> None:
     assert str(SMALL_BODY) in second.error_message
 
 
+@pytest.mark.parametrize("what", ["request", "answer"])
+async def test_a_piece_that_was_lost_is_sent_again_and_kept_once(place: Place, what: str) -> None:
+    await place.register()
+    await ready_runs(place.store, place.queue)
+    [claimed] = (await place.claim()).runs
+    pieces = [b"a" * CHUNK_BYTES, b"b"]
+    assert await place.way.store_chunk(chunk(claimed, 0, *pieces))
+    place.network.lose(what, "/artifact/1")
+    with pytest.raises(Unavailable):
+        await place.way.store_chunk(chunk(claimed, 1, *pieces))
+    assert await place.way.store_chunk(chunk(claimed, 1, *pieces))
+    place.network.lose(what, "/1-1/1")
+    with pytest.raises(Unavailable):
+        await place.way.fetch_chunk(claimed.run.id, 1, artifact_of(claimed), 1)
+
+    assert await place.way.fetch_chunk(claimed.run.id, 1, artifact_of(claimed), 1) == b"b"
+    assert place.network.lost == ["/artifact/1", "/1-1/1"]
+
+
+async def test_a_large_result_that_the_server_does_not_take_is_refused(place: Place) -> None:
+    await place.register()
+    await ready_runs(place.store, place.queue)
+    [claimed] = (await place.claim()).runs
+    piece = chunk(claimed, 0, b"x" * CHUNK_BYTES)
+    with pytest.raises(LimitExceeded, match="at most"):
+        await place.way.store_chunk(msgspec.structs.replace(piece, size=2**26 + 1))
+    place.restart_api(max_body_bytes=SMALL_BODY)
+    with pytest.raises(LimitExceeded, match="at most"):
+        await place.way.store_chunk(piece)
+    place.network.answer_instead(404)
+    with pytest.raises(Unavailable):
+        await place.way.store_chunk(piece)
+
+
 async def test_reports_are_no_larger_than_most_servers_take(place: Place) -> None:
     await place.register()
     await ready_runs(place.store, place.queue)
@@ -550,6 +589,8 @@ SAID: list[Callable[[HttpControlPlane], Awaitable[object]]] = [
     lambda way: way.claim(Slots(8), Begun()),
     lambda way: way.renew({}),
     lambda way: way.report([], [AttemptReport(1, 1, "itself", success(), 0)]),
+    lambda way: way.store_chunk(ArtifactChunk(1, 1, 1, 0, b"x")),
+    lambda way: way.fetch_chunk(1, 1, ArtifactId(1, 1), 0),
     lambda way: way.drain(),
     lambda way: way.sign_off(),
     lambda way: way.check(),

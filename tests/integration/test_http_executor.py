@@ -163,7 +163,21 @@ async def test_an_answer_is_the_output_and_json_of_it_the_result(
     assert parsed.result == {"status": 200, "body": {"a": [1]}}
 
 
-@pytest.mark.parametrize("body", [b"{", b"[" * 50_000, b'"' + b"x" * 300_000 + b'"'])
+async def test_json_that_is_large_is_handed_on_beside_the_status(
+    http: HttpExecutor, site: Site
+) -> None:
+    body = b'"' + b"x" * 300_000 + b'"'
+    url = site.answer("/", body, headers="Content-Type: application/json\r\n")
+    outcome, _ = await ask(http, url)
+
+    assert outcome.result.beside == {"status": 200, "body": None}
+    with outcome.result.content as content:
+        whole = content.read()
+    assert whole == b'{"status":200,"body":%b}' % body
+    assert outcome.result.size == len(whole)
+
+
+@pytest.mark.parametrize("body", [b"{", b"[" * 50_000, b"[" + b"1," * 200_000])
 async def test_json_that_cannot_be_kept_is_no_body_of_the_result(
     http: HttpExecutor, site: Site, body: bytes
 ) -> None:

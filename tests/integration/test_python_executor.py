@@ -34,7 +34,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     made: list[PythonExecutor] = []
 
     def make(paths: list[str] | None = None, processes: int = 4) -> PythonExecutor:
-        made.append(PythonExecutor(containment, paths or [str(TASKS)], processes))
+        made.append(PythonExecutor(containment, paths or [str(TASKS)], processes, 2**26))
         return made[-1]
 
     yield make
@@ -105,11 +105,35 @@ async def test_a_result_that_is_not_json_fails_the_run(
     assert (outcome.succeeded, outcome.reason) == (False, "invalid_result")
 
 
-@pytest.mark.parametrize("length", [256 * 1024, 80 * 1024 * 1024])
-async def test_a_result_that_is_too_long_fails_the_run_alone(
-    python: PythonExecutor, length: int
+@pytest.mark.parametrize("function", ["give_long", "give_long_later"])
+async def test_a_large_result_is_handed_on_in_a_file_which_nobody_finds_any_more(
+    python: PythonExecutor, tmp_path: Path, function: str
 ) -> None:
-    outcome, _ = await run(python, "give_long", {"length": length})
+    outcomes = [
+        (await run(python, function, {"length": length}))[0]
+        for length in (256 * 1024 - 2, 256 * 1024 - 1, 3_000_000)
+    ]
+
+    assert all(outcome.succeeded for outcome in outcomes)
+    assert len(outcomes[0].result) == 256 * 1024 - 2
+    for outcome, length in zip(outcomes[1:], (256 * 1024 - 1, 3_000_000), strict=True):
+        with outcome.result.content as content:
+            assert content.read() == b'"%b"' % (b"x" * length)
+        assert outcome.result.size == length + 2
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+async def test_nothing_is_left_of_a_result_whose_process_died_while_it_wrote_it(
+    python: PythonExecutor, tmp_path: Path
+) -> None:
+    outcome, _ = await run(python, "die_with_a_result_begun")
+
+    assert (outcome.succeeded, outcome.reason) == (False, "exit_code")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+async def test_a_result_that_is_too_long_fails_the_run_alone(python: PythonExecutor) -> None:
+    outcome, _ = await run(python, "give_long", {"length": 2**26})
     after, _ = await run(python, "give", {"value": 1})
 
     assert (outcome.succeeded, outcome.reason) == (False, "result_too_large")
@@ -589,11 +613,11 @@ async def test_a_function_whose_process_finds_the_warden_dead_is_told_so(
 
 @pytest.mark.parametrize("command", ["f", "m:", ":f", "m:f()", "a-b:f", "m:f:g", "m f:g"])
 def test_a_command_that_names_no_function_is_refused(command: str) -> None:
-    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1).check(command, {})
+    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1, 0).check(command, {})
 
 
 def test_arguments_that_are_no_mapping_are_refused() -> None:
-    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1).check("m:f", [1])
+    assert PythonExecutor(Containment(Path("unused"), "unused"), [], 1, 0).check("m:f", [1])
 
 
 def wait_until_dead(child: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tidemill.domain.outcome import Outcome
-from tidemill.foundation.executor import StopRequest
+from tidemill.foundation.executor import LargeResult, StopRequest
 from tidemill.testing.builders import execution
 from tidemill.testing.executors import CollectedReports
 from tidemill.worker.executors.containment import Containment
@@ -116,7 +116,6 @@ async def test_a_result_file_that_is_no_file_is_no_result_and_harms_no_later_run
     [
         ("{", "invalid_result"),
         ("[" * 5_000, "invalid_result"),
-        ('"' + "x" * 256 * KIBIBYTE + '"', "result_too_large"),
     ],
 )
 @pytest.mark.parametrize("way", ["line", "file"])
@@ -127,6 +126,40 @@ async def test_a_result_that_cannot_be_kept_fails_the_run(
     outcome, _ = await run(shell, command, {"stdin": said})
 
     assert (outcome.succeeded, outcome.reason) == (False, reason)
+
+
+async def test_a_large_result_is_handed_on_in_its_file_which_nobody_finds_any_more(
+    shell: ShellExecutor, tmp_path: Path
+) -> None:
+    said = json.dumps("x" * 2 * MEBIBYTE)
+    outcome, _ = await run(shell, 'cat > "$TIDEMILL_RESULT_FILE"', {"stdin": said})
+    failed, _ = await run(shell, 'cat > "$TIDEMILL_RESULT_FILE"; exit 3', {"stdin": said})
+
+    assert (outcome.succeeded, outcome.exit_code) == (True, 0)
+    with outcome.result.content as content:
+        assert (outcome.result.size, content.read().decode()) == (len(said), said)
+    assert (failed.reason, failed.result) == ("exit_code", None)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+async def test_a_large_result_on_a_line_is_told_where_to_go(shell: ShellExecutor) -> None:
+    said = json.dumps("x" * 256 * KIBIBYTE)
+    outcome, _ = await run(shell, "printf '::result:: '; cat", {"stdin": said})
+
+    assert (outcome.succeeded, outcome.reason) == (False, "result_too_large")
+    assert "TIDEMILL_RESULT_FILE" in (outcome.error_message or "")
+
+
+@pytest.mark.parametrize("what", ["mkfifo", "mkdir", "ln -s /nowhere", "ln -s ../../large"])
+async def test_what_stands_in_place_of_a_large_result_is_none(
+    shell: ShellExecutor, tmp_path: Path, what: str
+) -> None:
+    (tmp_path / "large").write_bytes(b"1" * MEBIBYTE)
+    async with asyncio.timeout(20):
+        outcome, _ = await run(shell, f'cd "$(dirname "$TIDEMILL_RESULT_FILE")" && {what} '
+                                      '"$TIDEMILL_RESULT_FILE"')  # fmt: skip
+
+    assert not isinstance(outcome.result, LargeResult)
 
 
 async def test_a_result_longer_than_a_line_of_output_is_kept_whole(shell: ShellExecutor) -> None:

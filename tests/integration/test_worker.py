@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,7 +69,9 @@ class House:
             lease_seconds=LEASE_SECONDS, drain_seconds=5,
         )  # fmt: skip
         executors = {"shell": self.executor}
-        self.worker = WorkerService(self.way, self.wakeups, self.clock, executors, options)
+        self.worker = WorkerService(
+            self.way, self.wakeups, self.clock, executors, options, Path("unused")
+        )
 
     async def _stay(
         self, execution: Execution, reports: ExecutionReports, stop: StopRequest

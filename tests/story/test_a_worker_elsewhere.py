@@ -162,3 +162,24 @@ def test_two_workers_of_one_name_do_not_share_a_data_directory(
         second.start()
 
     assert "another process uses" in second.log
+
+
+def test_a_large_result_is_passed_on_from_one_run_to_the_next(
+    client: Client, elsewhere: RemoteWorker
+) -> None:
+    of_python = {"executor": "python", "worker_selector": {"place": "elsewhere"}}
+    first = {"name": "gives", "command": "odd_tasks:give_long", "arguments": {"length": 2_000_000}}
+    then = {"name": "reads", "command": "odd_tasks:read_upstream"}
+    client.call("POST", "/tasks", body=of_python | first)
+    client.call(
+        "POST", "/tasks", body=of_python | then | {"dependencies": [{"task": "name:gives"}]}
+    )
+    root = client.trigger("gives")
+    runs = client.call("GET", f"/flow-runs/{root['flow_run_id']}")["runs"]
+    [reading] = [run["id"] for run in runs if run["task_name"] == "reads"]
+    read = client.wait(reading, timeout_seconds=60)
+
+    assert read["status"] == "succeeded", read
+    assert read["result"]["length"] == 2_000_000
+    assert read["result"]["$artifact"]["bytes"] == 2_000_002
+    assert not Path(read["result"]["path"]).exists()

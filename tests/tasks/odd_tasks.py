@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from tidemill import task_context
 from tidemill.task_context import RunContext, TaskCancelled, current_run
@@ -38,6 +40,24 @@ def give_nested(depth: int) -> object:
 
 def give_long(length: int) -> str:
     return "x" * length
+
+
+async def give_long_later(length: int) -> str:
+    return "x" * length
+
+
+def read_upstream(run: RunContext) -> dict[str, object]:
+    """What the only upstream run returned, of which there is but a reference."""
+    [reference] = run.parameters["upstream"].values()
+    return {"length": len(json.loads(Path(reference["path"]).read_bytes())), **reference}
+
+
+def die_with_a_result_begun() -> None:
+    """As where a process ends in the middle of writing what a function returned."""
+    [_, _, results] = sys.argv[1:]
+    prefix, _ = json.loads(results)
+    Path(f"{prefix}1").write_text("[1,")
+    os._exit(3)
 
 
 def tell(run: RunContext, missing: int = 1) -> dict[str, object]:

@@ -214,6 +214,7 @@ def documented(
     *problems: int,
     text: str = "Done",
     streams: bool = False,
+    content: dict[str, Any] | None = None,
     headers: Sequence[str] = (),
 ) -> dict[int | str, Any]:
     """The answers that a route's documentation names; what all share, `openapi` adds."""
@@ -222,6 +223,8 @@ def documented(
         answer["model"] = model
     if streams:
         answer["content"] = EVENT_STREAM
+    if content is not None:
+        answer["content"] = content
     if headers:
         answer["headers"] = {name: {"schema": {"type": "string"}} for name in headers}
     known: dict[int | str, Any] = {status: answer}

@@ -34,6 +34,7 @@ class ApiContext:
         render_metrics: Callable[[Levels | None], bytes],
         version: str,
         max_body_bytes: int,
+        max_artifact_bytes: int,
         allowed_hosts: frozenset[str] | None,
     ) -> None:
         self.store = store
@@ -46,6 +47,7 @@ class ApiContext:
         self._render_metrics = render_metrics
         self.version = version
         self.max_body_bytes = max_body_bytes
+        self.max_artifact_bytes = max_artifact_bytes
         self.allowed_hosts = allowed_hosts
         self.started_at = clock.now()
         self.closing = asyncio.Event()

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from tidemill.domain.artifact import CHUNK_BYTES
 from tidemill.domain.duty import Duty
 from tidemill.domain.expression_syntax import LONGEST
 from tidemill.domain.flow_run import FlowStatus
@@ -369,6 +370,7 @@ Fence = Annotated[int, Field(ge=1, lt=2**62)]
 Lease = Annotated[float, Field(ge=1, le=10 * 366 * 86_400)]
 LineNumber = Annotated[int, Field(ge=0, lt=2**62)]
 Said = Annotated[str, StringConstraints(max_length=1_000_000)]
+_ENCODED_CHUNK = -(-CHUNK_BYTES // 3) * 4  # characters of base64
 
 
 class HeldBody(Body):
@@ -446,6 +448,18 @@ class ReportBody(Body):
 
     outputs: Annotated[list[OutputBody], Field(max_length=10_000)] = []
     endings: Annotated[list[EndingBody], Field(max_length=10_000)] = []
+
+
+class ChunkBody(Body):
+    """A piece of what an attempt returned, in base64; `bytes` is how many the whole has."""
+
+    fence: Fence
+    bytes: Annotated[int, Field(ge=1, lt=2**62)]
+    content: Annotated[
+        str,
+        StringConstraints(max_length=_ENCODED_CHUNK),
+        Field(json_schema_extra={"contentEncoding": "base64"}),
+    ]
 
 
 class NoBody(Body):

@@ -6,9 +6,9 @@ import msgspec
 
 from tidemill.application.end_attempts import end_by_rule
 from tidemill.application.follow_up import follow_up_attempts, follow_up_ended
-from tidemill.domain.events import EventType
+from tidemill.application.tell_stale import tell_stale
 from tidemill.domain.run_status import RunStatus
-from tidemill.domain.task_run import RunHead, Success, annotate
+from tidemill.domain.task_run import RunHead, Success
 from tidemill.foundation.control_plane import AttemptReport
 from tidemill.foundation.store import Transaction
 from tidemill.foundation.wakeups import Topic
@@ -30,7 +30,7 @@ def record_outcomes(transaction: Transaction, reports: Sequence[AttemptReport]) 
     follow_up_ended(transaction, succeeded, waited_for)
     changes, stale = end_by_rule(transaction, _without(succeeded, reports))
     follow_up_attempts(transaction, changes)
-    _tell_stale(transaction, stale)
+    tell_stale(transaction, [(report.run_id, report.fence) for report in stale])
     transaction.announce(Topic.EVENTS)
     if any(change.changes["status"] is RunStatus.RETRYING for change in changes):
         transaction.announce(Topic.READY)
@@ -60,22 +60,3 @@ def _without(succeeded: Sequence[RunHead], reports: Sequence[AttemptReport]) -> 
         else:
             left.append(report)
     return left
-
-
-def _tell_stale(transaction: Transaction, stale: Sequence[AttemptReport]) -> None:
-    """One event for each run: an old fence tried to write, and nothing was changed by it."""
-    runs = transaction.runs({report.run_id for report in stale}) if stale else {}
-    fences: dict[int, list[int]] = {}
-    for report in stale:
-        fences.setdefault(report.run_id, []).append(report.fence)
-    transaction.change_runs(
-        [
-            annotate(
-                run,
-                transaction.now,
-                EventType.STALE_WRITE_REFUSED,
-                {"fences": fences[run.id], "held": run.fence},
-            )
-            for run in runs.values()
-        ]
-    )

@@ -63,6 +63,7 @@ NOUNS = {
         {
             "list": "run_commands:list_runs",
             "get": "run_commands:get",
+            "result": "run_commands:result",
             "cancel": "run_commands:cancel",
             "retry": "run_commands:retry",
             "logs": "run_commands:logs",

@@ -48,6 +48,16 @@ def get(run: int, /, *, common: Common | None = None) -> None:
         show_one(client.run(run), common.output)
 
 
+def result(run: int, /, *, common: Common | None = None) -> None:
+    """Print what a run that has ended returned, as JSON, whatever its size."""
+    common = common or Common()
+    with common.client() as client:
+        for part in client.result(run):
+            sys.stdout.buffer.write(part)
+    sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
 def cancel(run: int, /, *, common: Common | None = None) -> None:
     """End a run before its time."""
     common = common or Common()

@@ -185,6 +185,19 @@ class Client:
         run: dict[str, Any] = self.call("GET", f"/runs/{run_id}")
         return run
 
+    def result(self, run_id: int) -> Iterator[bytes]:
+        """What a run that has ended returned, as JSON, in pieces of bounded size."""
+        try:
+            with self._http.stream("GET", f"/api/v1/runs/{run_id}/result") as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise ServerError(response.status_code, self._problem_of(response))
+                yield from response.iter_bytes()
+        except httpx2.ConnectError as error:
+            raise Unreachable(f"no server answers at {self.server}") from error
+        except httpx2.TransportError as error:
+            raise Unreachable(f"{self.server} broke off: {error}") from error
+
     def wait(self, run_id: int, *, timeout_seconds: float | None = None) -> dict[str, Any]:
         """The run once it is final; raises TimeoutError."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds

@@ -23,6 +23,9 @@ from pydantic import (
 _POSTGRES = ("postgresql://", "postgres://")
 _ENCRYPTED = ("sslmode=require", "sslmode=verify-ca", "sslmode=verify-full")
 
+_MEBIBYTE = 1024 * 1024
+_LARGEST_ARTIFACT = 1024 * _MEBIBYTE
+
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -173,6 +176,9 @@ class WorkerSettings(Section):
     python_paths: list[str] = []
     allowed_executors: list[str] = []  # empty: all
     allowed_networks: list[str] = []  # link-local and metadata addresses are closed but for these
+    # A result above 256 KiB is stored beside its run, up to this; a longer one fails the attempt.
+    max_artifact_bytes: Annotated[int, Field(ge=0, le=_LARGEST_ARTIFACT)] = 64 * _MEBIBYTE
+    max_upstream_bytes: Annotated[int, Field(ge=0)] = 256 * _MEBIBYTE  # fetched for one run
 
     @model_validator(mode="after")
     def _a_lease_outlasts_a_lost_heartbeat(self) -> Self:
@@ -195,6 +201,8 @@ class ApiSettings(Section):
     cors_origins: list[str] = []
     rate_limit: Annotated[None, _not_yet("no rate is limited")] = None
     max_body_bytes: Positive = 1_048_576
+    # Of a result that a worker elsewhere stores beside its run.
+    max_artifact_bytes: Annotated[int, Field(ge=0, le=_LARGEST_ARTIFACT)] = 64 * _MEBIBYTE
 
 
 class AuthSettings(Section):

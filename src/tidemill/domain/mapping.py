@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill.domain.artifact import INLINE_BYTES, reference_in
 from tidemill.domain.dependency import is_expression
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import MapOver, TaskDefinition
@@ -71,6 +72,11 @@ def items_of(said: MapOver, source: Source | None) -> list[Any] | NoItems:
     if source.is_skipped:
         return NoItems(RunStatus.SKIPPED, "upstream")
     found, place = source.result, f"the result of {said.task}"
+    if (reference := reference_in(found)) is not None:
+        return _no_list(
+            f"{place} is an artifact of {reference.size} bytes: only what stands in its run, of at "
+            f"most {INLINE_BYTES} bytes, can be mapped over"
+        )
     for name in said.field.split(".") if said.field else ():
         if not isinstance(found, dict) or name not in found:
             return _no_list(f"{place} is {_kind_of(found)} and has no field {name!r}")

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from tidemill.domain.artifact import ArtifactId
 from tidemill.domain.outcome import Outcome
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import TaskDefinition
@@ -87,6 +88,16 @@ class AttemptReport(msgspec.Struct, frozen=True):
     log_seq: int  # the last number given to a line of output
 
 
+class ArtifactChunk(msgspec.Struct, frozen=True):
+    """A piece, numbered from 0, of what the attempt that was claimed with `fence` returned."""
+
+    run_id: int
+    fence: int
+    size: int  # of the whole, in bytes
+    number: int
+    content: bytes
+
+
 Begin = Callable[[Sequence[ClaimedRun], float], None]
 
 
@@ -143,6 +154,19 @@ class ControlPlane(Protocol):
         """Return once the output, and then the ends, are stored or refused as stale.
 
         What the ends made ready may be claimed at once, by whoever would go on.
+        """
+
+    async def store_chunk(self, chunk: ArtifactChunk) -> bool:
+        """Return once it is stored, once however often it is sent; False where its fence is old.
+
+        Raises LimitExceeded where the whole is larger than what the other side takes, and Conflict
+        or InvalidInput where it takes nothing of it.
+        """
+
+    async def fetch_chunk(self, run_id: int, fence: int, id: ArtifactId, number: int) -> bytes:
+        """A piece of a large result, for a run that is held with this fence.
+
+        Raises Conflict where it is not, or there is no such piece in its namespace.
         """
 
     async def drain(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import msgspec
 
@@ -30,6 +30,19 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     checkpoint: Any = None  # what an earlier attempt of this run saved last
     shard_index: int = 0  # which part of the work is this run's own
     shard_total: int = 1  # of how many
+
+
+class LargeResult(msgspec.Struct, frozen=True):
+    """Stands as an outcome's result where that has more than fits into its run's row.
+
+    `content` is a file that nobody else has, with a descriptor, of `size` bytes, which should be
+    JSON; whoever is given the outcome closes it. `beside` is what is known of the result without
+    it.
+    """
+
+    content: IO[bytes]
+    size: int
+    beside: dict[str, Any] = {}
 
 
 class OutputChunk(msgspec.Struct, frozen=True):
@@ -95,6 +108,9 @@ class Executor(Protocol):
 
     Guarantees: `execute` never raises for what the task does; it becomes an Outcome. When
     `execute` returns, no process of the attempt's tree lives.
+
+    One whose tasks read no files of this machine says so by `reads_files = False`: what they are
+    referred to is not fetched.
     """
 
     task_type: str

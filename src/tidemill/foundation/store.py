@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from tidemill.domain.artifact import Artifact, ArtifactId
 from tidemill.domain.calls import LastRun
 from tidemill.domain.dependency import Condition, Edge, Tally
 from tidemill.domain.duty import Duty, DutyLease
@@ -279,6 +280,14 @@ class Reads(Protocol):
 
     def run_logs(self, run_id: int, after: int, limit: int) -> list[LogLines]:
         """Output of a run with lines above `after`, in order, at most `limit` rows."""
+
+    def artifact(self, id: ArtifactId, namespace: str | None = None) -> Artifact | None:
+        """What is known of a large result; in `namespace` only, where one is given."""
+
+    def artifact_chunk(
+        self, id: ArtifactId, number: int, namespace: str | None = None
+    ) -> bytes | None:
+        """The piece of this number, from 0, of a large result; as `artifact`."""
 
     def events_after(
         self, position: EventPosition, namespace: str | None, limit: int
@@ -690,6 +699,12 @@ class Transaction(Reads, Protocol):
 
     def last_log_seqs(self, run_ids: Collection[int]) -> dict[int, int]:
         """The number of the last line stored of each of these runs that has any."""
+
+    def keep_artifact(self, artifact: Artifact) -> None:
+        """Store what is known of a large result; what is there already stays as it is."""
+
+    def keep_chunk(self, id: ArtifactId, number: int, content: bytes) -> None:
+        """Store a piece of it; what is there already under this number stays as it is."""
 
     def note_progress(self, run_id: int, **columns: Any) -> None:
         """Set columns of a run that its life does not turn on; no event is told."""

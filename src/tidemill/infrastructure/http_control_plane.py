@@ -16,6 +16,7 @@ from uuid import uuid4
 import httpx2
 import msgspec
 
+from tidemill.domain.artifact import ArtifactId
 from tidemill.domain.outcome import Outcome, failure
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.worker import Worker, WorkerStatus
@@ -23,6 +24,7 @@ from tidemill.errors import Conflict, InvalidInput, LimitExceeded, Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import (
     CALL_HEADER,
+    ArtifactChunk,
     AttemptReport,
     Begin,
     ClaimedRun,
@@ -59,6 +61,10 @@ class _Heard(msgspec.Struct, frozen=True):
     id: str
     status: WorkerStatus
     runs: list[_Held] = []
+
+
+class _Reported(msgspec.Struct, frozen=True):
+    stale: int
 
 
 def open_http(server: str, key: str | None) -> httpx2.AsyncClient:
@@ -212,6 +218,19 @@ class HttpControlPlane:
             if outcome != report.outcome:
                 await self._report([msgspec.structs.replace(report, outcome=outcome)])
 
+    async def store_chunk(self, chunk: ArtifactChunk) -> bool:
+        said = {"fence": chunk.fence, "bytes": chunk.size, "content": chunk.content}  # in base64
+        path = f"{self._path}/runs/{chunk.run_id}/artifact/{chunk.number}"
+        became = await self._send("PUT", path, said, _Reported, _LONGEST_SECONDS)
+        return became.stale == 0
+
+    async def fetch_chunk(self, run_id: int, fence: int, id: ArtifactId, number: int) -> bytes:
+        path = f"{self._path}/runs/{run_id}/artifacts/{id}/{number}?fence={fence}"
+        response = await self._ask("GET", f"/api/v1/workers{path}", _LONGEST_SECONDS)
+        if response.status_code >= 400:
+            raise _error_of(response)
+        return response.content
+
     async def check(self) -> None:
         """Raises Unavailable unless the server may serve."""
         response = await self._ask("GET", "/ready", self._patience_seconds)
@@ -235,8 +254,19 @@ class HttpControlPlane:
         within_seconds: float,
         headers: dict[str, str] | None = None,
     ) -> T:
+        return await self._send("POST", path, said, answer, within_seconds, headers)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        said: Any,
+        answer: type[T],
+        within_seconds: float,
+        headers: dict[str, str] | None = None,
+    ) -> T:
         response = await self._ask(
-            "POST",
+            method,
             f"/api/v1/workers{path}",
             within_seconds,
             content=msgspec.json.encode(said),

@@ -6,13 +6,17 @@ from datetime import timedelta
 from functools import partial
 
 from tidemill.application.claim_runs import claim_runs
+from tidemill.application.fetch_artifact import fetch_chunk
 from tidemill.application.go_on import report_and_go_on
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
 from tidemill.application.renew_leases import renew_leases
+from tidemill.application.store_artifact import store_chunk
 from tidemill.application.take_reports import take_reports
+from tidemill.domain.artifact import ArtifactId
 from tidemill.domain.worker import Worker
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import (
+    ArtifactChunk,
     AttemptReport,
     Begin,
     ClaimedRun,
@@ -113,6 +117,14 @@ class StoreControlPlane:
                 ),
                 begin,
             )
+
+    async def store_chunk(self, chunk: ArtifactChunk) -> bool:
+        return await self._store.transact(partial(store_chunk, chunk=chunk))
+
+    async def fetch_chunk(self, run_id: int, fence: int, id: ArtifactId, number: int) -> bytes:
+        return await self._store.transact(
+            partial(fetch_chunk, run_id=run_id, fence=fence, id=id, number=number)
+        )
 
     async def drain(self) -> None:
         await self._store.transact(partial(drain_worker, worker_id=self._worker.id))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import msgspec
@@ -26,9 +27,9 @@ from tidemill.foundation.executor import Executor
 from tidemill.foundation.service import Loop
 from tidemill.foundation.slots import Slots
 from tidemill.foundation.wakeups import Topic, Wakeups
+from tidemill.worker.artifacts import ArtifactTransfer, WithArtifacts
 from tidemill.worker.deadlines import Deadlines
 from tidemill.worker.execution import RunningAttempt
-from tidemill.worker.in_tasks import as_direct
 from tidemill.worker.reporter import Reporter
 
 _log = logging.getLogger("tidemill.worker")
@@ -47,6 +48,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float = 10.0
     drain_seconds: float = 30.0
     kill_grace_seconds: float = 5.0
+    max_artifact_bytes: int = 64 * 1024 * 1024
+    max_upstream_bytes: int = 256 * 1024 * 1024
 
     @property
     def lease(self) -> timedelta:
@@ -58,7 +61,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerService:
-    """The loops of one worker and the attempts it holds."""
+    """The loops of one worker and the attempts it holds.
+
+    What runs are to read as files is below `files`, a directory that is emptied by whoever made it.
+    """
 
     def __init__(
         self,
@@ -67,11 +73,21 @@ class WorkerService:
         clock: Clock,
         executors: "dict[str, Executor]",
         options: WorkerOptions,
+        files: Path,
     ) -> None:
         self._control_plane = control_plane
         self._wakeups = wakeups
         self._clock = clock
-        self._executors = {name: as_direct(executor) for name, executor in executors.items()}
+        artifacts = ArtifactTransfer(
+            control_plane,
+            clock,
+            files,
+            largest=options.max_artifact_bytes,
+            most_upstream=options.max_upstream_bytes,
+        )
+        self._executors = {
+            name: WithArtifacts(executor, artifacts) for name, executor in executors.items()
+        }
         self._options = options
         self._slots = Slots(options.max_concurrent_tasks)
         self._reporter = Reporter(control_plane, clock, self._go_on, self._forget)
@@ -161,11 +177,13 @@ class WorkerService:
     def _begin(self, claimed: Sequence[ClaimedRun], asked_at: float) -> None:
         give_up_at = stop_before(asked_at, self._options.lease)
         for each in claimed:
-            attempt = RunningAttempt(each, self._reporter, self._options.kill_grace)
+            executor = self._executors.get(each.run.task_type)
+            placed = each if executor is None else executor.placed(each)
+            attempt = RunningAttempt(placed, self._reporter, self._options.kill_grace)
             attempt.stop_before = give_up_at
             self._attempts[each.run.id] = attempt
             self._deadlines.watch(attempt)
-            attempt.begin(self._executors.get(each.run.task_type), partial(self._end, attempt))
+            attempt.begin(executor, partial(self._end, attempt))
         if self._watch is None and claimed:
             self._watch_from_now(give_up_at)
 

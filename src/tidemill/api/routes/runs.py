@@ -22,6 +22,7 @@ from tidemill.api.answers import (
 )
 from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, Visible, requires, within
+from tidemill.api.results import result_answer
 from tidemill.api.schemas import (
     AttemptOut,
     BulkBody,
@@ -282,6 +283,16 @@ async def get(context: Context, visible: Visible, id: RunId) -> Response:
         return run_detail_view(run, flow_run, calls)
 
     return json_answer(await context.store.read(look))
+
+
+@router.get(
+    "/{id}/result",
+    dependencies=[requires(Permission.TASK_READ)],
+    responses=documented(200, Any, 404, 409),
+)
+async def result(context: Context, visible: Visible, id: RunId) -> Response:
+    """What a run that has ended returned, also where its `result` only refers to it."""
+    return await result_answer(context, visible, id)
 
 
 @router.post(

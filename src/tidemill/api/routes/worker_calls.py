@@ -1,11 +1,13 @@
 """What a worker itself calls, one that reaches neither the database nor the queue."""
 
 import asyncio
+from base64 import b64decode
 from datetime import timedelta
 from functools import partial
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from tidemill.api.answers import (
@@ -14,11 +16,14 @@ from tidemill.api.answers import (
     JsonRoute,
     carry_out,
     documented,
+    json_answer,
 )
 from tidemill.api.context import ApiContext, Context
 from tidemill.api.permissions import Permission, requires
+from tidemill.api.problems import problem
 from tidemill.api.routes.workers import WorkerId, found
 from tidemill.api.schemas import (
+    ChunkBody,
     ClaimBody,
     ClaimsOut,
     NoBody,
@@ -28,14 +33,24 @@ from tidemill.api.schemas import (
 )
 from tidemill.api.views import claimed_view, worker_view
 from tidemill.application.claim_once import claim_once
+from tidemill.application.fetch_artifact import fetch_chunk
 from tidemill.application.manage_workers import sign_off_worker
+from tidemill.application.store_artifact import store_chunk
 from tidemill.application.take_reports import take_reports
+from tidemill.domain.artifact import ArtifactId
 from tidemill.domain.worker import Worker, WorkerStatus
-from tidemill.errors import Conflict
-from tidemill.foundation.control_plane import AttemptReport, OutputReport
+from tidemill.errors import Conflict, InvalidInput, NotFound, Problem
+from tidemill.foundation.control_plane import ArtifactChunk, AttemptReport, OutputReport
 from tidemill.foundation.store import Reads, Transaction
 
 router = APIRouter(tags=["workers"], route_class=JsonRoute)
+
+RunNumber = Annotated[int, Path(ge=1, lt=2**62)]
+PieceNumber = Annotated[int, Path(ge=0, lt=2**31)]
+
+_BYTES: dict[str, Any] = {
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+}
 
 
 @router.post(
@@ -116,6 +131,69 @@ async def report(
         return Answer(200, msgspec.to_builtins(take_reports(transaction, outputs, endings)))
 
     return await carry_out(request, context, idempotency_key, act)
+
+
+@router.put(
+    "/workers/{id}/runs/{run_id}/artifact/{number}",
+    dependencies=[requires(Permission.WORKER_WRITE)],
+    responses=documented(200, ReportedOut, 404, 409, 413, 415, 422),
+)
+async def store_piece(
+    request: Request,
+    context: Context,
+    id: WorkerId,
+    run_id: RunNumber,
+    number: PieceNumber,
+    body: ChunkBody,
+) -> Response:
+    """A piece of what an attempt returned, where that is too large for a report."""
+    if body.bytes > context.max_artifact_bytes:
+        said = f"a result has at most {context.max_artifact_bytes} bytes here"
+        return problem(request.scope["request_id"], 413, "artifact_too_large", said)
+    content = _decoded(body.content)
+    chunk = ArtifactChunk(run_id, body.fence, body.bytes, number, content)
+
+    def act(transaction: Transaction) -> bool:
+        found(transaction, id)
+        return store_chunk(transaction, chunk)
+
+    is_stored = await context.store.transact(act)
+    return json_answer({"accepted": int(is_stored), "stale": int(not is_stored)})
+
+
+def _decoded(content: str) -> bytes:
+    try:
+        return b64decode(content, validate=True)
+    except ValueError:
+        raise InvalidInput(
+            "/content: is not base64", [Problem("/content", "is not base64")]
+        ) from None
+
+
+@router.get(
+    "/workers/{id}/runs/{run_id}/artifacts/{artifact_id}/{number}",
+    dependencies=[requires(Permission.WORKER_WRITE)],
+    response_class=Response,
+    responses=documented(200, None, 404, 409, content=_BYTES),
+)
+async def fetch_piece(
+    context: Context,
+    id: WorkerId,
+    run_id: RunNumber,
+    artifact_id: Annotated[str, Path(max_length=40)],
+    number: PieceNumber,
+    fence: Annotated[int, Query(ge=1, lt=2**62)],
+) -> Response:
+    """A piece of a large result that a run is to read, for the worker that holds the run."""
+    artifact = ArtifactId.parse(artifact_id)
+    if artifact is None:
+        raise NotFound("artifact", artifact_id)
+
+    def act(transaction: Transaction) -> bytes:
+        found(transaction, id)
+        return fetch_chunk(transaction, run_id, fence, artifact, number)
+
+    return Response(await context.store.transact(act), media_type="application/octet-stream")
 
 
 @router.post(

@@ -49,6 +49,8 @@ from tidemill.infrastructure.database.tables import (
     IS_NOT_LEASED,
     IS_READY,
     IS_UNFINISHED,
+    artifact_chunks,
+    artifacts,
     carried_runs,
     flow_runs,
     run_attempts,
@@ -347,6 +349,8 @@ _prune_flow_runs = flow_runs.delete().where(_is_prunable_flow_run)
 _prune_statements = [
     table.delete().where(in_array(column, "ids"))
     for table, column in (
+        (artifact_chunks, artifact_chunks.c.run_id),
+        (artifacts, artifacts.c.run_id),
         (run_logs, run_logs.c.run_id),
         (run_events, run_events.c.run_id),
         (run_attempts, run_attempts.c.run_id),

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -383,6 +384,28 @@ run_logs = Table(
     Column("at", Instant, nullable=False),
     Column("text", FreeText(), nullable=False),
     sqlite_with_rowid=False,
+)
+
+# Results that are too large for the row of their run, each of the attempt that was claimed with a
+# fence: what is known of it, and its content in pieces.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("run_id", _Id, primary_key=True),
+    Column("fence", _Id, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("size", _Id, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+artifact_chunks = Table(
+    "artifact_chunks",
+    metadata,
+    Column("run_id", _Id, primary_key=True),
+    Column("fence", _Id, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
 )
 
 workers = Table(

@@ -1,5 +1,6 @@
 """A whole transaction, put together from its parts."""
 
+from tidemill.infrastructure.database.artifact_rows import ArtifactRows
 from tidemill.infrastructure.database.duty_rows import DutyRows
 from tidemill.infrastructure.database.firing_rows import FiringRows
 from tidemill.infrastructure.database.flow_rows import FlowRows
@@ -11,6 +12,14 @@ from tidemill.infrastructure.database.worker_rows import WorkerRows
 
 
 class DatabaseTransaction(
-    TaskRows, FiringRows, RunRows, FlowRows, PlacementRows, WorkerRows, DutyRows, QueryRows
+    TaskRows,
+    FiringRows,
+    RunRows,
+    ArtifactRows,
+    FlowRows,
+    PlacementRows,
+    WorkerRows,
+    DutyRows,
+    QueryRows,
 ):
     """Implements `foundation.store.Transaction` on any engine that SQLAlchemy writes SQL for."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from tidemill.application.cancel_runs import cancel_runs
@@ -16,6 +17,7 @@ from tidemill.application.define_task import create_task
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.recover_lost_runs import recover_lost_runs
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.domain.artifact import CHUNK_BYTES, ArtifactId
 from tidemill.domain.events import EventType
 from tidemill.domain.outcome import failure, success
 from tidemill.domain.run_status import RunStatus
@@ -23,8 +25,9 @@ from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task import Dependency
 from tidemill.domain.task_run import AttemptOutcome, Shard, TaskRun
 from tidemill.domain.worker import Worker, WorkerStatus
-from tidemill.errors import Conflict
+from tidemill.errors import Conflict, InvalidInput
 from tidemill.foundation.control_plane import (
+    ArtifactChunk,
     AttemptReport,
     ClaimedRun,
     ControlPlane,
@@ -66,7 +69,10 @@ async def ready_runs(
         name = f"task-{transaction.last_event()}"
         wanted = definition(name, **fields)
         made = create_task(transaction, wanted, lambda _: ())
-        return trigger_runs(transaction, [TriggerRequest(task=made.id)] * count)
+        namespace = made.definition.namespace
+        return trigger_runs(
+            transaction, [TriggerRequest(task=made.id, namespace=namespace)] * count
+        )
 
     runs: list[TaskRun] = await store.transact(make)
     dispatched = await store.transact(lambda t: dispatch_ready_runs(t, 500, built_in_strategies()))
@@ -109,6 +115,17 @@ def output(claimed: ClaimedRun, first: int, *texts: str, fence: int | None = Non
     last = first + len(texts) - 1
     lines = LogLines(run.id, first, last, run.attempt, "stdout", at, "\n".join(texts) + "\n")
     return OutputReport(run.id, run.fence if fence is None else fence, [lines])
+
+
+def artifact_of(claimed: ClaimedRun) -> ArtifactId:
+    """The name of its large result."""
+    return ArtifactId(claimed.run.id, claimed.run.fence)
+
+
+def chunk(claimed: ClaimedRun, number: int, *pieces: bytes) -> ArtifactChunk:
+    """One of these pieces of what it returned."""
+    size = sum(map(len, pieces))
+    return ArtifactChunk(claimed.run.id, claimed.run.fence, size, number, pieces[number])
 
 
 class ControlPlaneSuite:
@@ -393,6 +410,77 @@ class ControlPlaneSuite:
         assert [row.text.split()[0] for row in rows] == [str(n) for n in range(12)]
         stored = await self.row(store, run.id)
         assert (stored.status, len(stored.result)) == (RunStatus.SUCCEEDED, 200_000)
+
+    async def test_a_large_result_arrives_piece_by_piece_however_often_one_is_sent(
+        self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
+    ) -> None:
+        await ready_runs(store, queue)
+        [claimed] = (await self.claim(control_plane)).runs
+        pieces = [b"\x00" * CHUNK_BYTES, b"\xff" * CHUNK_BYTES, b"end"]
+        for number in (0, 0, 2, 1, 2):  # answers were lost
+            assert await control_plane.store_chunk(chunk(claimed, number, *pieces))
+
+        found = [
+            await control_plane.fetch_chunk(
+                claimed.run.id, claimed.run.fence, artifact_of(claimed), number
+            )
+            for number in range(3)
+        ]
+        assert found == pieces
+        kept = await store.read(lambda reads: reads.artifact(artifact_of(claimed), "default"))
+        assert kept is not None
+        assert kept.size == 2 * CHUNK_BYTES + 3
+
+    async def test_a_piece_with_an_old_fence_is_refused_and_told(
+        self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
+    ) -> None:
+        [run] = await ready_runs(store, queue)
+        [claimed] = (await self.claim(control_plane)).runs
+        old = msgspec.structs.replace(chunk(claimed, 0, b"x"), fence=claimed.run.fence + 1)
+
+        assert not await control_plane.store_chunk(old)
+        assert await store.read(lambda reads: reads.artifact(ArtifactId(run.id, old.fence))) is None
+        events = await store.read(lambda reads: reads.run_events(run.id, 0, 100))
+        assert events[-1].type is EventType.STALE_WRITE_REFUSED
+        assert events[-1].data == {"fences": [old.fence], "held": claimed.run.fence}
+        assert not await control_plane.store_chunk(msgspec.structs.replace(old, run_id=4_711))
+
+    async def test_a_piece_that_does_not_fit_the_others_is_refused(
+        self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
+    ) -> None:
+        await ready_runs(store, queue)
+        [claimed] = (await self.claim(control_plane)).runs
+        first = chunk(claimed, 0, b"four")
+        await control_plane.store_chunk(first)
+
+        for wrong in ({"size": 5}, {"number": 1}, {"content": b"fours"}, {"content": b""}):
+            with pytest.raises(InvalidInput):
+                await control_plane.store_chunk(msgspec.structs.replace(first, **wrong))
+        with pytest.raises(Conflict):
+            await control_plane.store_chunk(chunk(claimed, 0, b"other size"))
+
+    async def test_a_large_result_is_for_whoever_holds_a_run_of_its_namespace(
+        self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker
+    ) -> None:
+        await ready_runs(store, queue)
+        await ready_runs(store, queue, namespace="team")
+        claimed = (await self.claim(control_plane)).runs
+        while len(claimed) < 2:
+            claimed += (await self.claim(control_plane)).runs
+        own, foreign = sorted(claimed, key=lambda each: each.run.namespace)
+        await control_plane.store_chunk(chunk(own, 0, b"x"))
+        id = artifact_of(own)
+
+        assert await control_plane.fetch_chunk(own.run.id, own.run.fence, id, 0) == b"x"
+        for run_id, fence, number in (
+            (own.run.id, own.run.fence + 1, 0), (foreign.run.id, foreign.run.fence, 0),
+            (own.run.id, own.run.fence, 1), (4_711, 1, 0),
+        ):  # fmt: skip
+            with pytest.raises(Conflict):
+                await control_plane.fetch_chunk(run_id, fence, id, number)
+        await control_plane.report([], [ending(own)])
+        with pytest.raises(Conflict):
+            await control_plane.fetch_chunk(own.run.id, own.run.fence, id, 0)
 
     async def test_an_end_is_recorded_once(
         self, control_plane: ControlPlane, store: Store, queue: MessageQueue, known: Worker

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tidemill.application.define_task import replace_task
+from tidemill.domain.artifact import Artifact, ArtifactId
 from tidemill.domain.calls import LastRun
 from tidemill.domain.dependency import Edge
 from tidemill.domain.duty import LEASE, Duty, DutyLease
@@ -968,6 +969,59 @@ class StoreSuite:
         assert await store.read(lambda r: r.run(old.id)) is None
         assert await store.read(lambda r: r.run_events(old.id, 0, 10)) == []
         assert await store.read(lambda r: r.run(young.id)) is not None
+
+    async def test_a_large_result_is_kept_in_pieces_each_once(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        id, other = ArtifactId(7, 2), ArtifactId(7, 3)
+        kept = Artifact(7, 2, "team", 9, clock.now())
+        pieces = [b"\x00\xff'\n;", bytes(range(256)) * 1_024]
+
+        def keep(transaction: Transaction) -> None:
+            for size in (9, 10):
+                transaction.keep_artifact(msgspec.structs.replace(kept, size=size))
+            for number, piece in [*enumerate(pieces), (1, b"another")]:
+                transaction.keep_chunk(id, number, piece)
+
+        await store.transact(keep)
+
+        assert await store.read(lambda r: r.artifact(id)) == kept
+        assert await store.read(lambda r: r.artifact(id, "team")) == kept
+        assert [await store.read(lambda r, n=n: r.artifact_chunk(id, n)) for n in range(3)] == [  # type: ignore[misc]
+            *pieces, None,
+        ]  # fmt: skip
+        assert await store.read(lambda r: r.artifact_chunk(id, 1, "team")) == pieces[1]
+        assert await store.read(lambda r: (r.artifact(other), r.artifact_chunk(other, 0))) == (
+            None, None,
+        )  # fmt: skip
+        assert await store.read(
+            lambda r: (r.artifact(id, "default"), r.artifact_chunk(id, 0, "default"))
+        ) == (None, None)
+
+    async def test_large_results_are_pruned_with_their_run_those_of_lost_attempts_too(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        owner = await add_task(store)
+        [run] = await store.transact(lambda t: t.insert_runs([fired_run(owner, t.now, t.now)]))
+        ids = [ArtifactId(run.id, 1), ArtifactId(run.id, 2), ArtifactId(run.id + 1, 1)]
+
+        def keep(transaction: Transaction) -> None:
+            for id in ids:
+                transaction.keep_artifact(Artifact(id.run_id, id.fence, "default", 1, clock.now()))
+                transaction.keep_chunk(id, 0, b"1")
+            start(transaction, run, clock.now() + MINUTE)
+            succeed(transaction, run)
+
+        await store.transact(keep)
+        clock.advance(MINUTE)
+
+        assert await store.transact(lambda t: t.prune(clock.now(), 10)) == 1
+        left = [await store.read(lambda r, id=id: r.artifact(id)) for id in ids]  # type: ignore[misc]
+        chunks = [await store.transact(lambda t, id=id: t.artifact_chunk(id, 0)) for id in ids]  # type: ignore[misc]
+        assert [each is not None for each in left] == [False, False, True]
+        assert chunks == [None, None, b"1"]
+        await store.transact(lambda t: t.keep_artifact(Artifact(run.id, 1, "x", 1, clock.now())))
+        assert await store.read(lambda r: r.artifact_chunk(ids[0], 0)) is None  # nothing is left
 
     async def test_a_renamed_task_takes_no_name_that_is_taken(self, store: Store) -> None:
         await add_task(store, name="taken")

@@ -58,6 +58,7 @@ class TreeEnd(msgspec.Struct, frozen=True):
     exit_code: int | None  # None: its slot was killed, by the kernel or by the task
     result: str | None = None
     last_line: str = ""
+    result_file: str | None = None  # in place of `result`, where that is too long for a message
     not_started: str | None = None  # why nothing was started
 
 
@@ -65,7 +66,7 @@ class Containment:
     """The slots of one worker. `owner` tells its processes from those of other workers."""
 
     def __init__(self, directory: Path, owner: str) -> None:
-        self._directory = directory
+        self.directory = directory
         self._owner = owner
         self._warden: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -77,8 +78,8 @@ class Containment:
     async def start(self) -> None:
         """Kill what an earlier worker of this owner left behind and start afresh."""
         kill_leftovers(self._owner)
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(parents=True, mode=0o700)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True, mode=0o700)
         self._start_warden()
 
     async def close(self) -> None:
@@ -89,7 +90,7 @@ class Containment:
         if warden is not None:
             await asyncio.to_thread(warden.wait)
         kill_leftovers(self._owner)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     async def run(
         self,
@@ -173,7 +174,7 @@ class Containment:
         try:
             self._warden = subprocess.Popen(
                 [sys.executable, "-m", "tidemill.worker.executors.warden",
-                 str(theirs.fileno()), str(self._directory)],
+                 str(theirs.fileno()), str(self.directory)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -232,6 +233,10 @@ class Slot(asyncio.Protocol):
     def is_connected(self) -> bool:
         """Whether it takes messages."""
         return not self._is_hung_up and self._transport is not None
+
+    def path_of(self, name: str) -> str:
+        """Where what runs in it may keep something of this name, until its worker ends."""
+        return str(self._containment.directory / f"{name}-{self.number}-")
 
     async def run(self, request: TreeRequest, on_lines: Callable[[Lines], None]) -> TreeEnd:
         """Run one tree to its end; one at a time."""

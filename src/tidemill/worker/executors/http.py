@@ -1,6 +1,7 @@
 """HTTP tasks: one request, judged by its status."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from urllib.parse import unquote
 import httpx2
 import msgspec
 
+from tidemill.domain.artifact import INLINE_BYTES
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.domain.template import TemplateError, without_placeholders
 from tidemill.errors import Problem
@@ -18,10 +20,10 @@ from tidemill.run_facts import as_headers
 from tidemill.worker.executors.capped_output import CappedOutput
 from tidemill.worker.executors.chunks import chunk_of
 from tidemill.worker.executors.guarded_transport import AddressRefused, GuardedTransport
+from tidemill.worker.executors.large_results import kept_aside
 
 Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
 
-_RESULT_BYTES = 256 * 1024
 _CONNECT_SECONDS = 10
 _MAX_REDIRECTS = 5
 
@@ -48,6 +50,7 @@ class HttpExecutor:
     """Sends requests from the worker's own loop; nothing of them outlives the attempt."""
 
     task_type = "http"
+    reads_files = False  # nor is a path of this machine told to whoever is asked
 
     def __init__(self, allowed_networks: Sequence[str] = ()) -> None:
         self._allowed_networks = allowed_networks
@@ -129,7 +132,7 @@ class HttpExecutor:
             return failure(
                 "response_too_large", f"more than {arguments.max_response_bytes} bytes came back"
             )
-        return success({"status": response.status_code, "body": _json_of(response, body)})
+        return success(_result_of(response, body))
 
     def _client(self, *, verify_tls: bool) -> httpx2.AsyncClient:
         if verify_tls not in self._clients:
@@ -212,11 +215,16 @@ async def _read_body(response: httpx2.Response, at_most: int) -> tuple[bytes, bo
     return bytes(body), True
 
 
-def _json_of(response: httpx2.Response, body: bytes) -> Any:
-    """The body as JSON where it says it is, for whoever reads the result; else None."""
-    if "json" not in response.headers.get("content-type", "") or len(body) > _RESULT_BYTES:
-        return None
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        return None
+def _result_of(response: httpx2.Response, body: bytes) -> Any:
+    """The status, and the body where it says that it is JSON and is, for whoever reads the result.
+
+    One that is too large is told beside it.
+    """
+    if "json" in response.headers.get("content-type", ""):
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            if len(body) <= INLINE_BYTES:
+                return {"status": response.status_code, "body": msgspec.json.decode(body)}
+            msgspec.json.decode(body, type=msgspec.Raw)
+            whole = b'{"status":%d,"body":%b}' % (response.status_code, body)
+            return kept_aside(whole, {"status": response.status_code, "body": None})
+    return {"status": response.status_code, "body": None}

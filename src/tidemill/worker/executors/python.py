@@ -21,10 +21,15 @@ class PythonExecutor:
     task_type = "python"
 
     def __init__(
-        self, containment: Containment, python_paths: Sequence[str], max_processes: int
+        self,
+        containment: Containment,
+        python_paths: Sequence[str],
+        max_processes: int,
+        max_result_bytes: int,
     ) -> None:
         self._containment = containment
         self._paths = list(python_paths)
+        self._max_result_bytes = max_result_bytes
         self._pool = SyncPool(partial(self._start_host, "sync"), max_processes, self._move)
         self._shared_loop = SharedLoop(partial(self._start_host, "async"))
         self._async_commands: set[str] = set()
@@ -73,5 +78,5 @@ class PythonExecutor:
 
     async def _start_host(self, mode: Mode, owner: Owner) -> Host:
         host = Host(mode, owner)
-        await host.start(self._containment, self._paths)
+        await host.start(self._containment, self._paths, self._max_result_bytes)
         return host

@@ -1,6 +1,6 @@
 """A warm process that runs async Python functions, many at once on one loop.
 
-Started in a slot as `python -m tidemill.worker.executors.python_async_host PATHS FIELDS`.
+Started in a slot as `python -m tidemill.worker.executors.python_async_host PATHS FIELDS RESULTS`.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class _AsyncHost:
         running.set(attempt)
         _current.set(attempt.context)
         try:
-            return success(await resolve(attempt.command).call_for(attempt))
+            return success(await resolve(attempt.command).call_for(attempt), attempt)
         except BaseException as error:
             return failure(error, attempt)
 

@@ -38,7 +38,7 @@ from tidemill.worker.executors.process_tree import (
 FLUSH_SECONDS = 0.1
 
 _CHANNEL = 3
-_RESULT_BYTES = 256 * 1024
+_RESULT_BYTES = 256 * 1024  # of a result that goes in a message
 _LEFT_BEHIND_SECONDS = 2.0  # what a function leaves running may take this long after SIGTERM
 _COROUTINE_CANCELLED = "asyncio.exceptions.CancelledError"
 
@@ -47,12 +47,13 @@ running: "ContextVar[Attempt | None]" = ContextVar("tidemill_attempt", default=N
 
 
 def channel_to_the_worker() -> "Channel":
-    """Prepare this process, which was started in a slot with PATHS and FIELDS, as JSON, and find
-    its connection; the fields are those of an execution, in the order of its values."""
-    paths, fields = map(json.loads, sys.argv[1:])
+    """Prepare this process, which was started in a slot with PATHS, FIELDS and RESULTS, as JSON,
+    and find its connection; the fields are those of an execution, in the order of its values, and
+    RESULTS is how the names of files for large results begin, and how many bytes one may have."""
+    paths, fields, results = map(json.loads, sys.argv[1:])
     sys.path[:0] = paths
     become_subreaper()
-    channel = Channel(socket.socket(fileno=_CHANNEL), fields)
+    channel = Channel(socket.socket(fileno=_CHANNEL), fields, *results)
     os.set_inheritable(_CHANNEL, False)
     return channel
 
@@ -60,9 +61,17 @@ def channel_to_the_worker() -> "Channel":
 class Channel:
     """The connection to the worker; several threads may send."""
 
-    def __init__(self, connection: socket.socket, fields: Sequence[str]) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        fields: Sequence[str],
+        results: str,
+        max_result_bytes: int,
+    ) -> None:
         self.connection = connection
         self.fields = fields
+        self.results = results
+        self.max_result_bytes = max_result_bytes
         self._reader = FrameReader()
         self._lock = threading.Lock()
 
@@ -131,6 +140,19 @@ class Attempt:
     def checkpoint(self, data: Any) -> None:
         self._channel.send({"checkpoint": [self.id, data]})
 
+    def keep(self, text: str) -> dict[str, Any]:
+        """The outcome with a result that is too large for a message: its file is the worker's."""
+        if len(text) > self._channel.max_result_bytes:
+            said = f"a result has at most {self._channel.max_result_bytes} bytes"
+            return {"reason": "result_too_large", "error_message": said}
+        try:
+            with open(f"{self._channel.results}{self.id}", "x", encoding="ascii") as file:
+                file.write(text)
+        except OSError as error:
+            said = f"the result cannot be written to a file: {error.strerror}"
+            return {"reason": "result_refused", "error_message": said}
+        return {"is_in_file": True}
+
     def end(self, outcome: dict[str, Any], seconds: float = 0.0) -> None:
         """Tell how it ended; `seconds` is how long a sync function kept its thread."""
         ended = {"end": [self.id, outcome, seconds]}
@@ -172,16 +194,13 @@ def _names_the_context(annotation: Any) -> bool:
     return annotation is RunContext or str(annotation).rpartition(".")[2] == "RunContext"
 
 
-def success(result: Any) -> dict[str, Any]:
+def success(result: Any, attempt: Attempt) -> dict[str, Any]:
     """The outcome of a function that gave this."""
     try:
         text = _as_json(result)
     except (TypeError, ValueError) as error:
         return {"reason": "invalid_result", "error_message": f"the result is not JSON: {error}"}
-    if len(text) > _RESULT_BYTES:
-        said = f"a result has at most {_RESULT_BYTES} bytes"
-        return {"reason": "result_too_large", "error_message": said}
-    return {"result": text}
+    return {"result": text} if len(text) <= _RESULT_BYTES else attempt.keep(text)
 
 
 def failure(error: BaseException, attempt: Attempt) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tidemill.worker.executors.containment import (
     without_settings,
 )
 from tidemill.worker.executors.frames import FrameReader, framed, lines_of
+from tidemill.worker.executors.large_results import large_outcome
 from tidemill.worker.executors.python_run import PythonRun
 
 Mode = Literal["sync", "async"]
@@ -73,6 +74,7 @@ class Host(asyncio.Protocol):
         self._reader = FrameReader(_decode_lines)
         self._transport: asyncio.Transport | None = None
         self._slot: Slot | None = None
+        self._results = ""  # how the names of files for large results begin
         self._tree: asyncio.Task[TreeEnd] | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: dict[int, PythonRun] = {}
@@ -87,7 +89,9 @@ class Host(asyncio.Protocol):
             return False
         return not self._tree.done() and self._killed_for is None
 
-    async def start(self, containment: Containment, paths: list[str]) -> None:
+    async def start(
+        self, containment: Containment, paths: list[str], max_result_bytes: int
+    ) -> None:
         """Return when it is ready; raises HostFailed."""
         ours, theirs = socket.socketpair()
         try:
@@ -96,6 +100,7 @@ class Host(asyncio.Protocol):
         except Unavailable as error:
             ours.close()
             raise HostFailed(str(error)) from error
+        self._results = self._slot.path_of("returned")
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
         request = TreeRequest(
@@ -105,6 +110,7 @@ class Host(asyncio.Protocol):
                 f"{__package__}.python_{self.mode}_host",
                 json.dumps(paths),
                 json.dumps(Execution.__struct_fields__),
+                json.dumps([self._results, max_result_bytes]),
             ],
             environment=without_settings(os.environ),
             directory="/",
@@ -220,9 +226,16 @@ class Host(asyncio.Protocol):
                 self._ready.set_result(None)
 
     def _hear_end(self, id: int, outcome: dict[str, Any], seconds: float) -> None:
-        self._owner.ended(self, self._left_by(id), _outcome_of(outcome), seconds)
+        if "is_in_file" in outcome:
+            ended = large_outcome(self._result_file(id))
+        else:
+            ended = _outcome_of(outcome)
+        self._owner.ended(self, self._left_by(id), ended, seconds)
         if self._outbox:
             self._flush_soon()
+
+    def _result_file(self, id: int) -> str:
+        return f"{self._results}{id}"
 
     def _left_by(self, id: int) -> PythonRun:
         run = self._running.pop(id)
@@ -246,6 +259,8 @@ class Host(asyncio.Protocol):
         end = _end_of(self._tree)
         for place, id in enumerate(list(self._running)):
             run = self._left_by(id)
+            with contextlib.suppress(OSError):
+                os.unlink(self._result_file(id))  # it died while it wrote it
             if self.mode == "sync" and place > 0:
                 self._owner.withdrawn(self, run)
             else:

@@ -1,7 +1,7 @@
 """A warm process that runs sync Python functions, one at a time; async ones it gives back.
 
-Started in a slot as `python -m tidemill.worker.executors.python_sync_host PATHS FIELDS`. Where a
-function runs, SIGUSR1, which the slot sends, says that there is a message to be heard.
+Started in a slot as `python -m tidemill.worker.executors.python_sync_host PATHS FIELDS RESULTS`.
+Where a function runs, SIGUSR1, which the slot sends, says that there is a message to be heard.
 """
 
 import contextlib
@@ -119,7 +119,7 @@ class _SyncHost:
                 result = function.call_for(attempt)
             finally:
                 self._may_interrupt = False
-            return success(result)
+            return success(result, attempt)
         except BaseException as error:
             return failure(error, attempt)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tidemill.domain.artifact import INLINE_BYTES
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.errors import Problem, Unavailable
 from tidemill.foundation.executor import Execution, ExecutionReports, StopRequest
@@ -19,6 +20,7 @@ from tidemill.worker.executors.containment import (
     TreeRequest,
     without_settings,
 )
+from tidemill.worker.executors.large_results import large_outcome
 
 MARK = "::result::"
 
@@ -27,7 +29,6 @@ Variable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\Z")]
 
 _SHELL = "/bin/sh"
 _HOME = os.path.expanduser("~")  # where cron starts its commands as well
-_RESULT_BYTES = 256 * 1024
 
 
 class ShellArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -130,14 +131,18 @@ def outcome_of(end: TreeEnd, command: str, program: str) -> Outcome:
 
 
 def _with_result(end: TreeEnd) -> Outcome:
+    if end.result_file is not None:
+        return large_outcome(end.result_file, 0)
     text = end.result
     if text is None and end.last_line.startswith(MARK):
         text = end.last_line.removeprefix(MARK)
     if text is None:
         return success(None, 0)
-    if len(text.encode()) > _RESULT_BYTES:
-        return failure("result_too_large", f"a result has at most {_RESULT_BYTES} bytes")
+    content = text.encode()
+    if len(content) > INLINE_BYTES:
+        said = f"has at most {INLINE_BYTES} bytes; write a larger one into TIDEMILL_RESULT_FILE"
+        return failure("result_too_large", f"a result on a line {said}", exit_code=0)
     try:
-        return success(msgspec.json.decode(text), 0)
+        return success(msgspec.json.decode(content), 0)
     except (msgspec.DecodeError, RecursionError) as error:
         return failure("invalid_result", f"the result is not JSON: {error}", exit_code=0)

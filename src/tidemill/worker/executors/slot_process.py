@@ -6,7 +6,8 @@ the tree is killed at once: a worker that dies takes its tasks with it.
 
 Messages in: `run` {argv, environment, directory, stdin, grace}, `stop` {grace}, `interrupt`.
 Messages out: `failed` {message} where nothing could be started, `lines`, `end` {exit_code,
-result, last_line}.
+result, last_line, result_file}: a result that is too long for a message stays in its file, which
+is the worker's then.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import os
 import selectors
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Any, NoReturn
@@ -39,7 +41,7 @@ _MAIN_ENDED = "main ended"
 _FLUSH_SECONDS = 0.1  # output that comes faster than this is sent together
 _REAP_SECONDS = 1.0  # how often adopted children are looked after while the main one runs
 _ENDING_SECONDS = 0.005  # how often, while the tree is coming to its end
-_RESULT_BYTES = 1024 * 1024
+_RESULT_BYTES = 256 * 1024  # of a result that goes in a message
 _PIPE_BYTES = 1024 * 1024
 _DRAINED_AT_MOST = 4 * 1024 * 1024
 _FOR_EVER = float("inf")
@@ -104,12 +106,14 @@ class _Tree:
         if self._is_orphaned:
             os._exit(0)
         self._send_lines(self._output.finish())
+        is_large = self._has_large_result()
         self._send(
             {
                 "end": {
                     "exit_code": self._exit_code,
-                    "result": self._take_result(),
+                    "result": None if is_large else self._take_result(),
                     "last_line": self._output.last_line("stdout"),
+                    "result_file": self._result_file if is_large else None,
                 }
             }
         )
@@ -250,6 +254,16 @@ class _Tree:
                         left -= len(data)
             if key.data != _WORKER:
                 os.close(key.fd)
+
+    def _has_large_result(self) -> bool:
+        """Whether there is one that counts, and is too long for a message."""
+        try:
+            found = os.lstat(self._result_file)
+        except OSError:
+            return False
+        return (
+            self._exit_code == 0 and stat.S_ISREG(found.st_mode) and found.st_size > _RESULT_BYTES
+        )
 
     def _take_result(self) -> str | None:
         if not os.path.isfile(self._result_file):
