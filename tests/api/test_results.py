@@ -111,6 +111,28 @@ async def test_a_reference_to_what_another_run_returned_is_a_result_of_its_own(
     assert (await api.get(f"/runs/{other.id}/result")).json() == reference
 
 
+async def test_a_large_result_of_whom_a_run_called_is_its_own(
+    api: httpx2.AsyncClient, process: InProcess, held: LeasedRun
+) -> None:
+    caller, called = process.store.transact_now(_call)
+    reference = await stored(api, called)
+    end(process, called, reference)
+
+    assert (await api.get(f"/runs/{caller}")).json()["result"] == reference
+    assert (await api.get(f"/runs/{caller}/result")).content == CONTENT
+
+
+def _call(transaction: Transaction) -> tuple[int, LeasedRun]:
+    """The id of a run that calls the first task, and the run that it called."""
+    wanted = builders.definition("caller", executor="task", command="name:a-task", arguments={})
+    task = create_task(transaction, wanted, lambda _: [])
+    [caller] = trigger_runs(transaction, [TriggerRequest(task=task.id)])
+    dispatch_ready_runs(transaction, 10, built_in_strategies())
+    [message] = dispatch_ready_runs(transaction, 10, built_in_strategies()).messages
+    [claimed] = claim_runs(transaction, "w-1", message.run_ids, LEASE)
+    return caller.id, claimed.run
+
+
 async def test_a_run_that_goes_on_has_no_result_yet(
     api: httpx2.AsyncClient, held: LeasedRun
 ) -> None:

@@ -9,6 +9,7 @@ from tidemill.api.answers import json_answer
 from tidemill.api.context import ApiContext
 from tidemill.domain.artifact import ArtifactId, reference_in
 from tidemill.domain.run_status import FINAL
+from tidemill.domain.task import CALL
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, NotFound, Unavailable
 from tidemill.foundation.store import Reads
@@ -42,9 +43,10 @@ def _look(reads: Reads, run_id: int, visible: str | None) -> Response | tuple[Ar
 
 
 def _artifact_of(reads: Reads, run: TaskRun) -> tuple[ArtifactId, int] | None:
-    """What its own result refers to; whatever else looks like a reference is what it returned."""
+    """What its own result refers to, or that of whom it called; whatever else looks like a
+    reference is what it returned."""
     reference = reference_in(run.result)
-    if reference is None or reference.id.run_id != run.id:
+    if reference is None or (reference.id.run_id != run.id and run.task_type != CALL):
         return None
     artifact = reads.artifact(reference.id, run.namespace)
     return None if artifact is None else (reference.id, artifact.size)
