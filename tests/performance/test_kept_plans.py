@@ -24,11 +24,14 @@ async def driver(migrated_postgres_url: str) -> AsyncIterator[Any]:
         yield driver
 
 
-async def test_no_plan_of_a_transaction_reads_a_table_from_end_to_end(driver: Any) -> None:
+async def test_no_plan_of_a_transaction_reads_a_table_from_end_to_end_or_is_compiled(
+    driver: Any,
+) -> None:
     read = {}
     for number, (name, statement) in enumerate(STATEMENTS):
         sql = Prepared(statement, postgres_dialect.dialect()).sql
         plan = await plan_of(driver, f"kept_{number}", sql)
+        assert "JIT:" not in plan, f"{name} is compiled anew each time"
         if found := set(re.findall(r"Seq Scan on (\w+)", plan)) - SMALL:
             read[name] = found
     assert read == {}

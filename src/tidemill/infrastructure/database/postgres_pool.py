@@ -124,6 +124,7 @@ async def open_pool(
                 # empty must hold when it is full.
                 "plan_cache_mode": "force_generic_plan",
                 "enable_seqscan": "off",
+                "jit": "off",  # a small table without an index would look worth compiling for
             },
         )
         async with pool.acquire():
