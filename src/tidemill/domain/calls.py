@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill.domain.artifact import INLINE_BYTES
 from tidemill.domain.deadline import earlier, seconds_after
 from tidemill.domain.flow_run import FlowRun, FlowStatus
 from tidemill.domain.outcome import Outcome, failure, success
@@ -17,8 +18,7 @@ from tidemill.domain.task_run import LeasedRun
 from tidemill.domain.template import template_problems
 from tidemill.errors import Problem
 
-_RESULT_BYTES = 256 * 1024
-_READ_BYTES = 4 * _RESULT_BYTES  # as they are kept: with spaces, in a database's own way
+_READ_BYTES = 4 * INLINE_BYTES  # as they are kept: with spaces, in a database's own way
 
 
 def call_problems(definition: TaskDefinition) -> list[Problem]:
@@ -77,9 +77,9 @@ def outcome_of_call(
         return failure("subflow_failed", f"{_told(flow_run)} {_END[flow_run.status]}")
     if is_worth_reading(last):
         result = _result_of_call(flow_run, last, results)
-        if len(msgspec.json.encode(result)) <= _RESULT_BYTES:
+        if len(msgspec.json.encode(result)) <= INLINE_BYTES:
             return success(result)
-    said = f"what {_told(flow_run)} returned is more than {_RESULT_BYTES} bytes"
+    said = f"what {_told(flow_run)} returned is more than {INLINE_BYTES} bytes"
     return failure("result_too_large", said)
 
 
