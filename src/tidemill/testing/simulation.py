@@ -572,7 +572,7 @@ class Simulation:
         for edge in edges:
             upstream.setdefault(edge.downstream_run_id, []).append(edge)
         for run in in_flow:
-            self._check_waited(run, upstream.get(run.part_of or run.id, []), by_id)
+            self._check_waited(run, upstream.get(self._waited_as(run, by_id), []), by_id)
         wanted = PageRequest("id", 1_000_000)
         flow_runs = self.store.read_now(lambda r: r.list_flow_runs(FlowRunFilter(), wanted)).items
         for flow_run in flow_runs:
@@ -616,6 +616,15 @@ class Simulation:
             ]
             most = max(accumulate(step for _, step in sorted(moves)), default=0)
             self._demand(most <= bound, 38, f"{most} flow runs of {backfill_id}, not {bound}")
+
+    @staticmethod
+    def _waited_as(run: TaskRun, by_id: Mapping[int, TaskRun]) -> int:
+        """The run that waited for its upstream runs: the first of those that it became.
+
+        A part that is run again in another flow run waits there itself.
+        """
+        first = by_id.get(run.part_of or run.id, run)
+        return first.id if first.flow_run_id == run.flow_run_id else run.id
 
     def _check_waited(
         self, run: TaskRun, upstream: Sequence[Edge], by_id: Mapping[int, TaskRun]
