@@ -15,8 +15,8 @@ from tidemill.testing.server import Server
 from tidemill.testing.services import Postgres, RabbitMq, Redis, Service
 
 QUEUES = ("postgres", "redis", "rabbitmq")
+TASKS = Path(__file__).parent.parent / "tasks"
 
-_TASKS = Path(__file__).parent.parent / "tasks"
 _BROKERS = {"redis": Redis, "rabbitmq": RabbitMq}
 _FIRING = 20  # tasks, each every second
 _LEAD_SECONDS = 5.0  # from the first definition to the first fire time
@@ -99,7 +99,7 @@ def stage(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stage]:
     """A cluster whose messages go through `queue`; `environment` holds settings."""
-    settings = {"TIDEMILL_WORKER__PYTHON_PATHS": f'["{_TASKS}"]', **(environment or {})}
+    settings = {"TIDEMILL_WORKER__PYTHON_PATHS": f'["{TASKS}"]', **(environment or {})}
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         postgres = stack.enter_context(Postgres())

@@ -57,6 +57,10 @@ def nothing() -> None:
     """What a run costs that does nothing."""
 
 
+async def nothing_async() -> None:
+    """The same, on the loop that async tasks share."""
+
+
 def stamp(file: str) -> None:
     """Append the time, by a clock that all processes share; peers do the same (`peers/scripts`)."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
