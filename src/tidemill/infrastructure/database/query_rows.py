@@ -53,6 +53,7 @@ from tidemill.infrastructure.database.tables import (
     IS_UNFINISHED,
     NOT_DELETED,
     flow_runs,
+    once_found,
     run_attempts,
     run_events,
     run_logs,
@@ -94,7 +95,7 @@ _attempts = (
     .order_by(run_attempts.c.attempt)
 )
 _under_way = struct_columns(task_runs, ("id", "attempt", "fence", "worker_id", "started_at")).where(
-    text(IS_LEASED), _runs.id == bindparam("run_id")
+    text(once_found(IS_LEASED)), _runs.id == bindparam("run_id")
 )
 _event = struct_columns(run_events, RunEvent.__struct_fields__)
 _events = (

@@ -48,11 +48,13 @@ from tidemill.infrastructure.database.tables import (
     IS_LEASED,
     IS_NOT_LEASED,
     IS_READY,
+    IS_RUNNING,
     IS_UNFINISHED,
     artifact_chunks,
     artifacts,
     carried_runs,
     flow_runs,
+    once_found,
     run_attempts,
     run_edges,
     run_events,
@@ -81,7 +83,7 @@ _GUARD = ("id", "status", "fence", "event_seq")  # what a change must find as it
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
 _stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
 _bound = _by_ids.where(
-    text(IS_DISPATCHED),
+    text(once_found(IS_DISPATCHED)),
     or_(
         _runs.concurrency_key.is_not(None),
         _runs.deadline_at.is_not(None),
@@ -90,7 +92,7 @@ _bound = _by_ids.where(
 )
 _claim = (
     task_runs.update()
-    .where(in_array(_runs.id, "ids"), text(IS_DISPATCHED))
+    .where(in_array(_runs.id, "ids"), text(once_found(IS_DISPATCHED)))
     .values(
         status=RunStatus.RUNNING,
         attempt=_runs.attempt + 1,
@@ -218,7 +220,7 @@ _ready = (
 )
 _dispatch = (
     task_runs.update()
-    .where(in_array(_runs.id, "ids"), text(IS_READY))
+    .where(in_array(_runs.id, "ids"), text(once_found(IS_READY)))
     .values(
         status=RunStatus.DISPATCHED,
         dispatched_at=bindparam("now", type_=_runs.dispatched_at.type),
@@ -312,7 +314,7 @@ _stuck = _free.where(text(IS_DISPATCHED), _runs.dispatched_at <= bindparam("befo
     bindparam("limit")
 )
 _held_statuses = select(_runs.id, _runs.fence, _runs.status).where(
-    text(IS_LEASED), in_array(_runs.id, "ids"), _runs.worker_id == bindparam("holder")
+    text(once_found(IS_LEASED)), in_array(_runs.id, "ids"), _runs.worker_id == bindparam("holder")
 )
 _last_log_seqs = (
     select(run_logs.c.run_id, func.max(run_logs.c.last_seq))
@@ -433,7 +435,7 @@ class RunRows(Rows):
             task_runs,
             ("id", "fence"),
             ("result", "exit_code", "log_seq", "completed_at"),
-            "status = 'running'",
+            once_found(IS_RUNNING),
             _SUCCEEDS,
             _HEAD,
             beside=(_is_waited_for,),
@@ -560,7 +562,7 @@ class RunRows(Rows):
             ("id", "fence", "worker_id"),
             ("lease_expires_at",),
             ((run_id, fence, worker_id, until) for run_id, fence in fences.items()),
-            where=IS_LEASED,
+            where=once_found(IS_LEASED),
         )
         rows = self.fetch(_held_statuses, ids=fences, holder=worker_id)
         return {run_id: status for run_id, fence, status in rows if fences[run_id] == fence}
