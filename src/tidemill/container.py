@@ -122,7 +122,7 @@ async def run_all_in_one(settings: Settings, workers: int = 1) -> AsyncIterator[
         else:
             opening = _sqlite_ground(settings, vitals)
         ground = await stack.enter_async_context(opening)
-        await _run_workers(stack, settings, ground, containment, executors, workers)
+        await _run_workers(stack, settings, ground, containment, executors, strategies, workers)
         await _run_dispatcher(stack, settings, ground, strategies)
         await _run_api(stack, settings, ground, vitals, registry, strategies, listener)
         _serve_as_api(stack, vitals, ground)
@@ -167,13 +167,14 @@ async def run_worker(settings: Settings) -> AsyncIterator[str | None]:
     Raises as `run_all_in_one` does.
     """
     async with contextlib.AsyncExitStack() as stack:
+        strategies = build_strategies(settings)
         vitals = await _vitals(stack, settings)
         containment = _containment(stack, settings)
         executors = build_registry(settings, containment).executors(
             settings.worker.allowed_executors
         )
         ground = await stack.enter_async_context(_shared_ground(settings, vitals, _POOL_OF_WORKER))
-        await _run_workers(stack, settings, ground, containment, executors, 1)
+        await _run_workers(stack, settings, ground, containment, executors, strategies, 1)
         _serve(stack, vitals, ground.components)
         yield vitals.url
 
@@ -302,6 +303,7 @@ async def _run_workers(
     ground: Ground,
     containment: Containment,
     executors: dict[str, Executor],
+    strategies: StrategyRegistry,
     workers: int,
 ) -> None:
     await containment.start()
@@ -314,7 +316,9 @@ async def _run_workers(
     for number in range(workers):
         name = f"{worker_name(settings)}-{number + 1}" if workers > 1 else None
         options = worker_options(settings, name)
-        control_plane = StoreControlPlane(ground.store, ground.queue, ground.clock, options.lease)
+        control_plane = StoreControlPlane(
+            ground.store, ground.queue, ground.clock, strategies, options.lease
+        )
         worker = WorkerService(
             control_plane,
             ground.wakeups,

@@ -60,11 +60,16 @@ def test_no_more_is_handed_over_than_workers_have_use_for(scheduler: InlineSched
         scheduler.trigger(task)
 
     assert len(handed_over(scheduler)) == 2 * PREFETCH
-    first, second = scheduler.runs()[:2]
-    scheduler.claim(first.id)
-    assert handed_over(scheduler) == []  # more than half of it is still to be claimed
-    scheduler.claim(second.id)
-    assert len(handed_over(scheduler)) == 2
+    first, second, third, fourth = scheduler.runs()[:4]
+    held = [scheduler.claim(run.id)[0].run for run in (first, second)]
+    assert handed_over(scheduler) == []  # as many wait as the worker has slots
+    scheduler.record(held.pop())
+    held += [scheduler.claim(run.id)[0].run for run in (third, fourth)]
+    assert handed_over(scheduler) == []  # it is full: it goes on by itself
+    scheduler.record(held.pop())
+    assert handed_over(scheduler) == []  # still: it has more than it has slots for
+    scheduler.record(held.pop())
+    assert len(handed_over(scheduler)) == 3
 
 
 def test_a_lane_that_nobody_serves_hides_no_other(scheduler: InlineScheduler) -> None:
@@ -82,7 +87,7 @@ def test_a_lane_that_nobody_serves_hides_no_other(scheduler: InlineScheduler) ->
 
 
 def test_a_full_key_keeps_its_runs_back_and_hides_no_others(scheduler: InlineScheduler) -> None:
-    scheduler.register(max_concurrent_tasks=1)
+    scheduler.register(max_concurrent_tasks=2)
     limited = scheduler.create("limited", concurrency=Concurrency("key", 1))
     for _ in range(6):
         scheduler.trigger(limited)
@@ -179,7 +184,7 @@ def test_runs_are_dealt_to_as_many_workers_as_serve_them_the_most_urgent_first(
         (runs[1], runs[3]),
     ]
     for run_id in runs:
-        scheduler.claim(run_id)
+        scheduler.record(scheduler.claim(run_id)[0].run)
     runs = [scheduler.trigger(task).id for _ in range(8)]
 
     # More than all have slots for: in hands that are small enough for whoever has room first.

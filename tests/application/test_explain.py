@@ -97,7 +97,7 @@ def it_was_cancelled(scheduler: InlineScheduler) -> TaskRun:
     ("make", "gate", "said"),
     [
         (nobody_serves, "worker", "no active worker serves default/shell: none is active"),
-        (the_queue_is_full, "worker", "8 runs wait for their slots already"),
+        (the_queue_is_full, "worker", "8 runs have their slots or wait for them already"),
         (others_are_more_urgent, "priority", "8 ready runs stand before it"),
         (its_time_has_not_come, "not_before", "not before 2026-01-01T01:00:00.000000Z"),
         (its_key_is_full_of_running_ones, "concurrency", "1 of 1 running under 'key'"),

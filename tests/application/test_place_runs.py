@@ -158,7 +158,10 @@ def test_a_worker_that_takes_its_runs_is_given_the_next_ones(crowd: InlineSchedu
     settle(crowd)
     owner = named(crowd, runs[0])
     assert owner is not None
-    crowd.claim(*(run.id for run in runs[:4]), worker_id=owner)
+    held = crowd.claim(*(run.id for run in runs[:-1]), worker_id=owner)
+    assert list(settle(crowd)) == []  # it is full
+    for each in held[:5]:
+        crowd.record(each.run)
 
     assert list(settle(crowd)) == [runs[-1].id]
 
@@ -603,7 +606,10 @@ def test_explain_tells_that_all_workers_have_enough_waiting(crowd: InlineSchedul
     )  # fmt: skip
     settle(crowd)
 
-    assert worker_gate_of(crowd, runs[-1]) == (False, "enough runs wait for their slots already")
+    assert worker_gate_of(crowd, runs[-1]) == (
+        False,
+        "enough runs have their slots or wait for them already",
+    )
 
 
 def test_explain_tells_of_a_worker_that_is_gone(crowd: InlineScheduler) -> None:

@@ -242,12 +242,15 @@ def test_a_lost_message_is_noticed_once_its_workers_have_room(scheduler: InlineS
     assert scheduler.recover().redispatched == 1  # there is room for one
     assert scheduler.run(waiting[0]).status is RunStatus.PENDING
     assert scheduler.run(waiting[1]).status is RunStatus.DISPATCHED
-    scheduler.dispatch()
-    claimed = scheduler.claim(waiting[0].id)
+    claimed = scheduler.claim(waiting[1].id)  # its message came after all
     assert len(claimed) == 1
+    third = scheduler.trigger(task)
+    scheduler.record(running)
+    assert sum(len(each.run_ids) for each in scheduler.dispatch().messages) == 2
+    scheduler.start(third)
     scheduler.pass_time(4)
     assert scheduler.recover().redispatched == 0  # all are busy: it waits for them
-    scheduler.record(running)
+    scheduler.record(claimed[0].run)
     assert scheduler.recover().redispatched == 1
 
 

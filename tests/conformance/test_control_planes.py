@@ -49,7 +49,7 @@ class TestStoreControlPlane(ControlPlaneSuite):
     async def control_plane(
         self, store: Store, queue: MessageQueue, clock: FakeClock
     ) -> AsyncIterator[ControlPlane]:
-        control_plane = StoreControlPlane(store, queue, clock, LEASE)
+        control_plane = StoreControlPlane(store, queue, clock, built_in_strategies(), LEASE)
         yield control_plane
         await control_plane.close()
 
@@ -62,7 +62,7 @@ class TestStoreControlPlane(ControlPlaneSuite):
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         await control_plane.register(worker("worker-1"))
-        other = StoreControlPlane(store, queue, clock, LEASE)
+        other = StoreControlPlane(store, queue, clock, built_in_strategies(), LEASE)
         await other.register(worker("worker-2"))
         [run] = await ready_runs(store, queue)
         begun = Begun()

@@ -14,6 +14,7 @@ import aio_pika
 import pytest
 import redis.asyncio
 
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.errors import Unavailable
 from tidemill.foundation.clock import SystemClock
 from tidemill.foundation.queue import Fact, MessageQueue, RunMessage, Subscription
@@ -435,7 +436,10 @@ async def test_messages_that_come_twice_and_in_another_order_start_each_run_once
 ) -> None:
     clock = FakeClock()
     store = InlineSqliteStore(clock, MemoryWakeups(), schema=empty_schema())
-    ways = [StoreControlPlane(store, broker.queue(), clock, LEASE) for _ in range(2)]
+    ways = [
+        StoreControlPlane(store, broker.queue(), clock, built_in_strategies(), LEASE)
+        for _ in range(2)
+    ]
     for number, way in enumerate(ways):
         await way.register(worker(f"worker-{number}", max_concurrent_tasks=20))
     runs = await ready_runs(store, MemoryQueue(), 10)

@@ -13,6 +13,7 @@ import pytest
 from tidemill.domain.artifact import CHUNK_BYTES, ArtifactId, Reference
 from tidemill.domain.outcome import Outcome, failure, success
 from tidemill.domain.run_status import RunStatus
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task_run import TaskRun
 from tidemill.errors import Conflict, LimitExceeded, Unavailable
 from tidemill.foundation.control_plane import ArtifactChunk, ClaimedRun, execution_of
@@ -54,7 +55,7 @@ class Way(StoreControlPlane):
     """A way on which pieces meet what a test puts there."""
 
     def __init__(self, store: Any, queue: Any, clock: FakeClock) -> None:
-        super().__init__(store, queue, clock, LEASE)
+        super().__init__(store, queue, clock, built_in_strategies(), LEASE)
         self.errors: list[Exception] = []  # for the second piece, one after the other
         self.lets_pass: asyncio.Event | None = None
         self.is_asked = asyncio.Event()

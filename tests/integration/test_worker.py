@@ -12,6 +12,7 @@ from tidemill.application.manage_workers import drain_worker
 from tidemill.application.recover_lost_runs import recover_after_restart, recover_lost_runs
 from tidemill.domain.outcome import Outcome, failure
 from tidemill.domain.run_status import RunStatus
+from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.domain.task_run import AttemptOutcome
 from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import Unavailable
@@ -61,7 +62,13 @@ class House:
         self.wakeups = MemoryWakeups()
         self.store = InlineSqliteStore(self.clock, self.wakeups, schema=empty_schema())
         self.queue = MemoryQueue()
-        self.way = CutOff(self.store, self.queue, self.clock, timedelta(seconds=LEASE_SECONDS))
+        self.way = CutOff(
+            self.store,
+            self.queue,
+            self.clock,
+            built_in_strategies(),
+            timedelta(seconds=LEASE_SECONDS),
+        )
         self.executor = ScriptedExecutor(self._stay)
         self.ended_at: list[float] = []
         options = WorkerOptions(

@@ -47,7 +47,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._scheduler = InlineScheduler()
-        self._scheduler.register()
+        self._scheduler.register(max_concurrent_tasks=1_000)
         self._task = self._scheduler.create(overlap="allow")
         self.deadlines = Deadlines()
 

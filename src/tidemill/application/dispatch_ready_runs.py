@@ -9,7 +9,14 @@ from tidemill.application.begin_calls import begin_calls
 from tidemill.application.heed_limits import hold_back, within_limits
 from tidemill.application.place_runs import Placed, free_runs, load_of, place_runs, room_among
 from tidemill.domain.events import EventType
-from tidemill.domain.gates import deal, queue_room, serving_workers
+from tidemill.domain.gates import (
+    deal,
+    queue_refill,
+    queue_room,
+    serving_workers,
+    slots_of,
+    slots_spoken_for,
+)
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.placement import Candidate
 from tidemill.domain.strategies.registry import StrategyRegistry
@@ -38,17 +45,22 @@ def dispatch_ready_runs(
     has_more = promoted == limit
     workers = transaction.workers_alive()
     placement = _Placement(transaction, workers, strategies, limit)
-    for lane, dispatched in transaction.ready_lanes().items():
+    lanes = transaction.ready_lanes()
+    running = transaction.running_counts() if lanes else {}
+    for lane, dispatched in lanes.items():
         parsed = parse_lane(lane)
         if parsed.task_type == CALL:
             has_more = begin_calls(transaction, lane, limit) or has_more
             continue
-        room = min(queue_room(lane, workers, dispatched), limit)
         if strategies.is_asked_for(parsed):
-            placed = placement.place(lane, room)
+            refill = queue_refill(slots_of(serving_workers(lane, workers)), dispatched)
+            placed = placement.place(lane, min(refill, limit))
             messages += placed.messages
             has_more = has_more or placed.has_more
-        elif room > 0:
+            continue
+        spoken_for = slots_spoken_for(lane, workers, dispatched, running)
+        room = min(queue_room(lane, workers, spoken_for), limit)
+        if room > 0:
             goes, held = _dispatch_lane(transaction, lane, room)
             # Whom a full key kept back has left room to those behind.
             has_more = has_more or held > 0 or len(goes) == limit

@@ -4,7 +4,7 @@ The loops ask single gates on their way; `explain` asks all of them of one run. 
 functions, so that what is explained is what is decided.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     task_status: TaskStatus | None  # None: the task was deleted
     key_holders: int  # other runs that count against its concurrency key
     workers: Sequence[Worker]
-    dispatched: int = 0  # runs of the lane that wait in the queue already
+    spoken_for: int = 0  # slots of the lane's workers that runs have, or are dispatched to
     room: int | None = None  # how many runs its strategy has use for; None: none is asked
     upstream: Sequence[str] = ()  # what it still waits for, a phrase each
     called: str | None = None  # what it called and waits for, a phrase
@@ -61,7 +61,7 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain_run(facts: RunFacts) -> Explanation:
     """Every gate's finding, in the order in which they are passed."""
     run = facts.run
-    waiting = facts.dispatched if run.status is RunStatus.PENDING else 0
+    spoken_for = facts.spoken_for if run.status is RunStatus.PENDING else 0
     gates = [
         status_gate(run, facts.called),
         enabled_gate(run, facts.task_status),
@@ -73,8 +73,8 @@ def explain_run(facts: RunFacts) -> Explanation:
         GateFinding("rate", True, "no rate limit applies"),
         GateFinding("quota", True, "no quota applies"),
         not_before_gate(run, facts.now),
-        worker_gate(run.lane, facts.workers, waiting, facts.room),
-        priority_gate(facts.ahead, _room_of(run.lane, facts.workers, waiting, facts.room)),
+        worker_gate(run.lane, facts.workers, spoken_for, facts.room),
+        priority_gate(facts.ahead, _room_of(run.lane, facts.workers, spoken_for, facts.room)),
     ]
     blocking = next((finding.gate for finding in gates if not finding.passes), None)
     return Explanation(
@@ -173,7 +173,7 @@ def not_before_gate(run: TaskRun, now: datetime) -> GateFinding:
 
 
 def worker_gate(
-    lane: str, workers: Sequence[Worker], dispatched: int = 0, room: int | None = None
+    lane: str, workers: Sequence[Worker], spoken_for: int = 0, room: int | None = None
 ) -> GateFinding:
     """Whether any active worker serves the run's lane and has use for one run more."""
     if parse_lane(lane).task_type == CALL:
@@ -182,9 +182,9 @@ def worker_gate(
     if not serving:
         why = _why_nobody_serves(parse_lane(lane), workers)
         return GateFinding("worker", False, f"no active worker serves {lane}: {why}")
-    if _room_of(lane, workers, dispatched, room) <= 0:
-        waiting = f"{dispatched} runs" if room is None else "enough runs"
-        return GateFinding("worker", False, f"{waiting} wait for their slots already")
+    if _room_of(lane, workers, spoken_for, room) <= 0:
+        others = f"{spoken_for} runs" if room is None else "enough runs"
+        return GateFinding("worker", False, f"{others} have their slots or wait for them already")
     return GateFinding("worker", True, f"{len(serving)} active workers serve {lane}")
 
 
@@ -207,18 +207,35 @@ def _why_nobody_serves(lane: Lane, workers: Sequence[Worker]) -> str:
     raise AssertionError("some worker serves the lane")
 
 
-def _room_of(lane: str, workers: Sequence[Worker], dispatched: int, room: int | None) -> int:
-    return queue_room(lane, workers, dispatched) if room is None else room
+def _room_of(lane: str, workers: Sequence[Worker], spoken_for: int, room: int | None) -> int:
+    return queue_room(lane, workers, spoken_for) if room is None else room
 
 
-def queue_room(lane: str, workers: Iterable[Worker], dispatched: int) -> int:
-    """How many more runs of `lane` its workers have use for, beyond those in the queue."""
-    slots = sum(worker.max_concurrent_tasks for worker in serving_workers(lane, workers))
-    return queue_refill(slots, dispatched)
+def queue_room(lane: str, workers: Iterable[Worker], spoken_for: int) -> int:
+    """How many more runs of `lane` may be handed to the queue.
+
+    None while so many of its workers' slots are spoken for as there are: a worker that is full goes
+    on by itself with what is ready, in the order of that moment and without a message.
+    """
+    slots = slots_of(serving_workers(lane, workers))
+    return slots * PREFETCH - spoken_for if spoken_for < slots else 0
+
+
+def slots_spoken_for(
+    lane: str, workers: Iterable[Worker], dispatched: int, running: Mapping[str, int]
+) -> int:
+    """Slots of the lane's workers that runs have, by worker, or are dispatched to."""
+    serving = serving_workers(lane, workers)
+    return dispatched + sum(min(running.get(w.id, 0), w.max_concurrent_tasks) for w in serving)
+
+
+def slots_of(workers: Iterable[Worker]) -> int:
+    """How many runs these workers run at once."""
+    return sum(worker.max_concurrent_tasks for worker in workers)
 
 
 def queue_refill(slots: int, waiting: int) -> int:
-    """How many more runs may wait in the queue for so many slots.
+    """How many more runs may wait in the queue for so many slots, placed by a strategy.
 
     None while more than half of what they may have there is left: refilled in one go, many runs
     share a message and a claim.
@@ -233,7 +250,7 @@ def deal(runs: Sequence[T], serving: Collection[Worker]) -> list[Sequence[T]]:
     Each hand begins with the most urgent that are left. A batch of more runs than there are slots
     is dealt in smaller ones, so that whoever has room first gets the next.
     """
-    slots = sum(worker.max_concurrent_tasks for worker in serving)
+    slots = slots_of(serving)
     among = len(serving) if len(runs) <= slots else len(serving) * PREFETCH
     hands = max(min(among, len(runs)), 1)
     return [runs[number::hands] for number in range(hands)]

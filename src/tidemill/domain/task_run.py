@@ -92,6 +92,15 @@ class ReadyRun(msgspec.Struct, frozen=True):
     traceparent: str | None
 
 
+class InLine(msgspec.Struct, frozen=True, order=True):
+    """The place of a ready run: who is less starts first."""
+
+    rank: datetime
+    scheduled_for: datetime
+    id: int
+    has_key: bool  # it counts against a concurrency key
+
+
 class LeasedRun(RunHead, frozen=True):
     """As much of a run as the worker that holds it needs: half of the row."""
 

@@ -13,6 +13,11 @@ class Inbox:
         self._hints: deque[tuple[int, Delivery]] = deque()
         self._open: dict[Delivery, int] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many hints are here."""
+        return len(self._hints)
+
     async def wait(self) -> None:
         """Return once there is a hint."""
         if not self._hints:

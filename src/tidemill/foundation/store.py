@@ -26,6 +26,7 @@ from tidemill.domain.prepared_firing import PreparedFiring
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Priority, Task, TaskDefinition
 from tidemill.domain.task_run import (
+    InLine,
     LeasedRun,
     ReadyRun,
     RunAttempt,
@@ -602,6 +603,9 @@ class Transaction(Reads, Protocol):
         the attempt before left of reason, error and exit code is gone; the attempt is stored and
         RunStarted told. The others are left as they are.
         """
+
+    def first_in_line(self, lane: str, limit: int) -> list[InLine]:
+        """The ready runs of a lane that should start first and are not overdue, in order."""
 
     def claim_ready(
         self, lane: str, worker_id: str, until: datetime, at_most: int

@@ -13,6 +13,7 @@ from tidemill.application.renew_leases import renew_leases
 from tidemill.application.store_artifact import store_chunk
 from tidemill.application.take_reports import take_reports
 from tidemill.domain.artifact import ArtifactId
+from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.worker import Worker
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import (
@@ -34,10 +35,18 @@ from tidemill.foundation.store import Store, Transaction
 class StoreControlPlane:
     """One worker's: what the queue brings is claimed from the store, a transaction a claim."""
 
-    def __init__(self, store: Store, queue: MessageQueue, clock: Clock, lease: timedelta) -> None:
+    def __init__(
+        self,
+        store: Store,
+        queue: MessageQueue,
+        clock: Clock,
+        strategies: StrategyRegistry,
+        lease: timedelta,
+    ) -> None:
         self._store = store
         self._queue = queue
         self._clock = clock
+        self._strategies = strategies
         self._lease = lease
         self._worker: Worker
         self._inbox: Inbox | None = None
@@ -105,7 +114,9 @@ class StoreControlPlane:
         if go_on is None or not endings:
             await self._store.transact(partial(take_reports, outputs=outputs, endings=endings))
             return
-        with taking(go_on.slots, go_on.slots.free, go_on.begin) as (at_most, begin):
+        assert self._inbox is not None
+        free = go_on.slots.free - self._inbox.waiting  # what was handed to it goes first
+        with taking(go_on.slots, max(free, 0), go_on.begin) as (at_most, begin):
             await self._begin_what(
                 partial(
                     report_and_go_on,
@@ -114,6 +125,7 @@ class StoreControlPlane:
                     worker=self._worker,
                     at_most=at_most,
                     lease=self._lease,
+                    strategies=self._strategies,
                 ),
                 begin,
             )

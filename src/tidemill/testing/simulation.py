@@ -839,6 +839,7 @@ class _Worker:
                 worker=worker(self._id, max_concurrent_tasks=_SLOTS),
                 at_most=_SLOTS - len(self._held),
                 lease=LEASE,
+                strategies=self._sim.strategies,
             )
         )
         for each in claimed:

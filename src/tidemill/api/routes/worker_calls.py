@@ -34,9 +34,9 @@ from tidemill.api.schemas import (
 from tidemill.api.views import claimed_view, worker_view
 from tidemill.application.claim_once import claim_once
 from tidemill.application.fetch_artifact import fetch_chunk
+from tidemill.application.go_on import report_and_make_room
 from tidemill.application.manage_workers import sign_off_worker
 from tidemill.application.store_artifact import store_chunk
-from tidemill.application.take_reports import take_reports
 from tidemill.domain.artifact import ArtifactId
 from tidemill.domain.worker import Worker, WorkerStatus
 from tidemill.errors import Conflict, InvalidInput, NotFound, Problem
@@ -128,7 +128,8 @@ async def report(
 
     def act(transaction: Transaction) -> Answer:
         found(transaction, id)
-        return Answer(200, msgspec.to_builtins(take_reports(transaction, outputs, endings)))
+        taken = report_and_make_room(transaction, outputs, endings)
+        return Answer(200, msgspec.to_builtins(taken))
 
     return await carry_out(request, context, idempotency_key, act)
 

@@ -12,8 +12,10 @@ from tidemill.domain.gates import (
     RunFacts,
     concurrency_gate,
     explain_run,
-    queue_room,
+    queue_refill,
     serving_workers,
+    slots_of,
+    slots_spoken_for,
     worker_gate,
 )
 from tidemill.domain.new_run import fired_run
@@ -43,7 +45,7 @@ def explain(reads: Reads, run: TaskRun, strategies: StrategyRegistry) -> Explana
             task_status=task.status if task else None,
             key_holders=_other_holders(reads, run),
             workers=workers,
-            dispatched=dispatched,
+            spoken_for=slots_spoken_for(run.lane, workers, dispatched, reads.running_counts()),
             room=_room_of(reads, run.lane, workers, dispatched, strategies) if is_pending else None,
             upstream=_open_upstream(reads, run) if run.status is RunStatus.WAITING else (),
             called=_called(reads, run) if run.worker_id == CALLER else None,
@@ -117,7 +119,8 @@ def _room_of(
         return None
     serving = {worker.id for worker in serving_workers(lane, workers)}
     candidates = [each for each in load_of(reads, workers) if each.id in serving]
-    return min(room_among(candidates), queue_room(lane, workers, dispatched))
+    refill = queue_refill(slots_of(serving_workers(lane, workers)), dispatched)
+    return min(room_among(candidates), refill)
 
 
 def explain_firing(

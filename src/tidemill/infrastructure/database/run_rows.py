@@ -15,6 +15,7 @@ from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task_run import (
     AttemptOutcome,
     Hold,
+    InLine,
     LeasedRun,
     ReadyRun,
     RunAttempt,
@@ -107,16 +108,23 @@ _claim = (
     )
     .returning(*(_runs[name] for name in _LEASED))
 )
+_in_time_in_lane = (
+    text(IS_READY),
+    _runs.lane == bindparam("lane"),
+    or_(_runs.deadline_at.is_(None), _runs.deadline_at > bindparam("now")),
+    or_(_runs.queue_deadline_at.is_(None), _runs.queue_deadline_at > bindparam("now")),
+)
+_in_order = (_runs.rank, _runs.scheduled_for, _runs.id)
+_first_in_line = (
+    select(*_in_order, _runs.concurrency_key.is_not(None))
+    .where(*_in_time_in_lane)
+    .order_by(*_in_order)
+    .limit(bindparam("limit"))
+)
 _first_ready = (
     select(_runs.id)
-    .where(
-        text(IS_READY),
-        _runs.lane == bindparam("lane"),
-        _runs.concurrency_key.is_(None),
-        or_(_runs.deadline_at.is_(None), _runs.deadline_at > bindparam("now")),
-        or_(_runs.queue_deadline_at.is_(None), _runs.queue_deadline_at > bindparam("now")),
-    )
-    .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
+    .where(*_in_time_in_lane, _runs.concurrency_key.is_(None))
+    .order_by(*_in_order)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
@@ -214,7 +222,7 @@ _lanes = text(
 _ready = (
     struct_columns(task_runs, ReadyRun.__struct_fields__)
     .where(text(IS_READY), _runs.lane == bindparam("lane"))
-    .order_by(_runs.rank, _runs.scheduled_for, _runs.id)
+    .order_by(*_in_order)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
@@ -413,6 +421,10 @@ class RunRows(Rows):
         self.append_events([started(run, self.now) for run in claimed])
         return claimed
 
+    def first_in_line(self, lane: str, limit: int) -> list[InLine]:
+        rows = self.fetch(_first_in_line, lane=lane, now=self.now, limit=limit)
+        return [InLine(*row) for row in rows]
+
     def claim_ready(
         self, lane: str, worker_id: str, until: datetime, at_most: int
     ) -> list[LeasedRun]:
@@ -425,9 +437,10 @@ class RunRows(Rows):
             limit=at_most,
         )
         claimed = [leased_from(row) for row in rows]
-        self.readied[lane] -= len(claimed)
-        for run in claimed:
-            self.append_events([dispatched_before(run, self.now), started(run, self.now)])
+        self.readied[lane] = max(self.readied[lane] - len(claimed), 0)
+        self.append_events(
+            [event(run, self.now) for run in claimed for event in (dispatched_before, started)]
+        )
         return claimed
 
     def record_successes(self, successes: Sequence[Success]) -> tuple[list[RunHead], set[int]]:
