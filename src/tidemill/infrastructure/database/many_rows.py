@@ -14,6 +14,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from tidemill.infrastructure.database.prepared import reader, to_driver
 
+_SHAPES = 200  # statements that are kept for one, by what varies; they are few in practice
+
 
 class ManyRows:
     """How a row's values are bound, and what is said around the rows."""
@@ -29,7 +31,7 @@ class ManyRows:
         self._dialect = dialect
         self._row = f"({', '.join('?' * len(columns))})"
         self._sql: dict[int, str] = {}
-        self._sql_of_arrays: dict[int, str] = {}
+        self._sql_of_columns: dict[tuple[int, Sequence[bool]], str] = {}
 
     def sql(self, count: int) -> str:
         """The statement for so many rows; their values follow one another.
@@ -43,19 +45,32 @@ class ManyRows:
             found = self._sql[count] = f"{before} (VALUES {rows}) AS given {after}"
         return found
 
-    def sql_of_arrays(self, first: int = 1) -> str:
-        """The statement for any number of rows, where one array holds the values of each column;
-        `first` is the number of the first array."""
-        found = self._sql_of_arrays.get(first)
+    def sql_of_columns(self, varies: tuple[bool, ...], first: int = 1) -> str:
+        """The statement for any number of rows, with a parameter for each column, from number
+        `first` on: an array of the values of one that `varies`, and else the value of all rows.
+
+        Where no column varies, it is for one row.
+        """
+        found = self._sql_of_columns.get((first, varies))
         if found is None:
+            if len(self._sql_of_columns) >= _SHAPES:
+                self._sql_of_columns.clear()
             before, after = self._around
-            types = [self.table.c[name].type.compile(self._dialect) for name in self.columns]
-            arrays = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(types, first))
-            names = ", ".join(f"column{place}" for place in range(1, len(types) + 1))
-            found = self._sql_of_arrays[first] = (
-                f"{before} unnest({arrays}) AS given({names}) {after}"
-            )
+            found = f"{before} ({self._given(varies, first)}) AS given {after}"
+            self._sql_of_columns[first, varies] = found
         return found
+
+    def _given(self, varies: Sequence[bool], first: int) -> str:
+        types = [self.table.c[name].type.compile(self._dialect) for name in self.columns]
+        selected, arrays, names = [], [], []
+        for place, (type_, is_array) in enumerate(zip(types, varies, strict=True)):
+            name, parameter = f"column{place + 1}", f"${first + place}::{type_}"
+            if is_array:
+                names.append(name)
+                arrays.append(f"{parameter}[]")
+            selected.append(name if is_array else f"{parameter} AS {name}")
+        rows = f" FROM unnest({', '.join(arrays)}) AS rows({', '.join(names)})" if arrays else ""
+        return f"SELECT {', '.join(selected)}{rows}"
 
     def bind(self, row: Iterable[Any]) -> list[Any]:
         """One row's values, in the order of `columns`, as the driver takes them."""

@@ -72,7 +72,11 @@ _standing = (
     "SELECT version_num, (SELECT fits_from FROM schema_compatibility) AS fits_from,"
     " current_setting('transaction_read_only')::boolean AS is_read_only FROM alembic_version"
 )
-_take_ids = "SELECT nextval(pg_get_serial_sequence('task_runs', 'id')) FROM generate_series(1, $1)"
+# The name is looked up once; without OFFSET it would be for each id.
+_take_ids = (
+    "SELECT nextval(ids) FROM (SELECT pg_get_serial_sequence('task_runs', 'id')::regclass AS ids"
+    " OFFSET 0) AS found, generate_series(1, $1)"
+)
 # In their order, so that no two wait for one another.
 _lock_names = (
     "SELECT pg_advisory_xact_lock(place) FROM"

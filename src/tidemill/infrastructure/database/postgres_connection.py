@@ -67,20 +67,22 @@ class PostgresConnection:
 
     def execute_many(self, statement: ManyRows, rows: Sequence[Sequence[Any]]) -> int:
         self._plan_anew(False)
-        return self._execute(statement.sql_of_arrays(), _columns(rows)) if rows else 0
+        return self._execute(*_said(statement, rows)) if rows else 0
 
     def fetch_many(
         self, statement: ManyRows, rows: Sequence[Sequence[Any]]
     ) -> Sequence[Sequence[Any]]:
         self._plan_anew(False)
-        return self._fetch(statement.sql_of_arrays(), _columns(rows)) if rows else ()
+        return self._fetch(*_said(statement, rows)) if rows else ()
 
     def execute_together(self, rows: Mapping[ManyRows, Sequence[Sequence[Any]]]) -> None:
         given = {statement: its_rows for statement, its_rows in rows.items() if its_rows}
         if given:
             self._plan_anew(False)
-            values = [column for its_rows in given.values() for column in _columns(its_rows)]
-            self._execute(_together(tuple(given)), values)
+            columns = [_columns(its_rows) for its_rows in given.values()]
+            shapes = [varies for varies, _ in columns]
+            values = [value for _, its_values in columns for value in its_values]
+            self._execute(_together(tuple(given), tuple(shapes)), values)
 
     def _plan_anew(self, wanted: bool) -> None:
         if self._keeps_plans and wanted is not self._plans_anew:
@@ -95,20 +97,36 @@ class PostgresConnection:
         return _count_in(_wait_for(self.driver.execute(sql, *values)))
 
 
+def _said(statement: ManyRows, rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+    varies, values = _columns(rows)
+    return statement.sql_of_columns(varies), values
+
+
 @lru_cache
-def _together(statements: tuple[ManyRows, ...]) -> str:
-    """One statement that does what all of these do; their arrays follow one another."""
-    *others, last = statements
+def _together(statements: tuple[ManyRows, ...], shapes: tuple[tuple[bool, ...], ...]) -> str:
+    """One statement that does what all of these do; their parameters follow one another."""
     place, parts = 1, []
-    for number, statement in enumerate(others):
-        parts.append(f"part{number} AS ({statement.sql_of_arrays(place)})")
+    for statement, varies in zip(statements, shapes, strict=True):
+        parts.append(statement.sql_of_columns(varies, place))
         place += len(statement.columns)
-    before = f"WITH {', '.join(parts)} " if parts else ""
-    return before + last.sql_of_arrays(place)
+    *others, last = parts
+    named = ", ".join(f"part{number} AS ({part})" for number, part in enumerate(others))
+    return f"WITH {named} {last}" if others else last
 
 
-def _columns(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    return list(zip(*rows, strict=True))
+def _columns(rows: Sequence[Sequence[Any]]) -> tuple[tuple[bool, ...], list[Any]]:
+    """Which columns vary from row to row, and the values of each: all of them, or the one.
+
+    The driver looks at each value of an array, and PostgreSQL takes each out again: most columns of
+    many rows have one value.
+    """
+    columns = list(zip(*rows, strict=True))
+    count = len(rows)
+    varies = [column.count(column[0]) != count for column in columns]
+    if count > 1 and not any(varies):
+        varies[0] = True
+    values = [column if its else column[0] for column, its in zip(columns, varies, strict=True)]
+    return tuple(varies), values
 
 
 def _is_many(value: Any) -> bool:
