@@ -35,6 +35,7 @@ class _AsyncHost:
         self._channel = channel
         self._tasks: dict[int, asyncio.Task[dict[str, Any]]] = {}
         self._attempts: dict[int, Attempt] = {}
+        self._ended: list[dict[str, Any]] = []
         self._closed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -84,7 +85,14 @@ class _AsyncHost:
         del self._tasks[attempt.id], self._attempts[attempt.id]
         if not self._tasks:
             end_what_is_left_behind()
-        attempt.end(outcome)
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._tell_ends)
+        self._ended += attempt.last_messages(outcome)
+
+    def _tell_ends(self) -> None:
+        """Of all that ended in one round of the loop: the worker wakes once for them."""
+        ended, self._ended = self._ended, []
+        self._channel.send(*ended)
 
     def _say(self, stream: str, data: bytes) -> None:
         attempt = running.get()

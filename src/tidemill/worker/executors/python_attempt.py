@@ -155,10 +155,17 @@ class Attempt:
 
     def end(self, outcome: dict[str, Any], seconds: float = 0.0) -> None:
         """Tell how it ended; `seconds` is how long a sync function kept its thread."""
-        ended = {"end": [self.id, outcome, seconds]}
         with self._lock:
-            said = [] if self._output is None else self._output.finish()
-            self._channel.send(*self._messages_of(said), ended)
+            self._channel.send(*self._last_messages(outcome, seconds))
+
+    def last_messages(self, outcome: dict[str, Any]) -> list[dict[str, Any]]:
+        """What `end` would tell, for whoever sends it with that of others."""
+        with self._lock:
+            return self._last_messages(outcome, 0.0)
+
+    def _last_messages(self, outcome: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+        said = [] if self._output is None else self._output.finish()
+        return [*self._messages_of(said), {"end": [self.id, outcome, seconds]}]
 
 
 class _Function(NamedTuple):
