@@ -22,7 +22,7 @@ from benchmarks.flow_graphs import flow_graphs
 from benchmarks.flows import big_graph, chain, fan, long_chain
 from benchmarks.idle import idle, ready, version
 from benchmarks.peers import peers
-from benchmarks.throughput import throughput
+from benchmarks.throughput import callers, one_caller, throughput
 
 _CHAOS = (chaos_postgres, chaos_redis, chaos_rabbitmq)
 
@@ -30,8 +30,8 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan, big_graph, long_chain, expressions, flow_graphs, throughput, peers,
-        *FAILOVER, *_CHAOS,
+        chain, fan, big_graph, long_chain, expressions, flow_graphs,
+        throughput, callers, one_caller, peers, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 _BY_NAME_ALONE = {"peers"}

@@ -1,0 +1,66 @@
+"""Celery: a worker with as many processes as the machine. Run by an interpreter of its own."""
+
+import os
+import subprocess
+import sys
+
+import count
+import loads
+import psycopg2
+import redis
+from celery import Celery
+
+_DATABASE, _REDIS = os.environ.get("POSTGRES_URL"), os.environ.get("REDIS_URL")
+_BROKER = os.environ.get("RABBITMQ_URL") or _REDIS
+_RESULTS = _DATABASE.replace("postgresql://", "db+postgresql+psycopg2://") if _DATABASE else _REDIS
+
+app = Celery("celery_load", broker=_BROKER, backend=_RESULTS)
+app.conf.task_acks_late = True
+app.conf.task_ignore_result = _RESULTS is None
+app.conf.worker_prefetch_multiplier = 100  # of no-ops, many at once
+if "RABBITMQ_URL" in os.environ:
+    app.conf.broker_transport_options = {"confirm_publish": True}
+
+
+@app.task
+def nothing() -> None:
+    if _RESULTS is None:
+        count.count()
+
+
+@app.task(ignore_result=True)
+def note(number: int) -> None:
+    loads.note(number)
+
+
+class Celery_(loads.Load):
+    def enqueue(self) -> None:
+        nothing.apply_async()
+
+    def enqueue_note(self, number: int) -> None:
+        note.apply_async((number,))
+
+    def is_over(self) -> bool:
+        return results() >= self.asked
+
+
+def results() -> int:
+    """Of all no-ops that have ended."""
+    if _DATABASE:
+        with psycopg2.connect(_DATABASE) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM celery_taskmeta")
+            return cursor.fetchone()[0]
+    if _REDIS:
+        with redis.Redis.from_url(_REDIS) as client:
+            return sum(1 for _ in client.scan_iter("celery-task-meta-*", count=1_000))
+    return count.counted()
+
+
+if __name__ == "__main__":
+    worker = [sys.executable, "-m", "celery", "-A", "celery_load", "worker", "--loglevel=ERROR"]
+    with subprocess.Popen(worker, stdout=sys.stderr) as running:
+        nothing.delay()
+        load = Celery_()
+        load.asked = 1
+        loads.obey(load.kinds())
+        running.terminate()
