@@ -22,6 +22,9 @@ from benchmarks.flow_graphs import flow_graphs
 from benchmarks.flows import big_graph, chain, fan, long_chain
 from benchmarks.idle import idle, ready, version
 from benchmarks.peers import peers
+from benchmarks.pick_up import pick_up
+from benchmarks.schedules import schedules
+from benchmarks.spawning import spawning
 from benchmarks.throughput import callers, one_caller, throughput
 
 _CHAOS = (chaos_postgres, chaos_redis, chaos_rabbitmq)
@@ -31,7 +34,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
         chain, fan, big_graph, long_chain, expressions, flow_graphs,
-        throughput, callers, one_caller, peers, *FAILOVER, *_CHAOS,
+        throughput, callers, one_caller, pick_up, schedules, spawning, peers, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 _BY_NAME_ALONE = {"peers"}

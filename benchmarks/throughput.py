@@ -16,13 +16,19 @@ _LEAST_WARM_UP = 50
 
 
 def throughput(
-    queue: str = "postgres", runs: int = 20_000, times: int = 3, workers: int = 1, peers: str = ""
+    queue: str = "postgres",
+    runs: int = 20_000,
+    times: int = 3,
+    workers: int = 1,
+    peers: str = "",
+    peer_runs: int = 10_000,
 ) -> dict[str, Any]:
     """Runs a second, triggered by the thousand.
 
-    `queue` names one, several with semicolons between, or `all`; so does `peers`.
+    `queue` names one, several with semicolons between, or `all`; so does `peers`, each of which has
+    as many runs as make a round of some seconds, but not more than `peer_runs`.
     """
-    contenders = _contenders("bulk", queue, runs, workers, peers)
+    contenders = _contenders("bulk", queue, runs, workers, peers, peer_runs)
     return {"workers": workers} | compete(contenders, _round("bulk"), times)
 
 
@@ -33,18 +39,24 @@ def callers(
     workers: int = 1,
     callers: int = 64,
     peers: str = "",
+    peer_runs: int = 10_000,
 ) -> dict[str, Any]:
     """Runs a second, triggered one by one by so many callers at once."""
-    contenders = _contenders("callers", queue, runs, workers, peers)
+    contenders = _contenders("callers", queue, runs, workers, peers, peer_runs)
     carried_out = compete(contenders, _round("callers", callers=callers), times)
     return {"workers": workers, "callers": callers} | carried_out
 
 
 def one_caller(
-    queue: str = "postgres", runs: int = 3_000, times: int = 3, workers: int = 1, peers: str = ""
+    queue: str = "postgres",
+    runs: int = 3_000,
+    times: int = 3,
+    workers: int = 1,
+    peers: str = "",
+    peer_runs: int = 10_000,
 ) -> dict[str, Any]:
     """Runs a second, triggered one by one by one caller."""
-    return callers(queue, runs, times, workers, 1, peers)
+    return callers(queue, runs, times, workers, 1, peers, peer_runs)
 
 
 def queues_named(names: str) -> list[str]:
@@ -52,9 +64,14 @@ def queues_named(names: str) -> list[str]:
     return list(QUEUES) if names == "all" else names.split(";")
 
 
-def _contenders(kind: str, queue: str, runs: int, workers: int, peers: str) -> list[Contender]:
+def _contenders(
+    kind: str, queue: str, runs: int, workers: int, peers: str, peer_runs: int
+) -> list[Contender]:
     ours = [Tidemill(name, workers, runs) for name in queues_named(queue)]
-    return [*ours, *peers_named(peers, kind)]
+    others = [
+        peer._replace(most_runs=min(peer.most_runs, peer_runs)) for peer in peers_named(peers, kind)
+    ]
+    return [*ours, *others]
 
 
 def _round(kind: str, **options: Any) -> Callable[[Contender, Running], dict[str, Any]]:

@@ -30,10 +30,12 @@ def note(what: object) -> None:
     os.close(descriptor)
 
 
-def obey(kinds: dict[str, Kind]) -> None:
-    """Do one after the other what is asked for; coroutines on one loop."""
-    print("ready", flush=True)
+def obey(kinds: dict[str, Kind], begin: Callable[[], Any] = lambda: None) -> None:
+    """Do one after the other what is asked for; coroutines on one loop, `begin` before all."""
     with asyncio.Runner() as runner:
+        if inspect.iscoroutine(begun := begin()):
+            runner.run(begun)
+        print("ready", flush=True)
         for line in sys.stdin:
             order = json.loads(line)
             found = kinds[order.pop("kind")](**order)
@@ -108,6 +110,10 @@ class AsyncLoad(ABC):
     """Runs of a no-op, asked for by calls that are awaited."""
 
     asked = 0  # runs of the no-op, ever
+
+    @abstractmethod
+    async def begin(self) -> None:
+        """Connect."""
 
     @abstractmethod
     async def enqueue(self) -> None:

@@ -19,29 +19,23 @@ _CONNECTIONS = 8
 
 
 class Pgqueuer(loads.AsyncLoad):
-    _pool: asyncpg.Pool | None = None
+    async def begin(self) -> None:
+        self._pool = await asyncpg.create_pool(_URL, min_size=1, max_size=_CONNECTIONS)
+        self._queries = Queries.from_asyncpg_pool(self._pool)
 
     async def enqueue(self) -> None:
-        await (await self._queries()).enqueue("nothing", None)
+        await self._queries.enqueue("nothing", None)
 
     async def enqueue_note(self, number: int) -> None:
-        await (await self._queries()).enqueue("note", str(number).encode())
+        await self._queries.enqueue("note", str(number).encode())
 
     async def enqueue_many(self, runs: int) -> None:
-        queries = await self._queries()
         for begin in range(0, runs, _AT_ONCE):
             some = min(_AT_ONCE, runs - begin)
-            await queries.enqueue(["nothing"] * some, [None] * some, [0] * some)
+            await self._queries.enqueue(["nothing"] * some, [None] * some, [0] * some)
 
     async def is_over(self) -> bool:
-        await self._queries()
         return await self._pool.fetchval("SELECT 1 FROM pgqueuer LIMIT 1") is None
-
-    async def _queries(self) -> Queries:
-        if self._pool is None:
-            self._pool = await asyncpg.create_pool(_URL, min_size=1, max_size=_CONNECTIONS)
-            self._made = Queries.from_asyncpg_pool(self._pool)
-        return self._made
 
 
 async def install() -> None:
@@ -69,5 +63,6 @@ if __name__ == "__main__":
         uvloop.run(work())
     asyncio.run(install())
     with subprocess.Popen([sys.executable, __file__, "work"], stdout=sys.stderr) as running:
-        loads.obey(Pgqueuer().kinds())
+        load = Pgqueuer()
+        loads.obey(load.kinds(), load.begin)
         running.terminate()

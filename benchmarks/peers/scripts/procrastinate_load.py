@@ -30,30 +30,23 @@ async def note(number: int) -> None:
 
 
 class Procrastinate(loads.AsyncLoad):
-    _is_open = False
+    async def begin(self) -> None:
+        await app.open_async()
+        self._connection = await psycopg.AsyncConnection.connect(_URL, autocommit=True)
 
     async def enqueue(self) -> None:
-        await self._open()
         await nothing.defer_async()
 
     async def enqueue_note(self, number: int) -> None:
-        await self._open()
         await note.defer_async(number=number)
 
     async def enqueue_many(self, runs: int) -> None:
-        await self._open()
         for begin in range(0, runs, _AT_ONCE):
             await nothing.batch_defer_async(*[{}] * min(_AT_ONCE, runs - begin))
 
     async def is_over(self) -> bool:
         left = "SELECT 1 FROM procrastinate_jobs WHERE status IN ('todo', 'doing') LIMIT 1"
-        async with await psycopg.AsyncConnection.connect(_URL) as connection:
-            return await (await connection.execute(left)).fetchone() is None
-
-    async def _open(self) -> None:
-        if not self._is_open:
-            self._is_open = True
-            await app.open_async()
+        return await (await self._connection.execute(left)).fetchone() is None
 
 
 async def install() -> None:
@@ -67,5 +60,6 @@ if __name__ == "__main__":
         sys.exit()
     asyncio.run(install())
     with subprocess.Popen([sys.executable, __file__, "work"], stdout=sys.stderr) as running:
-        loads.obey(Procrastinate().kinds())
+        load = Procrastinate()
+        loads.obey(load.kinds(), load.begin)
         running.terminate()

@@ -14,12 +14,12 @@ _CALLERS = 64  # there is no way to ask for many in one call
 broker = RedisStreamBroker(_URL)
 
 
-@broker.task
+@broker.task(task_name="nothing")
 async def nothing() -> None:
     pass
 
 
-@broker.task
+@broker.task(task_name="note")
 async def note(number: int) -> None:
     loads.note(number)
 
@@ -27,6 +27,10 @@ async def note(number: int) -> None:
 class Taskiq(loads.AsyncLoad):
     def __init__(self) -> None:
         self._redis = redis.asyncio.Redis.from_url(_URL)
+
+    async def begin(self) -> None:
+        """What is asked for before the worker has begun is not lost then."""
+        await broker.startup()
 
     async def enqueue(self) -> None:
         await nothing.kiq()
@@ -47,5 +51,6 @@ class Taskiq(loads.AsyncLoad):
 if __name__ == "__main__":
     worker = [sys.executable, "-m", "taskiq", "worker", "taskiq_load:broker", "--workers", "2"]
     with subprocess.Popen(worker, stdout=sys.stderr) as running:
-        loads.obey(Taskiq().kinds())
+        load = Taskiq()
+        loads.obey(load.kinds(), load.begin)
         running.terminate()
