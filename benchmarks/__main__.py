@@ -15,11 +15,13 @@ from typing import Any
 from benchmarks.chaos import chaos_postgres, chaos_rabbitmq, chaos_redis
 from benchmarks.containment import gigabyte
 from benchmarks.crashes import crashes
+from benchmarks.endpoints import endpoints
 from benchmarks.expressions import expressions
 from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
 from benchmarks.flow_graphs import flow_graphs
 from benchmarks.flows import big_graph, chain, fan, long_chain
+from benchmarks.growth import growth_history, growth_tasks
 from benchmarks.idle import idle, ready, version
 from benchmarks.peers import peers
 from benchmarks.pick_up import pick_up
@@ -34,7 +36,8 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
         chain, fan, big_graph, long_chain, expressions, flow_graphs,
-        throughput, callers, one_caller, pick_up, schedules, spawning, peers, *FAILOVER, *_CHAOS,
+        throughput, callers, one_caller, pick_up, schedules, spawning, endpoints,
+        growth_tasks, growth_history, peers, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
 _BY_NAME_ALONE = {"peers"}

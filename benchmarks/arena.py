@@ -58,11 +58,16 @@ class Arena:
     """What runs: how it is called, and what its processes take."""
 
     def __init__(
-        self, server: Server, directory: Path, cpu: Callable[[], dict[str, float]]
+        self,
+        server: Server,
+        directory: Path,
+        cpu: Callable[[], dict[str, float]],
+        database_url: str | None = None,
     ) -> None:
         self.client: Callable[[], Client] = server.client
         self.server = server
         self.directory = directory
+        self.database_url = database_url  # of PostgreSQL
         self._cpu = cpu
         with self.client() as client:
             client.call("POST", "/apply", body={"tasks": [_NOTHING, self._noting()]})
@@ -203,7 +208,7 @@ def arena(
             }
             return members | servers.cpu(dict.fromkeys(("postgres", queue)))
 
-        yield Arena(server, directory, cpu)
+        yield Arena(server, directory, cpu, database_url)
 
 
 def _lines_in(file: Path) -> int:
