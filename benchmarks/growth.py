@@ -133,7 +133,7 @@ def _beside_history(count: int, runs: int, calls: int) -> dict[str, Any]:
 
 
 def _deep_cursor(found: Arena) -> str:
-    """Of a page in the middle of what is stored, as a caller has it who went there."""
+    """Of a page behind five thousand others, as a caller has it who went there."""
     with found.client() as client:
         page = client.call("GET", "/runs", params={"limit": 1_000})
         for _ in range(4):

@@ -113,6 +113,34 @@ PEERS = (
         "jobs and their events in PostgreSQL, its commits waited for",
         (*_LOADS, "schedules"),
     ),
+    LoadPeer(
+        "dbos", "dbos", ("dbos==3.4.0", "psycopg[binary]"), ("postgres",), 1_000,
+        "the beginning and the end of every workflow in PostgreSQL, its commits waited for",
+    ),
+    LoadPeer(
+        "huey, redis", "huey", ("huey==3.5.4", "redis"), ("redis",), 5_000,
+        "messages in Redis, which syncs its file every second, gone before their task runs",
+    ),
+    LoadPeer(
+        "arq, redis", "arq", ("arq==0.28.0", "uvloop"), ("redis",), 1_000,
+        "jobs and results in Redis, which syncs its file every second; acknowledged late",
+        (*_LOADS, "schedules"),
+    ),
+    LoadPeer(
+        "celery beat, rabbitmq", "celery", _CELERY, ("rabbitmq",), 1_000,
+        "schedules in a file; messages persistent, confirmed and acknowledged late; no results",
+        ("schedules",),
+    ),
+    LoadPeer(
+        "apscheduler, postgres", "apscheduler",
+        ("apscheduler==3.11.3", "sqlalchemy", "psycopg2-binary"), ("postgres",), 1_000,
+        "schedules in PostgreSQL, its commits waited for; not what became of a firing",
+        ("schedules",),
+    ),
+    LoadPeer(
+        "prefect", "prefect", ("prefect==3.9.1", "asyncpg"), ("postgres",), 100,
+        "states of tasks reach PostgreSQL by events, after the fact",
+    ),
 )  # fmt: skip
 
 

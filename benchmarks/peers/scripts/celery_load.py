@@ -1,14 +1,19 @@
-"""Celery: a worker with as many processes as the machine. Run by an interpreter of its own."""
+"""Celery: a worker with as many processes as the machine; for schedules, beat beside it.
+
+Run by an interpreter of its own.
+"""
 
 import os
 import subprocess
 import sys
 
 import count
+import due
 import loads
 import psycopg2
 import redis
 from celery import Celery
+from celery.schedules import crontab
 
 _DATABASE, _REDIS = os.environ.get("POSTGRES_URL"), os.environ.get("REDIS_URL")
 _BROKER = os.environ.get("RABBITMQ_URL") or _REDIS
@@ -20,6 +25,14 @@ app.conf.task_ignore_result = _RESULTS is None
 app.conf.worker_prefetch_multiplier = 100  # of no-ops, many at once
 if "RABBITMQ_URL" in os.environ:
     app.conf.broker_transport_options = {"confirm_publish": True}
+app.conf.beat_schedule = {
+    f"due-{number}": {
+        "task": "celery_load.note",
+        "schedule": crontab(minute=due.AT.minute, hour=due.AT.hour),
+        "args": ("started",),
+    }
+    for number in range(due.TASKS)
+}
 
 
 @app.task
@@ -29,7 +42,7 @@ def nothing() -> None:
 
 
 @app.task(ignore_result=True)
-def note(number: int) -> None:
+def note(number: int | str) -> None:
     loads.note(number)
 
 
@@ -62,5 +75,6 @@ if __name__ == "__main__":
         nothing.delay()
         load = Celery_()
         load.asked = 1
-        loads.obey(load.kinds())
+        beat = ("-m", "celery", "-A", "celery_load", "beat", "--loglevel=ERROR")
+        loads.obey({**load.kinds(), "schedules": due.by(beat)})
         running.terminate()

@@ -1,10 +1,14 @@
-"""Procrastinate: one worker that has many jobs at once. Run by an interpreter of its own."""
+"""Procrastinate: one worker that has many jobs at once; two for schedules.
+
+Run by an interpreter of its own.
+"""
 
 import asyncio
 import os
 import subprocess
 import sys
 
+import due
 import loads
 import procrastinate
 import psycopg
@@ -13,6 +17,7 @@ _URL = os.environ["POSTGRES_URL"]
 _AT_ONCE = 1_000
 _CONCURRENCY = 32
 _CONNECTIONS = 8
+_WORK = (__file__, "work")
 
 app = procrastinate.App(
     connector=procrastinate.PsycopgConnector(conninfo=_URL, min_size=1, max_size=_CONNECTIONS)
@@ -27,6 +32,15 @@ async def nothing() -> None:
 @app.task(name="note")
 async def note(number: int) -> None:
     loads.note(number)
+
+
+@app.task(name="start")
+async def start(timestamp: int) -> None:
+    loads.note("started")
+
+
+for _number in range(due.TASKS):
+    app.periodic(cron=due.CRON, periodic_id=f"due-{_number}")(start)
 
 
 class Procrastinate(loads.AsyncLoad):
@@ -59,7 +73,9 @@ if __name__ == "__main__":
         app.run_worker(concurrency=_CONCURRENCY)
         sys.exit()
     asyncio.run(install())
-    with subprocess.Popen([sys.executable, __file__, "work"], stdout=sys.stderr) as running:
+    with subprocess.Popen([sys.executable, *_WORK], stdout=sys.stderr) as running:
         load = Procrastinate()
-        loads.obey(load.kinds(), load.begin)
+        loads.obey(
+            {**load.kinds(), "schedules": due.by(_WORK, _WORK, instead_of=running)}, load.begin
+        )
         running.terminate()
