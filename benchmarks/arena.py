@@ -74,13 +74,13 @@ class Arena:
 
     def carry_out(self, kind: str, **options: Any) -> dict[str, Any]:
         """One of `bulk`, `callers`, `pick_up` and `schedules`."""
-        found: dict[str, Any] = {
+        kinds: dict[str, Callable[..., dict[str, Any]]] = {
             "bulk": self.bulk,
             "callers": self.callers,
             "pick_up": self.pick_up,
             "schedules": self.schedules,
-        }[kind](**options)
-        return found
+        }
+        return kinds[kind](**options)
 
     def bulk(self, runs: int) -> dict[str, Any]:
         """Ask for runs of a no-op by the thousand."""

@@ -53,7 +53,9 @@ def bare_app(pool: asyncpg.Pool) -> FastAPI:
 
     @app.get("/runs/{id}")
     async def one(id: int) -> dict[str, Any]:
-        return dict(await pool.fetchrow("SELECT * FROM task_runs WHERE id = $1", id))
+        found = await pool.fetchrow("SELECT * FROM task_runs WHERE id = $1", id)
+        assert found is not None
+        return dict(found)
 
     @app.get("/runs")
     async def some(limit: int = 100) -> list[dict[str, Any]]:
@@ -64,10 +66,12 @@ def bare_app(pool: asyncpg.Pool) -> FastAPI:
     async def trigger(name: str, wish: Wish) -> dict[str, Any]:
         async with pool.acquire() as connection, connection.transaction():
             task = await connection.fetchrow(_TASK, name)
+            assert task is not None
             run = await connection.fetchrow(
                 _RUN, task["id"], task["name"], task["version"], task["executor"],
                 f"default/{task['executor']}", f"manual:{uuid4().hex}", json.dumps(wish.parameters),
             )  # fmt: skip
+            assert run is not None
             await connection.execute(_EVENT, run["id"])
             await connection.execute(_LAST_RUN, task["id"])
         return dict(run)

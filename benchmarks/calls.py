@@ -107,6 +107,8 @@ def call_each(url: str, asked: bytes, count: int, every_seconds: float) -> list[
 async def connect(url: str) -> Connection:
     """A connection to the server of this URL."""
     where = urlsplit(url)
+    assert where.hostname is not None
+    assert where.port is not None
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(Connection, where.hostname, where.port)
     return connection
