@@ -1,5 +1,6 @@
 """Prefect: tasks in the background, with a server of its own. Run by an interpreter of its own."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -33,8 +34,6 @@ import loads  # noqa: E402
 from prefect import task  # noqa: E402
 from prefect.task_worker import serve  # noqa: E402
 
-_CALLERS = 8  # there is no way to ask for many in one call
-
 
 @task(task_run_name="nothing")
 async def nothing() -> None:
@@ -46,24 +45,20 @@ async def note(number: int) -> None:
     loads.note(number)
 
 
-class Prefect(loads.AsyncLoad):
-    async def begin(self) -> None:
-        self._connection = await asyncpg.connect(_DATABASE)
+class Prefect(loads.Load):
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._connection = self._runner.run(asyncpg.connect(_DATABASE))
 
-    async def enqueue(self) -> None:
-        await nothing.apply_async()
+    def enqueue(self) -> None:
+        nothing.apply_async()
 
-    async def enqueue_note(self, number: int) -> None:
-        await note.apply_async((number,))
+    def enqueue_note(self, number: int) -> None:
+        note.apply_async((number,))
 
-    async def enqueue_many(self, runs: int) -> None:
-        await self.enqueue_by(_CALLERS, runs)
-
-    async def is_over(self) -> bool:
-        ended = (
-            "SELECT count(*) FROM task_run WHERE state_type = 'COMPLETED' AND name LIKE 'nothing%'"
-        )
-        return await self._connection.fetchval(ended) >= self.asked
+    def is_over(self) -> bool:
+        ended = "SELECT count(*) FROM task_run WHERE state_type = 'COMPLETED' AND name = 'nothing'"
+        return self._runner.run(self._connection.fetchval(ended)) >= self.asked
 
 
 def wait_for_server() -> None:
@@ -86,7 +81,6 @@ if __name__ == "__main__":
     with subprocess.Popen(server, stdout=sys.stderr) as serving:
         wait_for_server()
         with subprocess.Popen(worker, stdout=sys.stderr) as running:
-            load = Prefect()
-            loads.obey(load.kinds(), load.begin)
+            loads.obey(Prefect().kinds())
             running.terminate()
         serving.terminate()
