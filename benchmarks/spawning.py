@@ -25,7 +25,8 @@ def spawning(
     """Runs a second of a shell task, and the share of the machine's own limit that this is.
 
     The limit is the best of what is measured beside each round: as many processes, spawned and
-    waited for by `xargs`, by one loop, and by threads. `queue` names one, several with semicolons between, or `all`.
+    waited for by `xargs`, by one loop, and by threads. `queue` names one, several with semicolons
+    between, or `all`.
     """
 
     def carry_out(_: Contender, running: Running) -> dict[str, Any]:
