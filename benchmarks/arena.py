@@ -26,6 +26,7 @@ _APPLIED_AT_ONCE = 10_000  # tasks in one call, at most
 _LOOKS_EACH_SECONDS = 0.25
 _PATIENCE_SECONDS = 600.0
 _SETTLING_SECONDS = 1.0
+_WARM_UP_RUNS = 2_000
 _DURABILITY = {
     "postgres": "every change of every run is in PostgreSQL, and its commit is waited for",
     "rabbitmq": "the same; persistent messages in a durable queue of RabbitMQ, confirmed",
@@ -133,7 +134,11 @@ class Arena:
         return {"seconds": [begun[run_id] - instant for run_id, instant in called.items()]}
 
     def schedules(self, tasks: int, due: float, patience_seconds: float) -> dict[str, Any]:
-        """How late each of so many cron tasks starts that are due at one instant, in seconds."""
+        """How late each of so many cron tasks starts that are due at one instant, in seconds.
+
+        Workers have done something before: they have read the module of the tasks.
+        """
+        self.bulk(_WARM_UP_RUNS)
         file = self.directory / "started"
         at = datetime.fromtimestamp(due, UTC)
         wished = [

@@ -13,6 +13,7 @@ from benchmarks.peers.loads import peers_named
 
 _WARM_UP_SHARE = 10  # of a round
 _LEAST_WARM_UP = 50
+_WARM_UP_CALLS = 2  # of each caller, at least
 
 
 def throughput(
@@ -75,9 +76,11 @@ def _contenders(
 
 
 def _round(kind: str, **options: Any) -> Callable[[Contender, Running], dict[str, Any]]:
+    least_warm_up = max(_LEAST_WARM_UP, _WARM_UP_CALLS * options.get("callers", 1))
+
     def carry_out(contender: Contender, running: Running) -> dict[str, Any]:
         runs = contender.most_runs
-        running.carry_out(kind, runs=max(runs // _WARM_UP_SHARE, _LEAST_WARM_UP), **options)
+        running.carry_out(kind, runs=max(runs // _WARM_UP_SHARE, least_warm_up), **options)
         found = running.carry_out(kind, runs=runs, **options)
         each = {name: 1e6 * spent / runs for name, spent in found["cpu_seconds"].items()}
         return {

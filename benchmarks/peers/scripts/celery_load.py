@@ -46,7 +46,11 @@ def note(number: int | str) -> None:
     loads.note(number)
 
 
-class Celery_(loads.Load):
+class CeleryLoad(loads.Load):
+    def __init__(self) -> None:
+        self._database = psycopg2.connect(_DATABASE) if _DATABASE else None
+        self._redis = redis.Redis.from_url(_REDIS) if _REDIS else None
+
     def enqueue(self) -> None:
         nothing.apply_async()
 
@@ -54,26 +58,24 @@ class Celery_(loads.Load):
         note.apply_async((number,))
 
     def is_over(self) -> bool:
-        return results() >= self.asked
+        return self._ended() >= self.asked
 
-
-def results() -> int:
-    """Of all no-ops that have ended."""
-    if _DATABASE:
-        with psycopg2.connect(_DATABASE) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM celery_taskmeta")
-            return cursor.fetchone()[0]
-    if _REDIS:
-        with redis.Redis.from_url(_REDIS) as client:
-            return sum(1 for _ in client.scan_iter("celery-task-meta-*", count=1_000))
-    return count.counted()
+    def _ended(self) -> int:
+        """No-ops that have their last record."""
+        if self._database:
+            with self._database, self._database.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM celery_taskmeta")
+                return cursor.fetchone()[0]
+        if self._redis:
+            return sum(1 for _ in self._redis.scan_iter("celery-task-meta-*", count=1_000))
+        return count.counted()
 
 
 if __name__ == "__main__":
     worker = [sys.executable, "-m", "celery", "-A", "celery_load", "worker", "--loglevel=ERROR"]
     with subprocess.Popen(worker, stdout=sys.stderr) as running:
         nothing.delay()
-        load = Celery_()
+        load = CeleryLoad()
         load.asked = 1
         beat = ("-m", "celery", "-A", "celery_load", "beat", "--loglevel=ERROR")
         loads.obey({**load.kinds(), "schedules": due.by(beat)})

@@ -5,15 +5,16 @@ seen to have its last record. `PEER_FILE` names the file to which tasks write wh
 """
 
 import asyncio
+import functools
 import inspect
 import itertools
 import json
 import os
 import sys
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,8 @@ class Load(ABC):
                 self.enqueue()
 
         def ask() -> None:
-            threads = [threading.Thread(target=call) for _ in range(callers)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            for done in [self._threads(callers).submit(call) for _ in range(callers)]:
+                done.result()
 
         return self._measure(runs, ask)
 
@@ -95,6 +93,11 @@ class Load(ABC):
             self.enqueue_note(number)
             time.sleep(every_seconds)
         return {"seconds": took(called)}
+
+    @functools.cache  # noqa: B019  the load lives as long as its process
+    def _threads(self, callers: int) -> ThreadPoolExecutor:
+        """The same for each load: what a library keeps for each thread is there after a warm-up."""
+        return ThreadPoolExecutor(callers)
 
     def _measure(self, runs: int, ask: Callable[[], None]) -> dict[str, float]:
         self.asked += runs
