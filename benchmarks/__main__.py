@@ -1,28 +1,37 @@
 """`python -m benchmarks [NAME …] [OPTION=VALUE …]`: print the figures, one JSON document each.
 
-Without a name, all of them but `peers`, which installs others from PyPI; `chaos` and `failover`
-name several at once. Options are handed to each that was named. Each starts servers of its own,
-with their data on the disk of the temporary directory; the figures hold for a machine that has
-nothing else to do.
+Without a name, all of them but `peers`, which installs others from PyPI, and `chart`; `chaos` and
+`failover` name several at once. Options are handed to each that was named. `out=FILE.json` writes
+all of it to a file, with what machine it was; `chart figures=FILE.json to=FILE.svg` draws that.
+Each starts servers of its own, with their data on the disk of the temporary directory; the figures
+hold for a machine that has nothing else to do.
 """
 
 import contextlib
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos import chaos_postgres, chaos_rabbitmq, chaos_redis
+from benchmarks.charts import chart
 from benchmarks.containment import gigabyte
 from benchmarks.crashes import crashes
+from benchmarks.endpoints import endpoints
 from benchmarks.expressions import expressions
 from benchmarks.failover import FAILOVER
 from benchmarks.firings import one_shots, python_firings, shell_firings
 from benchmarks.flow_graphs import flow_graphs
 from benchmarks.flows import big_graph, chain, fan, long_chain
+from benchmarks.growth import growth_history, growth_tasks
 from benchmarks.idle import idle, ready, version
+from benchmarks.machine import facts
 from benchmarks.peers import peers
-from benchmarks.throughput import throughput
+from benchmarks.pick_up import pick_up
+from benchmarks.schedules import schedules
+from benchmarks.spawning import spawning
+from benchmarks.throughput import callers, one_caller, throughput
 
 _CHAOS = (chaos_postgres, chaos_redis, chaos_rabbitmq)
 
@@ -30,11 +39,12 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     each.__name__: each
     for each in (
         version, ready, idle, python_firings, shell_firings, one_shots, gigabyte, crashes,
-        chain, fan, big_graph, long_chain, expressions, flow_graphs, throughput, peers,
-        *FAILOVER, *_CHAOS,
+        chain, fan, big_graph, long_chain, expressions, flow_graphs,
+        throughput, callers, one_caller, pick_up, schedules, spawning, endpoints,
+        growth_tasks, growth_history, peers, chart, *FAILOVER, *_CHAOS,
     )
 }  # fmt: skip
-_BY_NAME_ALONE = {"peers"}
+_BY_NAME_ALONE = {"peers", "chart"}
 SEVERAL = {
     "failover": [each.__name__ for each in FAILOVER],
     "chaos": [each.__name__ for each in _CHAOS],
@@ -53,9 +63,14 @@ def main(arguments: list[str]) -> int:
         print(f"no benchmark {unknown[0]!r}; there are: {known}", file=sys.stderr)
         return 2
     given = {name: _value(text) for name, text in options.items()}
+    out = given.pop("out", None)
+    figures = {}
     for name in names:
-        found = BENCHMARKS[name](**given)
-        print(json.dumps({"benchmark": name} | found, indent=2), flush=True)
+        figures[name] = BENCHMARKS[name](**given)
+        print(json.dumps({"benchmark": name} | figures[name], indent=2), flush=True)
+        if out is not None:
+            told = {"machine": facts(), "figures": figures}
+            Path(out).write_text(json.dumps(told, indent=2) + "\n")
     return 0
 
 

@@ -35,8 +35,9 @@ def cpu_of_machine() -> Callable[[], float]:
 
     def busy_percent() -> float:
         now = psutil.cpu_times()
+        passed = sum(now) - sum(before)
         idle = now.idle + now.iowait - before.idle - before.iowait
-        return round(100 * (1 - idle / (sum(now) - sum(before))), 1)
+        return round(100 * (1 - idle / passed), 1) if passed else 0.0
 
     return busy_percent
 

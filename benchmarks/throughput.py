@@ -1,101 +1,97 @@
-"""How many runs a second: no-op tasks, asked for through the API, to the last record."""
+"""How many runs a second: no-op tasks, from the first call to the last record.
 
-import contextlib
-import itertools
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
+Three ways to ask for them: in bulk; one by one by many callers, each of whom awaits its call; one
+by one by a single caller. What each process takes is told for each run.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks.failover.stage import TASKS, stage
-from benchmarks.processes import cpu_seconds
-from tidemill.client.client import Client
-from tidemill.testing.server import Server
+from benchmarks.arena import QUEUES, Tidemill
+from benchmarks.contest import Contender, Running, compete
+from benchmarks.peers.loads import peers_named
 
-_AT_ONCE = 1_000  # triggers in one call, at most
-_LOOKS_EACH_SECONDS = 0.25
-_PATIENCE_SECONDS = 300.0
-_WARM_UP_RUNS = 2_000
-_NOTHING = {"name": "nothing", "executor": "python", "command": "effects:nothing_async"}
-
-
-class Arena:
-    """A running Tidemill: a client of it for each caller, and the processes it is made of."""
-
-    def __init__(self, server: Server, pids: Mapping[str, int]) -> None:
-        self.client: Callable[[], Client] = server.client
-        self.pids = pids
-
-    def cpu(self) -> dict[str, float]:
-        """Seconds of processor time until now, by process."""
-        return {name: cpu_seconds(pid) for name, pid in self.pids.items()}
+_WARM_UP_SHARE = 10  # of a round
+_LEAST_WARM_UP = 50
+_WARM_UP_CALLS = 2  # of each caller, at least
 
 
 def throughput(
-    queue: str = "postgres", runs: int = 20_000, times: int = 3, workers: int = 1
+    queue: str = "postgres",
+    runs: int = 20_000,
+    times: int = 3,
+    workers: int = 1,
+    peers: str = "",
+    peer_runs: int = 10_000,
 ) -> dict[str, Any]:
-    """Runs a second, triggered by the thousand."""
-    with _arena(queue, workers) as arena:
-        rounds = [_round(arena, _by_the_thousand, runs) for _ in range(times)]
-    return {"queue": queue, "runs": runs, "rounds": rounds}
+    """Runs a second, triggered by the thousand.
+
+    `queue` names one, several with semicolons between, or `all`; so does `peers`, each of which has
+    as many runs as make a round of some seconds, but not more than `peer_runs`.
+    """
+    contenders = _contenders("bulk", queue, runs, workers, peers, peer_runs)
+    return {"workers": workers} | compete(contenders, _round("bulk"), times)
 
 
-def _round(arena: Arena, ask: Callable[[Arena, int], None], runs: int) -> dict[str, Any]:
-    with arena.client() as client:
-        before, begun = arena.cpu(), time.time()
-        ask(arena, runs)
-        asked = time.time()
-        _wait_for_the_end(client)
-        after = arena.cpu()
-        done = list(itertools.islice(client.items("/runs"), runs))
-    assert {run["status"] for run in done} == {"succeeded"}
-    last = max(datetime.fromisoformat(run["completed_at"]) for run in done)
-    seconds = last.timestamp() - begun
-    return {
-        "runs_per_second": round(runs / seconds),
-        "seconds": round(seconds, 3),
-        "asked_seconds": round(asked - begun, 3),
-        "cpu_us_per_run": {
-            name: round((after[name] - before[name]) / runs * 1e6) for name in before
-        },
-    }
+def callers(
+    queue: str = "postgres",
+    runs: int = 10_000,
+    times: int = 3,
+    workers: int = 1,
+    callers: int = 64,
+    peers: str = "",
+    peer_runs: int = 10_000,
+) -> dict[str, Any]:
+    """Runs a second, triggered one by one by so many callers at once."""
+    contenders = _contenders("callers", queue, runs, workers, peers, peer_runs)
+    carried_out = compete(contenders, _round("callers", callers=callers), times)
+    return {"workers": workers, "callers": callers} | carried_out
 
 
-def _by_the_thousand(arena: Arena, runs: int) -> None:
-    items = [{"task": "name:nothing"}] * _AT_ONCE
-    with arena.client() as client:
-        for _ in range(runs // _AT_ONCE):
-            client.call("POST", "/runs", body={"items": items})
+def one_caller(
+    queue: str = "postgres",
+    runs: int = 3_000,
+    times: int = 3,
+    workers: int = 1,
+    peers: str = "",
+    peer_runs: int = 10_000,
+) -> dict[str, Any]:
+    """Runs a second, triggered one by one by one caller."""
+    return callers(queue, runs, times, workers, 1, peers, peer_runs)
 
 
-def _wait_for_the_end(client: Client) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while client.call("GET", "/system/stats")["unfinished"]:
-        if time.monotonic() > deadline:
-            raise RuntimeError("runs stay unfinished")
-        time.sleep(_LOOKS_EACH_SECONDS)
+def queues_named(names: str) -> list[str]:
+    """Of one, several with semicolons between, or all."""
+    return list(QUEUES) if names == "all" else names.split(";")
 
 
-@contextmanager
-def _arena(queue: str, workers: int) -> Iterator[Arena]:
-    with contextlib.ExitStack() as stack:
-        if queue == "sqlite":
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            settings = {"TIDEMILL_WORKER__PYTHON_PATHS": f'["{TASKS}"]'}
-            server = stack.enter_context(Server(directory / "data", environment=settings))
-            arena = Arena(server, {"up": server.pid})
-        else:
-            cluster = stack.enter_context(stage(queue, dispatchers=1, workers=workers))
-            members = {
-                f"{member.role} {number}": member.process.pid
-                for number, member in enumerate(cluster.cluster.members)
-            }
-            engines = {type(each).__name__.lower(): each.pids[0] for each in cluster.engines}
-            arena = Arena(cluster.servers[0], members | engines)
-        with arena.client() as client:
-            client.call("POST", "/tasks", body=_NOTHING)
-        _round(arena, _by_the_thousand, _WARM_UP_RUNS)
-        yield arena
+def _contenders(
+    kind: str, queue: str, runs: int, workers: int, peers: str, peer_runs: int
+) -> list[Contender]:
+    ours = [Tidemill(name, workers, runs) for name in queues_named(queue)]
+    others = [
+        peer._replace(most_runs=min(peer.most_runs, peer_runs)) for peer in peers_named(peers, kind)
+    ]
+    return [*ours, *others]
+
+
+def _round(kind: str, **options: Any) -> Callable[[Contender, Running], dict[str, Any]]:
+    least_warm_up = max(_LEAST_WARM_UP, _WARM_UP_CALLS * options.get("callers", 1))
+
+    def carry_out(contender: Contender, running: Running) -> dict[str, Any]:
+        runs = contender.most_runs
+        running.carry_out(kind, runs=max(runs // _WARM_UP_SHARE, least_warm_up), **options)
+        found = running.carry_out(kind, runs=runs, **options)
+        each = {name: 1e6 * spent / runs for name, spent in found["cpu_seconds"].items()}
+        return {
+            "runs": runs,
+            "runs_per_second": round(runs / found["seconds"]),
+            "seconds": round(found["seconds"], 3),
+            "asked_seconds": round(found["asked_seconds"], 3),
+            "cpu_us_per_run": {
+                "all": round(sum(each.values())),
+                **{name: round(us) for name, us in each.items()},
+            },
+        }
+
+    return carry_out

@@ -10,10 +10,10 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.failover.stage import stage
+from benchmarks.figures import spread
 from benchmarks.peers.contenders import Contender, Peer, PeerProcess, Tidemill
 from benchmarks.peers.environments import Missing
 from benchmarks.processes import cpu_of_machine
@@ -96,8 +96,8 @@ def peers(edges: int = 100, width: int = 200, times: int = 5, only: str = "") ->
         "contenders": {
             name: {
                 "durability": durability[name],
-                "chain_ms_per_edge": _spread([1_000 * each / edges for each in found["chain"]]),
-                "fan_ms": _spread([1_000 * each for each in found["fan"]]),
+                "chain_ms_per_edge": spread([1_000 * each / edges for each in found["chain"]]),
+                "fan_ms": spread([1_000 * each for each in found["fan"]]),
             }
             for name, found in took.items()
             if name not in missing
@@ -190,13 +190,3 @@ def _span(file: Path, tasks: int) -> float:
     if len(times) != tasks:
         raise RuntimeError(f"{len(times)} tasks ran, not {tasks}")
     return max(times) - min(times)
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    """The middle, both ends, and all of them."""
-    return {
-        "median": round(median(values), 2),
-        "lowest": round(min(values), 2),
-        "highest": round(max(values), 2),
-        "all": [round(value, 2) for value in values],
-    }

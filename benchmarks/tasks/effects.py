@@ -66,3 +66,10 @@ def stamp(file: str) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, f"{time.monotonic():.6f}\n".encode())
     os.close(descriptor)
+
+
+async def stamp_run(file: str, run: RunContext) -> None:
+    """The same, and which run it is."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{run.run_id} {time.monotonic():.6f}\n".encode())
+    os.close(descriptor)
