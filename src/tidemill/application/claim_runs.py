@@ -36,9 +36,12 @@ def claim_runs(
     worker = transaction.worker(worker_id)
     if worker is None or worker.status is not WorkerStatus.ACTIVE:
         return []
-    refused = _refuse(transaction, transaction.bound_runs(run_ids))
-    wanted = set(run_ids) - {run.id for run in refused}
-    claimed = transaction.claim(wanted, worker_id, transaction.now + lease)
+    until = transaction.now + lease
+    claimed = transaction.claim_unbound(run_ids, worker_id, until)
+    refused: list[TaskRun] = []
+    if left := set(run_ids) - {run.id for run in claimed}:
+        refused = _refuse(transaction, transaction.bound_runs(left))
+        claimed += transaction.claim(left - {run.id for run in refused}, worker_id, until)
     if claimed or refused:
         transaction.announce(Topic.EVENTS)
     if transaction.has_ready_runs(_lanes_with_room(claimed, refused)):

@@ -41,7 +41,13 @@ def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -
     item, gives the run of then. Raises KeyReused where the key came with another request, and
     InvalidInput naming each request whose task does not exist.
     """
-    tasks = _tasks_of(transaction, requests)
+    return trigger_tasks(transaction, requests, _tasks_of(transaction, requests))
+
+
+def trigger_tasks(
+    transaction: Transaction, requests: Sequence[TriggerRequest], tasks: Sequence[Task]
+) -> list[TaskRun]:
+    """The same for the tasks that the requests name, which the caller has found and locked."""
     keys = [_key_of(request, task) for request, task in zip(requests, tasks, strict=True)]
     given = {key for key in keys if key is not None}
     known = transaction.stored_answers(_SCOPE, given) if given else {}

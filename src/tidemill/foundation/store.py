@@ -604,6 +604,11 @@ class Transaction(Reads, Protocol):
         RunStarted told. The others are left as they are.
         """
 
+    def claim_unbound(
+        self, run_ids: Collection[int], worker_id: str, until: datetime
+    ) -> list[LeasedRun]:
+        """As `claim`, but for those that have a concurrency key or a deadline."""
+
     def first_in_line(self, lane: str, limit: int) -> list[InLine]:
         """The ready runs of a lane that should start first and are not overdue, in order."""
 

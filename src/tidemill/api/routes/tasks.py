@@ -58,7 +58,7 @@ from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.queries.explain import explain_firing
 from tidemill.application.queries.ledger import ledger_of
 from tidemill.application.queries.preview import preview_schedule
-from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
+from tidemill.application.trigger_runs import TriggerRequest, trigger_tasks
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskStatus
 from tidemill.domain.task_run import Trigger
@@ -113,6 +113,19 @@ def _found(reads: Reads, key: str, where: TaskScope) -> Task:
     else:
         task = None
     if task is None:
+        raise NotFound("task", key)
+    return task
+
+
+def _locked(transaction: Transaction, key: str, where: TaskScope) -> Task:
+    """The same, and nobody else changes or deletes it until the commit."""
+    task: Task | None = None
+    if key.isdecimal():
+        task = transaction.tasks([int(key)]).get(int(key))
+    elif where.visible in {None, where.namespace}:
+        name = key.removeprefix("name:")
+        task = transaction.tasks_named(where.namespace, [name]).get(name)
+    if task is None or where.visible not in {None, task.definition.namespace}:
         raise NotFound("task", key)
     return task
 
@@ -301,8 +314,8 @@ async def trigger(
     wish = body or TriggerBody()
 
     def act(transaction: Transaction) -> Answer:
-        task = _found(transaction, id, where)
-        [run] = trigger_runs(
+        task = _locked(transaction, id, where)
+        [run] = trigger_tasks(
             transaction,
             [
                 TriggerRequest(
@@ -316,6 +329,7 @@ async def trigger(
                     traceparent=traceparent,
                 )
             ],
+            [task],
         )
         return Answer(202, run_view(run), {"Location": f"/api/v1/runs/{run.id}"})
 

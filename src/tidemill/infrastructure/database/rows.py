@@ -202,6 +202,17 @@ class Rows:
                 self.connection.execute_many(statement, left)
                 left.clear()
 
+    def update_last(
+        self,
+        table: Table,
+        found_by: tuple[str, ...],
+        changed: tuple[str, ...],
+        rows: Iterable[Iterable[Any]],
+    ) -> None:
+        """Change rows at the end of the transaction, which does not look at them any more."""
+        statement = self.cache.update(table, found_by, changed)
+        self._last.setdefault(statement, []).extend(map(statement.bind, rows))
+
     def delete_last(self, table: Table, found_by: str, values: Iterable[Any]) -> None:
         """Delete rows at the end of the transaction, which leaves them out where it looks."""
         statement = self.cache.delete(table, found_by)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, exists, func, literal_column, not_, or_, select, text
+from sqlalchemy.sql.dml import Update
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import ScalarSelect
 
@@ -83,14 +84,12 @@ _by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
 _GUARD = ("id", "status", "fence", "event_seq")  # what a change must find as it was
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
 _stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
-_bound = _by_ids.where(
-    text(once_found(IS_DISPATCHED)),
-    or_(
-        _runs.concurrency_key.is_not(None),
-        _runs.deadline_at.is_not(None),
-        _runs.queue_deadline_at.is_not(None),
-    ),
+_is_bound = or_(
+    _runs.concurrency_key.is_not(None),
+    _runs.deadline_at.is_not(None),
+    _runs.queue_deadline_at.is_not(None),
 )
+_bound = _by_ids.where(text(once_found(IS_DISPATCHED)), _is_bound)
 _claim = (
     task_runs.update()
     .where(in_array(_runs.id, "ids"), text(once_found(IS_DISPATCHED)))
@@ -108,6 +107,7 @@ _claim = (
     )
     .returning(*(_runs[name] for name in _LEASED))
 )
+_claim_unbound = _claim.where(not_(_is_bound))
 _in_time_in_lane = (
     text(IS_READY),
     _runs.lane == bindparam("lane"),
@@ -416,7 +416,17 @@ class RunRows(Rows):
     def claim(
         self, run_ids: Collection[int], worker_id: str, until: datetime | None
     ) -> list[LeasedRun]:
-        rows = self.fetch(_claim, ids=run_ids, holder=worker_id, lease_until=until, now=self.now)
+        return self._claim(_claim, run_ids, worker_id, until)
+
+    def claim_unbound(
+        self, run_ids: Collection[int], worker_id: str, until: datetime
+    ) -> list[LeasedRun]:
+        return self._claim(_claim_unbound, run_ids, worker_id, until)
+
+    def _claim(
+        self, statement: Update, run_ids: Collection[int], worker_id: str, until: datetime | None
+    ) -> list[LeasedRun]:
+        rows = self.fetch(statement, ids=run_ids, holder=worker_id, lease_until=until, now=self.now)
         claimed = [leased_from(row) for row in rows]
         self.append_events([started(run, self.now) for run in claimed])
         return claimed

@@ -60,9 +60,6 @@ _has_one_of_the_names = probed(
 _in_force_by_names = _task.where(_has_one_of_the_names)
 _by_names = _in_force_by_names.order_by(tasks.c.id).with_for_update(key_share=True)
 _taken_names = select(tasks.c.id, tasks.c.name).where(_has_one_of_the_names)
-_note_last_run = (
-    tasks.update().where(in_array(tasks.c.id, "ids")).values(last_run_at=bindparam("now"))
-)
 _next_due = select(func.min(tasks.c.next_run_at)).where(text(FIRES))
 _WRITTEN = (
     "namespace", "name", "task_type", "executor", "schedule", "priority", "tags", "version",
@@ -114,7 +111,8 @@ class TaskRows(Rows):
         return {task.definition.name: task for task in map(task_from, rows)}
 
     def note_last_run(self, task_ids: Collection[int]) -> None:
-        self.execute(_note_last_run, ids=task_ids, now=self.now)
+        rows = ((task_id, self.now) for task_id in sorted(task_ids))
+        self.update_last(tasks, ("id",), ("last_run_at",), rows)
 
     def next_due_at(self) -> datetime | None:
         found: datetime | None = self.fetch(_next_due)[0][0]
