@@ -11,10 +11,9 @@ from tidemill.application.place_runs import Placed, free_runs, load_of, place_ru
 from tidemill.domain.events import EventType
 from tidemill.domain.gates import (
     deal,
-    queue_refill,
     queue_room,
+    room_to_place,
     serving_workers,
-    slots_of,
     slots_spoken_for,
 )
 from tidemill.domain.run_status import RunStatus
@@ -53,8 +52,7 @@ def dispatch_ready_runs(
             has_more = begin_calls(transaction, lane, limit) or has_more
             continue
         if strategies.is_asked_for(parsed):
-            refill = queue_refill(slots_of(serving_workers(lane, workers)), dispatched)
-            placed = placement.place(lane, min(refill, limit))
+            placed = placement.place(lane, min(room_to_place(lane, workers, dispatched), limit))
             messages += placed.messages
             has_more = has_more or placed.has_more
             continue

@@ -221,6 +221,11 @@ def queue_room(lane: str, workers: Iterable[Worker], spoken_for: int) -> int:
     return slots * PREFETCH - spoken_for if spoken_for < slots else 0
 
 
+def room_to_place(lane: str, workers: Iterable[Worker], dispatched: int) -> int:
+    """The same where its strategy is asked: beyond those in the queue."""
+    return queue_refill(slots_of(serving_workers(lane, workers)), dispatched)
+
+
 def slots_spoken_for(
     lane: str, workers: Iterable[Worker], dispatched: int, running: Mapping[str, int]
 ) -> int:

@@ -12,9 +12,8 @@ from tidemill.domain.gates import (
     RunFacts,
     concurrency_gate,
     explain_run,
-    queue_refill,
+    room_to_place,
     serving_workers,
-    slots_of,
     slots_spoken_for,
     worker_gate,
 )
@@ -119,8 +118,7 @@ def _room_of(
         return None
     serving = {worker.id for worker in serving_workers(lane, workers)}
     candidates = [each for each in load_of(reads, workers) if each.id in serving]
-    refill = queue_refill(slots_of(serving_workers(lane, workers)), dispatched)
-    return min(room_among(candidates), refill)
+    return min(room_among(candidates), room_to_place(lane, workers, dispatched))
 
 
 def explain_firing(
