@@ -5,7 +5,9 @@ from fastapi import FastAPI
 
 from tidemill.api.app import create_routes, gate
 from tidemill.api.context import ApiContext
+from tidemill.application.trigger_runs import trigger_for_each
 from tidemill.domain.strategies.registry import built_in_strategies
+from tidemill.foundation.group_commit import GroupCommit
 from tidemill.foundation.registry import ExecutorRegistry
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
@@ -60,6 +62,7 @@ class InProcess:
     def hold(self, data: bytes) -> None:
         """Begin again with a database that holds `data`."""
         self.store = self.context.store = self.store_of(data)
+        self.context.triggers = GroupCommit(self.store, trigger_for_each)
 
     def store_of(self, data: bytes) -> InlineSqliteStore:
         """A database that holds `data`."""

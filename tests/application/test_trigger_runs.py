@@ -2,15 +2,24 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tidemill.application.answer_once import KeyedCall
 from tidemill.application.define_task import delete_task
 from tidemill.application.prune_history import prune_history
-from tidemill.application.trigger_runs import TriggerRequest, find_task, trigger_runs
+from tidemill.application.trigger_runs import (
+    TriggerCall,
+    TriggerRequest,
+    find_task,
+    trigger_for_each,
+    trigger_runs,
+)
 from tidemill.domain.task import Priority
 from tidemill.domain.task_run import Hold, TaskRun
-from tidemill.errors import Conflict, InvalidInput, KeyReused
+from tidemill.errors import Conflict, InvalidInput, KeyInUse, KeyReused, NotFound
+from tidemill.foundation.store import AnswerKey
 from tidemill.testing.clock import START
 from tidemill.testing.inline import InlineScheduler
 
@@ -176,3 +185,67 @@ def test_a_batch_costs_as_many_statements_as_one() -> None:
 @pytest.mark.parametrize("key", ["name:", "x", "1.5", "-1", "9" * 40, "", str(Path("a/b"))])
 def test_what_is_no_task_finds_none(scheduler: InlineScheduler, key: str) -> None:
     assert scheduler.look(lambda reads: find_task(reads, "default", key)) is None
+
+
+# several callers at once
+
+
+def told(run: TaskRun) -> int:
+    return run.id
+
+
+def call(task: int | str, key: str | None = None, **fields: Any) -> TriggerCall:
+    once = None if key is None else KeyedCall(AnswerKey("scope", key), str(fields).encode())
+    return TriggerCall(namespace="default", request=wish(task, **fields), told=told, once=once)
+
+
+def test_callers_share_a_transaction_and_each_has_a_run_of_its_own(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.create("one")
+    two = scheduler.create("two")
+    calls = [
+        call("name:one"),
+        call(two.id, key="k", parameters={"n": 1}),
+        call(str(two.id), key="l"),
+    ]
+    answers = scheduler.do(trigger_for_each, calls)
+
+    runs = scheduler.runs()
+    assert [run.id for run in runs] == answers
+    assert [(run.task_name, run.parameters) for run in runs] == [
+        ("one", {}),
+        ("two", {"n": 1}),
+        ("two", {}),
+    ]
+    assert {run.namespace for run in runs} == {"default"}
+
+
+def test_a_call_that_was_answered_is_not_carried_out_beside_new_ones(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.create("one")
+    [first] = scheduler.do(trigger_for_each, [call("name:one", key="k")])
+    answers = scheduler.do(trigger_for_each, [call("name:one"), call("name:one", key="k")])
+
+    assert answers[1] == first
+    assert [run.id for run in scheduler.runs()] == [first, answers[0]]
+
+
+def test_two_calls_with_one_key_at_once_are_one_and_one_that_comes_too_early(
+    scheduler: InlineScheduler,
+) -> None:
+    scheduler.create("one")
+    with pytest.raises(KeyInUse):
+        scheduler.do(trigger_for_each, [call("name:one", key="k"), call("name:one", key="k")])
+
+    assert scheduler.runs() == []
+
+
+def test_none_is_made_where_a_task_is_not_there_for_its_caller(scheduler: InlineScheduler) -> None:
+    scheduler.create("one")
+    elsewhere = scheduler.create("two", namespace="other")
+    with pytest.raises(NotFound):
+        scheduler.do(trigger_for_each, [call("name:one"), call(elsewhere.id)])
+
+    assert scheduler.runs() == []

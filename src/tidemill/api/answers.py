@@ -16,10 +16,10 @@ from starlette.responses import Response
 
 from tidemill.api.context import ApiContext
 from tidemill.api.problems import TITLES, BadRequest, body_problems, pointer_to, told
-from tidemill.application.answer_once import answer_once
+from tidemill.application.answer_once import KeyedCall, answer_once
 from tidemill.errors import InvalidInput, Problem
 from tidemill.foundation.listing import MAX_LIMIT, Page, PageRequest, cursor_of, position_of
-from tidemill.foundation.store import Transaction
+from tidemill.foundation.store import AnswerKey, Transaction
 
 IdempotencyKey = Annotated[
     str | None,
@@ -192,17 +192,27 @@ async def carry_out(
     act: Callable[[Transaction], Answer],
 ) -> Response:
     """Carry out a POST in one transaction; with a key, once, whatever happens in between."""
+    call = await keyed_call(request, key)
+    if call is None:
+        return answered(await context.store.transact(act))
+    once = partial(
+        answer_once,
+        call=call,
+        act=lambda transaction: msgspec.to_builtins(act(transaction)),
+    )
+    return answered(msgspec.convert(await context.store.transact(once), Answer))
+
+
+async def keyed_call(request: Request, key: str | None) -> KeyedCall | None:
+    """What makes a POST the same as another one with its key; None where it has none."""
     if key is None:
-        answer = await context.store.transact(act)
-    else:
-        once = partial(
-            answer_once,
-            scope=f"{request.method} {request.url.path}",
-            key=key,
-            request=request.url.query.encode() + b"\n" + await request.body(),
-            act=lambda transaction: msgspec.to_builtins(act(transaction)),
-        )
-        answer = msgspec.convert(await context.store.transact(once), Answer)
+        return None
+    name = AnswerKey(f"{request.method} {request.url.path}", key)
+    return KeyedCall(name, request.url.query.encode() + b"\n" + await request.body())
+
+
+def answered(answer: Answer) -> Response:
+    """The response that says this."""
     if answer.status == 204:
         return Response(status_code=204)
     return json_answer(answer.body, answer.status, answer.headers)

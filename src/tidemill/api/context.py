@@ -8,10 +8,12 @@ from fastapi import Depends, Request
 
 from tidemill.api.remote_workers import RemoteWorkers
 from tidemill.application.queries.levels import Levels, levels_of
+from tidemill.application.trigger_runs import trigger_for_each
 from tidemill.domain.strategies.registry import StrategyRegistry
 from tidemill.domain.task import TaskDefinition
 from tidemill.errors import Problem, Unavailable
 from tidemill.foundation.clock import Clock
+from tidemill.foundation.group_commit import GroupCommit
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.store import Store
 from tidemill.foundation.wakeups import Topic, Wakeups
@@ -39,6 +41,7 @@ class ApiContext:
     ) -> None:
         self.store = store
         self.wakeups = wakeups
+        self.triggers = GroupCommit(store, trigger_for_each)
         self.remote_workers = RemoteWorkers(queue)
         self.clock = clock
         self.check_task = check_task

@@ -5,7 +5,7 @@
 All in one transaction, so that none waits for what is not there, and nothing is called twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -14,7 +14,7 @@ from tidemill.application.heed_limits import hold_back, within_limits
 from tidemill.application.open_flow_runs import Call, insert_called
 from tidemill.application.record_outcomes import record_outcomes
 from tidemill.application.time_out_runs import time_out_runs
-from tidemill.application.trigger_runs import TaskNames, find_tasks
+from tidemill.application.trigger_runs import TaskName, find_tasks
 from tidemill.domain.calls import call_ends_at
 from tidemill.domain.deadline import overdue_reason
 from tidemill.domain.new_run import new_run
@@ -76,7 +76,10 @@ def _call(transaction: Transaction, callers: Sequence[ClaimedRun]) -> None:
 
 
 def _called(
-    transaction: Transaction, caller: ClaimedRun, name: tuple[str, str], tasks: TaskNames
+    transaction: Transaction,
+    caller: ClaimedRun,
+    name: tuple[str, str],
+    tasks: Mapping[TaskName, Task],
 ) -> Call | Outcome:
     """What a run calls, or how its attempt ends for lack of that."""
     task = tasks.get(name)

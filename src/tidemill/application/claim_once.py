@@ -7,7 +7,7 @@ import msgspec
 
 from tidemill.application.claim_runs import claim_runs, with_context
 from tidemill.foundation.control_plane import ClaimedRun
-from tidemill.foundation.store import StoredAnswer, Transaction
+from tidemill.foundation.store import AnswerKey, StoredAnswer, Transaction
 
 _SCOPE = "claims"  # one row for each worker: what came of its latest number
 
@@ -33,7 +33,8 @@ def claim_once(
     worker has asked anew.
     """
     worker = transaction.worker(worker_id)  # locked: a second request sees what the first made
-    latest = transaction.stored_answers(_SCOPE, [worker_id]).get(worker_id)
+    name = AnswerKey(_SCOPE, worker_id)
+    latest = transaction.stored_answers([name]).get(name)
     if latest is not None and latest.answer["number"] >= number:
         is_it = worker is not None and worker.is_here and latest.answer["number"] == number
         fences = dict(latest.answer["fences"]) if is_it else {}

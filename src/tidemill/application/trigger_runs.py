@@ -1,19 +1,20 @@
 """Somebody asks for runs now, or at an instant of their choosing."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 
+from tidemill.application.answer_once import KeyedCall, answer_each_once
 from tidemill.application.open_flow_runs import insert_roots
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task, parse_task_key
 from tidemill.domain.task_run import TaskRun, Trigger
-from tidemill.errors import Conflict, InvalidInput, KeyReused, Problem
-from tidemill.foundation.store import Reads, StoredAnswer, Transaction
+from tidemill.errors import Conflict, InvalidInput, KeyReused, NotFound, Problem
+from tidemill.foundation.store import AnswerKey, Reads, StoredAnswer, Transaction
 from tidemill.foundation.wakeups import Topic
 
 _SCOPE = "trigger"  # of the idempotency keys
@@ -41,16 +42,61 @@ def trigger_runs(transaction: Transaction, requests: Sequence[TriggerRequest]) -
     item, gives the run of then. Raises KeyReused where the key came with another request, and
     InvalidInput naming each request whose task does not exist.
     """
-    return trigger_tasks(transaction, requests, _tasks_of(transaction, requests))
+    return _trigger(transaction, requests, _tasks_of(transaction, requests))
 
 
-def trigger_tasks(
+class TriggerCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One caller's request. Its task is an id in all that the caller sees (`namespace`, or any
+    where that is None), or `name:NAME` in `namespace`.
+
+    `told` makes the answer (JSON-compatible) of the run; `once` is the call's idempotency key,
+    where it has one.
+    """
+
+    namespace: str | None
+    request: TriggerRequest
+    told: Callable[[TaskRun], Any]
+    once: KeyedCall | None = None
+
+
+def trigger_for_each(transaction: Transaction, calls: Sequence[TriggerCall]) -> list[Any]:
+    """Carry out the calls of several callers, all or none; the answer to each of them.
+
+    Raises NotFound where a task does not exist, and what `trigger_runs` and `answer_once` raise.
+    """
+
+    def act(places: Sequence[int]) -> list[Any]:
+        asked = [calls[place] for place in places]
+        tasks = _each_task_of(transaction, asked)
+        requests = [_about(each.request, task) for each, task in zip(asked, tasks, strict=True)]
+        runs = _trigger(transaction, requests, tasks)
+        return [each.told(run) for each, run in zip(asked, runs, strict=True)]
+
+    return answer_each_once(transaction, [call.once for call in calls], act)
+
+
+def _each_task_of(transaction: Transaction, calls: Sequence[TriggerCall]) -> list[Task]:
+    names = [(call.namespace, call.request.task) for call in calls]
+    found = find_tasks(transaction, names)
+    for name in names:
+        if name not in found:
+            raise NotFound("task", name[1])
+    return [found[name] for name in names]
+
+
+def _about(request: TriggerRequest, task: Task) -> TriggerRequest:
+    namespace = task.definition.namespace
+    return msgspec.structs.replace(request, task=task.id, namespace=namespace)
+
+
+def _trigger(
     transaction: Transaction, requests: Sequence[TriggerRequest], tasks: Sequence[Task]
 ) -> list[TaskRun]:
-    """The same for the tasks that the requests name, which the caller has found and locked."""
+    """Create the runs of tasks that the caller has found and locked."""
     keys = [_key_of(request, task) for request, task in zip(requests, tasks, strict=True)]
-    given = {key for key in keys if key is not None}
-    known = transaction.stored_answers(_SCOPE, given) if given else {}
+    given = {AnswerKey(_SCOPE, key) for key in keys if key is not None}
+    stored = transaction.stored_answers(given) if given else {}
+    known = {name.key: answer for name, answer in stored.items()}
     hashes = {key: answer.request_hash for key, answer in known.items()}
     first_with: dict[str, int] = {}
     fresh: dict[int, TaskRun] = {}
@@ -88,10 +134,11 @@ def _tasks_of(transaction: Transaction, requests: Sequence[TriggerRequest]) -> l
     return [task for task in tasks if task is not None]
 
 
-TaskNames = Mapping[tuple[str, int | str], Task]  # a namespace, and an id or `name:NAME` in it
+# A namespace, or None for an id in any of them, and an id or `name:NAME` in it.
+TaskName = tuple[str | None, int | str]
 
 
-def find_tasks(transaction: Transaction, names: Collection[tuple[str, int | str]]) -> TaskNames:
+def find_tasks(transaction: Transaction, names: Collection[TaskName]) -> Mapping[TaskName, Task]:
     """Those of the tasks named that there are, locked."""
     keys = {(namespace, said): parse_task_key(said) for namespace, said in names}
     ids: set[int] = set()
@@ -99,25 +146,25 @@ def find_tasks(transaction: Transaction, names: Collection[tuple[str, int | str]
     for (namespace, _), key in keys.items():
         if isinstance(key, int):
             ids.add(key)
-        elif key is not None:
+        elif key is not None and namespace is not None:
             in_namespace.setdefault(namespace, set()).add(key)
-    found: dict[tuple[str, int | str | None], Task] = {}
+    found: dict[tuple[str | None, int | str | None], Task] = {}
     for task in transaction.tasks(ids).values() if ids else ():
-        found[task.definition.namespace, task.id] = task
+        found[task.definition.namespace, task.id] = found[None, task.id] = task
     for namespace, wanted in in_namespace.items():
         for name, task in transaction.tasks_named(namespace, wanted).items():
             found[namespace, name] = task
     return {name: found[name[0], key] for name, key in keys.items() if (name[0], key) in found}
 
 
-def find_task(reads: Reads, namespace: str, key: int | str) -> Task | None:
-    """The task with this id, or with this `name:NAME`."""
+def find_task(reads: Reads, namespace: str | None, key: int | str) -> Task | None:
+    """The task with this id in the namespace (None: in any), or with this `name:NAME` there."""
     wanted = parse_task_key(key)
     if wanted is None:
         return None
     if isinstance(wanted, int):
         return reads.task(wanted, namespace)
-    return reads.task_named(namespace, wanted)
+    return None if namespace is None else reads.task_named(namespace, wanted)
 
 
 def _run_of(transaction: Transaction, task: Task, request: TriggerRequest) -> TaskRun:
@@ -152,11 +199,10 @@ def _reused(request: TriggerRequest) -> KeyReused:
 def _remember(transaction: Transaction, made: Mapping[str, tuple[TriggerRequest, TaskRun]]) -> None:
     if made:
         transaction.store_answers(
-            _SCOPE,
             [
                 StoredAnswer(_SCOPE, key, _hash_of(request), run.id, transaction.now)
                 for key, (request, run) in made.items()
-            ],
+            ]
         )
 
 

@@ -10,7 +10,7 @@ All instants come from the database (`Transaction.now`), never from the caller's
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -168,6 +168,13 @@ class StoredEvent(msgspec.Struct, frozen=True):
     event: RunEvent
 
 
+class AnswerKey(NamedTuple):
+    """An idempotency key, within what it was given for."""
+
+    scope: str
+    key: str
+
+
 class StoredAnswer(msgspec.Struct, frozen=True):
     """What was answered to the first call that carried an idempotency key."""
 
@@ -176,6 +183,11 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     request_hash: str
     answer: Any
     created_at: datetime
+
+    @property
+    def name(self) -> AnswerKey:
+        """What it is found by."""
+        return AnswerKey(self.scope, self.key)
 
 
 class Reads(Protocol):
@@ -757,21 +769,21 @@ class Transaction(Reads, Protocol):
 
     # idempotency
 
-    def hold_key(self, scope: str, key: str) -> bool:
-        """Keep everybody else from holding this key of a scope until the commit.
+    def hold_keys(self, keys: Collection[AnswerKey]) -> set[AnswerKey]:
+        """Keep everybody else from holding these until the commit; those that are held so.
 
-        False where somebody does, whose answer is not stored yet. Does not wait.
+        The others somebody has, whose answer is not stored yet. Does not wait.
         """
 
-    def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
-        """What was answered to these keys of a scope within their 24 hours."""
+    def stored_answers(self, keys: Collection[AnswerKey]) -> dict[AnswerKey, StoredAnswer]:
+        """What was answered to these within their 24 hours."""
 
     def replace_answer(self, answer: StoredAnswer) -> None:
         """Keep this one in place of what its key has; the caller has seen to it that nobody else
         does so meanwhile."""
 
-    def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
-        """Keep answers of one scope under keys that have none within its 24 hours."""
+    def store_answers(self, answers: Sequence[StoredAnswer]) -> None:
+        """Keep answers under keys that have none within its 24 hours."""
 
     # history
 

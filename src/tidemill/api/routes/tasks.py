@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
+import msgspec
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
@@ -16,9 +17,11 @@ from tidemill.api.answers import (
     Limit,
     Text,
     Traceparent,
+    answered,
     carry_out,
     documented,
     json_answer,
+    keyed_call,
     page_answer,
     page_request,
 )
@@ -58,10 +61,10 @@ from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.queries.explain import explain_firing
 from tidemill.application.queries.ledger import ledger_of
 from tidemill.application.queries.preview import preview_schedule
-from tidemill.application.trigger_runs import TriggerRequest, trigger_tasks
+from tidemill.application.trigger_runs import TriggerCall, TriggerRequest, find_task
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import Task, TaskStatus
-from tidemill.domain.task_run import Trigger
+from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.errors import NotFound, Problem
 from tidemill.foundation.listing import RUN_SORTS, TASK_SORTS, RunFilter, TaskFilter
 from tidemill.foundation.store import Reads, Transaction
@@ -106,28 +109,20 @@ Where = Annotated[TaskScope, Depends(_scope)]
 
 
 def _found(reads: Reads, key: str, where: TaskScope) -> Task:
-    if key.isdecimal():
-        task = reads.task(int(key), where.visible)
-    elif where.visible in {None, where.namespace}:
-        task = reads.task_named(where.namespace, key.removeprefix("name:"))
-    else:
-        task = None
+    namespace = _namespace_of(key, where)
+    task = find_task(reads, namespace, key)
     if task is None:
         raise NotFound("task", key)
     return task
 
 
-def _locked(transaction: Transaction, key: str, where: TaskScope) -> Task:
-    """The same, and nobody else changes or deletes it until the commit."""
-    task: Task | None = None
+def _namespace_of(key: str, where: TaskScope) -> str | None:
+    """Where this task is looked for; None: anywhere."""
     if key.isdecimal():
-        task = transaction.tasks([int(key)]).get(int(key))
-    elif where.visible in {None, where.namespace}:
-        name = key.removeprefix("name:")
-        task = transaction.tasks_named(where.namespace, [name]).get(name)
-    if task is None or where.visible not in {None, task.definition.namespace}:
+        return where.visible
+    if where.visible not in {None, where.namespace}:
         raise NotFound("task", key)
-    return task
+    return where.namespace
 
 
 def _etag(task: Task) -> str:
@@ -312,28 +307,26 @@ async def trigger(
 ) -> Response:
     """Ask for a run, now or at `run_at`."""
     wish = body or TriggerBody()
+    call = TriggerCall(
+        namespace=_namespace_of(id, where),
+        request=TriggerRequest(
+            task=id,
+            parameters=wish.parameters,
+            priority=wish.priority,
+            timeout_seconds=wish.timeout_seconds,
+            run_at=wish.run_at,
+            idempotency_key=wish.idempotency_key,
+            traceparent=traceparent,
+        ),
+        told=_accepted,
+        once=await keyed_call(request, idempotency_key),
+    )
+    return answered(msgspec.convert(await context.triggers.ask(call), Answer))
 
-    def act(transaction: Transaction) -> Answer:
-        task = _locked(transaction, id, where)
-        [run] = trigger_tasks(
-            transaction,
-            [
-                TriggerRequest(
-                    task=task.id,
-                    namespace=task.definition.namespace,
-                    parameters=wish.parameters,
-                    priority=wish.priority,
-                    timeout_seconds=wish.timeout_seconds,
-                    run_at=wish.run_at,
-                    idempotency_key=wish.idempotency_key,
-                    traceparent=traceparent,
-                )
-            ],
-            [task],
-        )
-        return Answer(202, run_view(run), {"Location": f"/api/v1/runs/{run.id}"})
 
-    return await carry_out(request, context, idempotency_key, act)
+def _accepted(run: TaskRun) -> Any:
+    headers = {"Location": f"/api/v1/runs/{run.id}"}
+    return msgspec.to_builtins(Answer(202, run_view(run), headers))
 
 
 @router.post(

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import asyncpg as postgres_dialect
 from tidemill.domain.events import RunEvent
 from tidemill.errors import ConcurrentChange, Unavailable
 from tidemill.foundation.event_sink import EventSink
-from tidemill.foundation.store import EventPosition, Reads, StoredEvent, Transaction
+from tidemill.foundation.store import AnswerKey, EventPosition, Reads, StoredEvent, Transaction
 from tidemill.foundation.wakeups import Wakeups
 from tidemill.infrastructure.database.committed import Committed, tell
 from tidemill.infrastructure.database.flow_rows import Reaching
@@ -83,7 +83,10 @@ _lock_names = (
     " (SELECT DISTINCT hashtextextended(name, 0) AS place FROM unnest($1::text[]) AS name"
     " ORDER BY 1) AS places"
 )
-_try_to_lock_name = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
+_try_to_lock_names = (
+    "SELECT name FROM unnest($1::text[]) AS name"
+    " WHERE pg_try_advisory_xact_lock(hashtextextended(name, 0))"
+)
 
 
 _position = (run_events.c.transaction_id, run_events.c.id)
@@ -156,9 +159,10 @@ class PostgresTransaction(PostgresReads):
     def note_run_ids(self, run_ids: Sequence[int]) -> None:
         """The sequence knows them."""
 
-    def hold_key(self, scope: str, key: str) -> bool:
-        [[is_held]] = self.connection.fetch(_try_to_lock_name, (f"answer/{scope}/{key}",))
-        return bool(is_held)
+    def hold_keys(self, keys: Collection[AnswerKey]) -> set[AnswerKey]:
+        by_name = {f"answer/{scope}/{key}": AnswerKey(scope, key) for scope, key in keys}
+        held = self.connection.fetch(_try_to_lock_names, (list(by_name),))
+        return {by_name[name] for (name,) in held}
 
     def key_holders(self, keys: Collection[str]) -> dict[str, int]:
         self._decide_alone("key", keys)

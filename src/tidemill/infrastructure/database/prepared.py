@@ -75,6 +75,37 @@ def _in_array_on_postgresql(element: InArray, compiler: SQLCompiler, **kw: Any) 
     return f"{column} = ANY({array})"
 
 
+class InPairs(ColumnElement[bool]):
+    """Two columns are what stands at one place of two array parameters."""
+
+    inherit_cache = False
+    type = Boolean()
+    _is_implicitly_boolean = True
+
+    def __init__(
+        self,
+        columns: tuple[ColumnElement[Any], ColumnElement[Any]],
+        arrays: tuple[BindParameter[Any], BindParameter[Any]],
+    ) -> None:
+        self.columns = columns
+        self.arrays = arrays
+
+
+@compiles(InPairs, "sqlite")
+def _in_pairs_on_sqlite(element: InPairs, compiler: SQLCompiler, **kw: Any) -> str:
+    columns = ", ".join(compiler.process(column, **kw) for column in element.columns)
+    first, second = (compiler.process(array, **kw) for array in element.arrays)
+    pairs = f"json_each({first}) AS one JOIN json_each({second}) AS other ON one.key = other.key"
+    return f"({columns}) IN (SELECT one.value, other.value FROM {pairs})"
+
+
+@compiles(InPairs, "postgresql")
+def _in_pairs_on_postgresql(element: InPairs, compiler: SQLCompiler, **kw: Any) -> str:
+    columns = ", ".join(compiler.process(column, **kw) for column in element.columns)
+    arrays = ", ".join(compiler.process(array, **kw) for array in element.arrays)
+    return f"({columns}) IN (SELECT * FROM unnest({arrays}))"
+
+
 class InLongArray(InArray):
     """As InArray, for arrays of thousands: a plan that is kept must not compare row by element."""
 
@@ -232,6 +263,17 @@ def _to_json_array(values: Iterable[Any]) -> str:
 def in_array(column: ColumnElement[Any], name: str) -> InArray:
     """`column` is one of the values of the array parameter `name`."""
     return InArray(column, BindParameter(name, type_=Array(column.type)))
+
+
+def in_pairs(
+    columns: tuple[ColumnElement[Any], ColumnElement[Any]], names: tuple[str, str]
+) -> InPairs:
+    """Two columns are what stands at one place of the array parameters `names`."""
+    first, second = (
+        BindParameter(name, type_=Array(column.type))
+        for column, name in zip(columns, names, strict=True)
+    )
+    return InPairs(columns, (first, second))
 
 
 def in_long_array(column: ColumnElement[Any], name: str) -> InLongArray:

@@ -8,8 +8,8 @@ import msgspec
 from sqlalchemy import bindparam, text
 
 from tidemill.domain.worker import Worker
-from tidemill.foundation.store import StoredAnswer
-from tidemill.infrastructure.database.prepared import in_array, struct_columns
+from tidemill.foundation.store import AnswerKey, StoredAnswer
+from tidemill.infrastructure.database.prepared import in_pairs, struct_columns
 from tidemill.infrastructure.database.rows import Rows
 from tidemill.infrastructure.database.tables import idempotency_keys, workers
 
@@ -39,16 +39,13 @@ _update = (
     .values({name: bindparam(f"new_{name}", type_=workers.c[name].type) for name in _FIELDS[1:]})
 )
 _delete = workers.delete().where(workers.c.id == bindparam("worker_id"))
+_is_named = in_pairs((idempotency_keys.c.scope, idempotency_keys.c.key), ("scopes", "keys"))
 _answers = struct_columns(idempotency_keys, StoredAnswer.__struct_fields__).where(
-    idempotency_keys.c.scope == bindparam("scope"),
-    in_array(idempotency_keys.c.key, "keys"),
-    idempotency_keys.c.created_at > bindparam("after"),
+    _is_named, idempotency_keys.c.created_at > bindparam("after")
 )
 # Whoever has just stored one under the same key was first.
 _delete_old_answers = idempotency_keys.delete().where(
-    idempotency_keys.c.scope == bindparam("scope"),
-    in_array(idempotency_keys.c.key, "keys"),
-    idempotency_keys.c.created_at <= bindparam("until"),
+    _is_named, idempotency_keys.c.created_at <= bindparam("until")
 )
 _prune_answers = idempotency_keys.delete().where(
     idempotency_keys.c.created_at < bindparam("before")
@@ -79,27 +76,23 @@ class WorkerRows(Rows):
     def delete_worker(self, worker_id: str) -> None:
         self.execute(_delete, worker_id=worker_id)
 
-    def hold_key(self, scope: str, key: str) -> bool:
-        return True  # unless there are several who write at once
+    def hold_keys(self, keys: Collection[AnswerKey]) -> set[AnswerKey]:
+        return set(keys)  # unless there are several who write at once
 
-    def stored_answers(self, scope: str, keys: Collection[str]) -> dict[str, StoredAnswer]:
-        after = self.now - ANSWERS_ARE_KEPT
-        found = [
-            StoredAnswer(*row) for row in self.fetch(_answers, scope=scope, keys=keys, after=after)
-        ]
-        return {answer.key: answer for answer in found}
+    def stored_answers(self, keys: Collection[AnswerKey]) -> dict[AnswerKey, StoredAnswer]:
+        rows = self.fetch(_answers, **_pairs(keys), after=self.now - ANSWERS_ARE_KEPT)
+        return {answer.name: answer for answer in (StoredAnswer(*row) for row in rows)}
 
     def replace_answer(self, answer: StoredAnswer) -> None:
-        self._make_way(answer.scope, [answer], until=self.now)
+        self._make_way([answer], until=self.now)
         self._insert_answers([answer])
 
-    def store_answers(self, scope: str, answers: Sequence[StoredAnswer]) -> None:
-        self._make_way(scope, answers, until=self.now - ANSWERS_ARE_KEPT)
+    def store_answers(self, answers: Sequence[StoredAnswer]) -> None:
+        self._make_way(answers, until=self.now - ANSWERS_ARE_KEPT)
         self._insert_answers(answers)
 
-    def _make_way(self, scope: str, answers: Sequence[StoredAnswer], until: datetime) -> None:
-        keys = [answer.key for answer in answers]
-        self.execute(_delete_old_answers, scope=scope, keys=keys, until=until)
+    def _make_way(self, answers: Sequence[StoredAnswer], until: datetime) -> None:
+        self.execute(_delete_old_answers, **_pairs([each.name for each in answers]), until=until)
 
     def _insert_answers(self, answers: Sequence[StoredAnswer]) -> None:
         self.insert_rows(
@@ -113,6 +106,10 @@ class WorkerRows(Rows):
 
     def prune_answers(self, created_before: datetime) -> int:
         return self.execute(_prune_answers, before=created_before)
+
+
+def _pairs(keys: Collection[AnswerKey]) -> dict[str, list[str]]:
+    return {"scopes": [each.scope for each in keys], "keys": [each.key for each in keys]}
 
 
 def worker_from(row: list[Any]) -> Worker:

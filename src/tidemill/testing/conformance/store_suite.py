@@ -48,6 +48,7 @@ from tidemill.errors import (
 from tidemill.foundation.leadership import Leadership
 from tidemill.foundation.listing import FlowRunFilter, PageRequest, RunFilter, TaskFilter
 from tidemill.foundation.store import (
+    AnswerKey,
     DueTask,
     LogLines,
     PlaceInFlow,
@@ -900,20 +901,24 @@ class StoreSuite:
     async def test_answers_are_kept_for_a_day_and_then_make_way(
         self, store: Store, clock: FakeClock
     ) -> None:
-        first = [StoredAnswer("scope", key, "hash", {"a": [1]}, clock.now()) for key in "ab"]
-        await store.transact(lambda t: t.store_answers("scope", first))
+        a, b, c = (AnswerKey("scope", key) for key in "abc")
+        elsewhere = AnswerKey("other", "a")
+        first = {
+            name: StoredAnswer(name.scope, name.key, "hash", {"a": [1]}, clock.now())
+            for name in (a, b)
+        }
+        other = StoredAnswer("other", "b", "hash", 1, clock.now())
+        await store.transact(lambda t: t.store_answers([*first.values(), other]))
 
-        stored = await store.transact(lambda t: t.stored_answers("scope", ["a", "b", "c"]))
-        assert stored == {"a": first[0], "b": first[1]}
-        assert await store.transact(lambda t: t.stored_answers("other", ["a"])) == {}
+        assert await store.transact(lambda t: t.stored_answers([a, b, c, elsewhere])) == first
         clock.advance(timedelta(hours=25))
-        assert await store.transact(lambda t: t.stored_answers("scope", ["a"])) == {}
-        newer = StoredAnswer("scope", "a", "hash", 2, clock.now())
-        newest = StoredAnswer("scope", "a", "hash", 3, clock.now())
-        await store.transact(lambda t: t.store_answers("scope", [newer]))
-        assert await store.transact(lambda t: t.stored_answers("scope", ["a"])) == {"a": newer}
+        assert await store.transact(lambda t: t.stored_answers([a])) == {}
+        newer = StoredAnswer(a.scope, a.key, "hash", 2, clock.now())
+        newest = StoredAnswer(a.scope, a.key, "hash", 3, clock.now())
+        await store.transact(lambda t: t.store_answers([newer]))
+        assert await store.transact(lambda t: t.stored_answers([a])) == {a: newer}
         await store.transact(lambda t: t.replace_answer(newest))
-        assert await store.transact(lambda t: t.stored_answers("scope", ["a"])) == {"a": newest}
+        assert await store.transact(lambda t: t.stored_answers([a])) == {a: newest}
 
     async def test_lists_are_paged_without_gaps_or_doubles(
         self, store: Store, clock: FakeClock
