@@ -317,7 +317,7 @@ async def _run_workers(
         name = f"{worker_name(settings)}-{number + 1}" if workers > 1 else None
         options = worker_options(settings, name)
         control_plane = StoreControlPlane(
-            ground.store, ground.queue, ground.clock, strategies, options.lease
+            ground.store, ground.queue, ground.wakeups, ground.clock, strategies, options.lease
         )
         worker = WorkerService(
             control_plane,

@@ -34,14 +34,16 @@ class Full:
         endings = [AttemptReport(run.id, run.fence, "itself", success(), 0) for run in ended]
 
         def act(transaction: Any) -> list[Any]:
+            at_most = len(ended) if free is None else free
             claimed = report_and_go_on(
                 transaction,
                 [],
                 endings,
                 worker(max_concurrent_tasks=2),
-                len(ended) if free is None else free,
+                at_most,
                 LEASE,
                 self.scheduler.strategies,
+                was_full=at_most <= len(ended),
             )
             self.topics = set(transaction.topics)
             return claimed
@@ -104,13 +106,15 @@ def test_nothing_passes_a_run_that_somebody_else_has_to_dispatch(full: Full) -> 
 
 
 @pytest.mark.parametrize("strategy", ["least_loaded", "broadcast", "round_robin"])
-def test_nothing_passes_a_run_whose_strategy_is_asked(full: Full, strategy: StrategyChoice) -> None:
+def test_a_run_whose_strategy_is_asked_keeps_its_slot(full: Full, strategy: StrategyChoice) -> None:
     placed = waiting(full, "placed", strategy=strategy)
-    waiting(full, "behind")
+    behind = waiting(full, "behind")
+    last = waiting(full, "last")
 
-    assert full.report(*full.held) == []
+    assert full.report(*full.held) == [behind.id]
     assert Topic.READY in full.topics
-    assert full.scheduler.run(placed).status is RunStatus.PENDING
+    waits = [full.scheduler.run(run).status for run in (placed, last)]
+    assert waits == [RunStatus.PENDING] * 2
 
 
 def test_the_strategy_of_whoever_names_none_is_asked_too(full: Full) -> None:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tidemill.application.answer_once import answer_once
+from tidemill.application.answer_once import KeyedCall, answer_once
 from tidemill.application.manage_workers import (
     drain_worker,
     note_heartbeat,
@@ -21,8 +21,12 @@ from tidemill.domain.worker import WorkerStatus
 from tidemill.errors import Conflict, KeyReused, NotFound
 from tidemill.foundation.control_plane import OutputReport
 from tidemill.foundation.listing import PageRequest, WorkerFilter
-from tidemill.foundation.store import LogLines
+from tidemill.foundation.store import AnswerKey, LogLines
 from tidemill.testing.inline import InlineScheduler
+
+
+def call(scope: str, request: bytes) -> KeyedCall:
+    return KeyedCall(AnswerKey(scope, "key"), request)
 
 
 def test_a_call_is_carried_out_once_for_its_key_within_a_day(scheduler: InlineScheduler) -> None:
@@ -33,12 +37,12 @@ def test_a_call_is_carried_out_once_for_its_key_within_a_day(scheduler: InlineSc
         return len(carried_out)
 
     for _ in range(2):
-        assert scheduler.do(answer_once, "scope", "key", b"body", act) == 1
-    assert scheduler.do(answer_once, "other", "key", b"body", act) == 2
+        assert scheduler.do(answer_once, call("scope", b"body"), act) == 1
+    assert scheduler.do(answer_once, call("other", b"body"), act) == 2
     with pytest.raises(KeyReused):
-        scheduler.do(answer_once, "scope", "key", b"another body", act)
+        scheduler.do(answer_once, call("scope", b"another body"), act)
     scheduler.pass_time(86_400)
-    assert scheduler.do(answer_once, "scope", "key", b"another body", act) == 3
+    assert scheduler.do(answer_once, call("scope", b"another body"), act) == 3
 
 
 def test_a_call_that_failed_keeps_no_answer(scheduler: InlineScheduler) -> None:
@@ -46,8 +50,8 @@ def test_a_call_that_failed_keeps_no_answer(scheduler: InlineScheduler) -> None:
         raise NotFound("task", 1)
 
     with pytest.raises(NotFound):
-        scheduler.do(answer_once, "scope", "key", b"body", fail)
-    assert scheduler.do(answer_once, "scope", "key", b"body", lambda _: "now") == "now"
+        scheduler.do(answer_once, call("scope", b"body"), fail)
+    assert scheduler.do(answer_once, call("scope", b"body"), lambda _: "now") == "now"
 
 
 def test_a_finished_run_is_tried_once_more_as_a_run_that_is_linked_to_it(

@@ -1,17 +1,21 @@
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx2
 import pytest
 
 from tidemill.api.app import create_app
 from tidemill.api.context import ApiContext
+from tidemill.application.define_task import create_task
+from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.errors import Unavailable
 from tidemill.foundation.control_plane import ControlPlane
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import Store
+from tidemill.foundation.wakeups import Topic, Wakeups
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
 from tidemill.infrastructure.http_control_plane import HttpControlPlane
@@ -19,7 +23,7 @@ from tidemill.infrastructure.memory_wakeups import MemoryWakeups
 from tidemill.infrastructure.queues.memory import MemoryQueue
 from tidemill.infrastructure.store_control_plane import StoreControlPlane
 from tidemill.observability.health import Health
-from tidemill.testing.builders import worker
+from tidemill.testing.builders import definition, worker
 from tidemill.testing.clock import FakeClock
 from tidemill.testing.conformance.control_plane_suite import (
     LEASE,
@@ -35,8 +39,13 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def store(clock: FakeClock) -> Store:
-    return InlineSqliteStore(clock, MemoryWakeups(), schema=empty_schema())
+def wakeups() -> Wakeups:
+    return MemoryWakeups()
+
+
+@pytest.fixture
+def store(clock: FakeClock, wakeups: Wakeups) -> Store:
+    return InlineSqliteStore(clock, wakeups, schema=empty_schema())
 
 
 @pytest.fixture
@@ -47,9 +56,11 @@ def queue() -> MessageQueue:
 class TestStoreControlPlane(ControlPlaneSuite):
     @pytest.fixture
     async def control_plane(
-        self, store: Store, queue: MessageQueue, clock: FakeClock
+        self, store: Store, queue: MessageQueue, wakeups: Wakeups, clock: FakeClock
     ) -> AsyncIterator[ControlPlane]:
-        control_plane = StoreControlPlane(store, queue, clock, built_in_strategies(), LEASE)
+        control_plane = StoreControlPlane(
+            store, queue, wakeups, clock, built_in_strategies(), LEASE
+        )
         yield control_plane
         await control_plane.close()
 
@@ -62,7 +73,9 @@ class TestStoreControlPlane(ControlPlaneSuite):
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         await control_plane.register(worker("worker-1"))
-        other = StoreControlPlane(store, queue, clock, built_in_strategies(), LEASE)
+        other = StoreControlPlane(
+            store, queue, MemoryWakeups(), clock, built_in_strategies(), LEASE
+        )
         await other.register(worker("worker-2"))
         [run] = await ready_runs(store, queue)
         begun = Begun()
@@ -81,12 +94,49 @@ class TestStoreControlPlane(ControlPlaneSuite):
         assert begun.ids == [run.id]
         await other.close()
 
+    async def test_what_any_worker_may_have_is_claimed_without_a_message(
+        self, store: Store, queue: MessageQueue, wakeups: Wakeups, control_plane: ControlPlane
+    ) -> None:
+        """Once it is there, and once it has come while nothing was."""
+        await control_plane.register(worker())
+        made = await store.transact(lambda t: create_task(t, definition(), lambda _: ()))
+        begun, slots = Begun(), Slots(2)
+        for expected in range(1, 3):
+            claiming = asyncio.create_task(claim_next_up_to(control_plane, slots, begun, expected))
+            await asyncio.sleep(0)
+            request = TriggerRequest(task=made.id)
+            await store.transact(partial(trigger_runs, requests=[request]))
+            async with asyncio.timeout(10):
+                await claiming
 
-def api_over(store: Store, queue: MessageQueue, clock: FakeClock) -> ApiContext:
+        assert len(set(begun.ids)) == 2
+        assert slots.free == 0
+
+    async def test_a_broker_brings_all_that_is_to_be_claimed(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        class Broker(MemoryQueue):
+            carries_all = True
+
+        way = StoreControlPlane(
+            store, Broker(), MemoryWakeups(), clock, built_in_strategies(), LEASE
+        )
+        assert not way.reaches_line
+
+
+async def claim_next_up_to(
+    control_plane: ControlPlane, slots: Slots, begun: Begun, count: int
+) -> None:
+    """Claim again and again, as a worker does, until so many runs were begun."""
+    while len(begun.ids) < count:
+        await control_plane.claim_next(slots, begun)
+
+
+def api_over(store: Store, queue: MessageQueue, wakeups: Wakeups, clock: FakeClock) -> ApiContext:
     """What the API is given."""
     return ApiContext(
         store=store,
-        wakeups=MemoryWakeups(),
+        wakeups=wakeups,
         queue=queue,
         clock=clock,
         check_task=lambda _: (),
@@ -103,10 +153,24 @@ def api_over(store: Store, queue: MessageQueue, clock: FakeClock) -> ApiContext:
 class TestHttpControlPlane(ControlPlaneSuite):
     @pytest.fixture
     async def control_plane(
-        self, store: Store, queue: MessageQueue, clock: FakeClock
+        self, store: Store, queue: MessageQueue, wakeups: Wakeups, clock: FakeClock
     ) -> AsyncIterator[ControlPlane]:
-        transport = httpx2.ASGITransport(app=create_app(api_over(store, queue, clock)))
+        transport = httpx2.ASGITransport(app=create_app(api_over(store, queue, wakeups, clock)))
         http = httpx2.AsyncClient(transport=transport, base_url="http://server")
         control_plane = HttpControlPlane(http, clock, LEASE)
         yield control_plane
         await control_plane.close()
+
+    async def test_what_any_worker_may_have_is_asked_of_the_dispatchers(
+        self, wakeups: Wakeups, control_plane: ControlPlane
+    ) -> None:
+        """It cannot look for it itself."""
+        assert not control_plane.reaches_line
+        await control_plane.register(worker())
+        claiming = asyncio.create_task(control_plane.claim(Slots(1), Begun()))
+        dispatchers = wakeups.listen(Topic.READY)
+        for _ in range(2):  # when it comes, and whenever there is some
+            assert await dispatchers.wait(10)
+            wakeups.announce([Topic.CLAIMABLE])
+        claiming.cancel()
+        await asyncio.wait([claiming])

@@ -437,7 +437,9 @@ async def test_messages_that_come_twice_and_in_another_order_start_each_run_once
     clock = FakeClock()
     store = InlineSqliteStore(clock, MemoryWakeups(), schema=empty_schema())
     ways = [
-        StoreControlPlane(store, broker.queue(), clock, built_in_strategies(), LEASE)
+        StoreControlPlane(
+            store, broker.queue(), MemoryWakeups(), clock, built_in_strategies(), LEASE
+        )
         for _ in range(2)
     ]
     for number, way in enumerate(ways):

@@ -55,7 +55,7 @@ class Way(StoreControlPlane):
     """A way on which pieces meet what a test puts there."""
 
     def __init__(self, store: Any, queue: Any, clock: FakeClock) -> None:
-        super().__init__(store, queue, clock, built_in_strategies(), LEASE)
+        super().__init__(store, queue, MemoryWakeups(), clock, built_in_strategies(), LEASE)
         self.errors: list[Exception] = []  # for the second piece, one after the other
         self.lets_pass: asyncio.Event | None = None
         self.is_asked = asyncio.Event()

@@ -69,7 +69,9 @@ def test_a_dispatcher_whose_wall_clock_is_wrong_fires_on_time_and_does_not_spin(
 
 
 class QueueThatMayBeAway(MemoryQueue):
-    """Takes nothing while it is away."""
+    """Takes nothing while it is away; nothing starts without it."""
+
+    carries_all = True
 
     is_away = True
 

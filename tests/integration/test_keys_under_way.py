@@ -25,7 +25,7 @@ class Api:
 
     def __init__(self, store: PostgresStore) -> None:
         self.has_checked = asyncio.Event()
-        context = api_over(store, MemoryQueue(), FakeClock())
+        context = api_over(store, MemoryQueue(), MemoryWakeups(), FakeClock())
         context.check_task = self._check
         transport = httpx2.ASGITransport(app=create_app(context))
         self.client = httpx2.AsyncClient(transport=transport, base_url="http://server/api/v1")

@@ -65,6 +65,7 @@ class House:
         self.way = CutOff(
             self.store,
             self.queue,
+            self.wakeups,
             self.clock,
             built_in_strategies(),
             timedelta(seconds=LEASE_SECONDS),

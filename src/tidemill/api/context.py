@@ -42,7 +42,7 @@ class ApiContext:
         self.store = store
         self.wakeups = wakeups
         self.triggers = GroupCommit(store, trigger_for_each)
-        self.remote_workers = RemoteWorkers(queue)
+        self.remote_workers = RemoteWorkers(queue, wakeups)
         self.clock = clock
         self.check_task = check_task
         self.strategies = strategies
@@ -59,6 +59,7 @@ class ApiContext:
         """The server drains: `/ready` says so, and streams end."""
         self.health.drain()
         self.closing.set()
+        self.remote_workers.close()
         self.wakeups.announce((Topic.EVENTS, Topic.OUTPUT))
 
     async def metrics(self) -> bytes:

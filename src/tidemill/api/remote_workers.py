@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tidemill.domain.worker import Worker
 from tidemill.foundation.inbox import Inbox
 from tidemill.foundation.queue import Delivery, MessageQueue
+from tidemill.foundation.wakeups import Topic, Wakeups
 
 T = TypeVar("T")
 
@@ -20,8 +21,10 @@ Claim = Callable[[list[int]], Awaitable[tuple[T, bool]]]  # what came of it; wer
 class RemoteWorkers:
     """A desk for each, from its first claim until it leaves or is silent."""
 
-    def __init__(self, queue: MessageQueue) -> None:
+    def __init__(self, queue: MessageQueue, wakeups: Wakeups) -> None:
         self._queue = queue
+        self._wakeups = wakeups
+        self._telling: asyncio.Task[None] | None = None
         self._desks: dict[str, _Desk] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -52,7 +55,25 @@ class RemoteWorkers:
         desk = self._desks.setdefault(worker.id, opened)
         if desk is not opened:  # another request was quicker
             await opened.close()
+        if self._telling is None and not self._queue.carries_all:
+            self._telling = asyncio.create_task(self._tell_dispatchers())
         return desk
+
+    async def _tell_dispatchers(self) -> None:
+        """What any worker may have is to be dispatched: these cannot look for it themselves."""
+        claimable = self._wakeups.listen(Topic.CLAIMABLE)
+        try:
+            while self._desks:
+                self._wakeups.announce([Topic.READY])
+                await claimable.wait(None)
+        finally:
+            claimable.close()
+            self._telling = None
+
+    def close(self) -> None:
+        """Nobody is served here any more."""
+        if self._telling is not None:
+            self._telling.cancel()
 
     async def leave(self, worker_id: str) -> None:
         """Give back what is here for a worker that claims no more."""

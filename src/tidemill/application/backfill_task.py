@@ -5,13 +5,13 @@ from uuid import uuid4
 
 import msgspec
 
+from tidemill.application.note_ready import note_made
 from tidemill.application.open_flow_runs import Turns, insert_roots
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task, concurrency_key_of
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.errors import InvalidInput, NotFound, Problem
 from tidemill.foundation.store import Transaction
-from tidemill.foundation.wakeups import Topic
 
 MAX_RUNS = 10_000
 
@@ -75,7 +75,7 @@ def backfill_task(
     elif max_parallel is not None:
         runs = _bound(task, runs, name, max_parallel)
     runs = insert_roots(transaction, {task.id: task}, runs, turns)
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    note_made(transaction, runs)
     return Backfill(times, runs)
 
 

@@ -44,14 +44,19 @@ def claim_runs(
         claimed += transaction.claim(left - {run.id for run in refused}, worker_id, until)
     if claimed or refused:
         transaction.announce(Topic.EVENTS)
-    if transaction.has_ready_runs(_lanes_with_room(claimed, refused)):
+    lanes = _lanes_with_room(claimed, refused)
+    if lanes and transaction.has_ready_runs(lanes):
         transaction.announce(Topic.READY)  # they wait for the room that was made
     return _in_order(run_ids, with_context(transaction, claimed))
 
 
 def _lanes_with_room(claimed: Sequence[LeasedRun], refused: Sequence[TaskRun]) -> set[str]:
-    """The lanes that these runs leave room in: what one worker took, others may wait to be."""
-    lanes = {run.lane for run in [*claimed, *refused]}
+    """The lanes that these runs leave room in: what one worker took, others may wait to be.
+
+    What any worker may take counts before its claim as after it, so that none is left there.
+    """
+    placed = [run.lane for run in claimed if parse_lane(run.lane).worker_id is not None]
+    lanes = {*placed, *(run.lane for run in refused)}
     return lanes.union(*map(lanes_it_came_from, lanes))
 
 

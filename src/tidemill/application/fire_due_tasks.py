@@ -7,6 +7,7 @@ import msgspec
 
 from tidemill.application.cancel_runs import cancel_runs, skip_runs
 from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
+from tidemill.application.note_ready import Freed, note_made, note_ready
 from tidemill.application.open_flow_runs import insert_roots
 from tidemill.domain.misfire import MisfirePlan, PlannedFire, plan_misfires
 from tidemill.domain.new_run import fired_run, rows_of_skips, skipped_run
@@ -40,33 +41,36 @@ def fire_due_tasks(
 ) -> Fired:
     """Fire up to `limit` due tasks, the longest overdue first, and dispatch what is ready.
 
-    The caller publishes it once this is committed. Where it cannot publish, it may not dispatch:
-    others will.
+    The caller publishes it once this is committed. Where it may not dispatch, whoever comes next is
+    told: workers who claim by themselves, and dispatchers who reach the queue.
     """
     due = transaction.due_tasks(limit)
     if not due:
         return Fired(0, [], transaction.next_due_at())
     plain = [task.id for task in due if task.is_plain]
-    _fire_plainly(transaction, plain)
+    freed = _fire_plainly(transaction, plain)
     others = transaction.tasks([task.id for task in due if not task.is_plain])
     fired, created = _fire(transaction, [others[task.id] for task in due if task.id in others])
     transaction.announce(Topic.EVENTS)
     messages: list[RunMessage] = []
-    is_left = True
     if may_dispatch:
         dispatched = dispatch_ready_runs(transaction, limit, strategies)
         messages = dispatched.messages
-        is_left = dispatched.has_more or any(run.hold is Hold.TIME for run in created)
-    if is_left:
-        transaction.announce(Topic.READY)
+        if dispatched.has_more or any(run.hold is Hold.TIME for run in created):
+            transaction.announce(Topic.READY)
+    else:
+        note_ready(transaction, freed)
+        note_made(transaction, created)
     return Fired(len(plain) + fired, messages, transaction.next_due_at())
 
 
-def _fire_plainly(transaction: Transaction, task_ids: Sequence[int]) -> None:
-    if task_ids:
-        now = transaction.now
-        ranks = {priority: rank_of(now, priority.level) for priority in Priority}
-        transaction.fire_plainly(task_ids, ranks)
+def _fire_plainly(transaction: Transaction, task_ids: Sequence[int]) -> list[Freed]:
+    if not task_ids:
+        return []
+    now = transaction.now
+    ranks = {priority: rank_of(now, priority.level) for priority in Priority}
+    made = transaction.fire_plainly(task_ids, ranks)
+    return [Freed(lane, None, has_key) for lane, has_key in made]
 
 
 def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
@@ -75,8 +79,7 @@ def fire_tasks(transaction: Transaction, tasks: Sequence[Task]) -> None:
     No transaction makes more rows than it should: what is left stays due, in its order.
     """
     _, created = _fire(transaction, tasks)
-    if created:
-        transaction.announce(Topic.EVENTS, Topic.READY)
+    note_made(transaction, created)
 
 
 def _fire(transaction: Transaction, tasks: Sequence[Task]) -> tuple[int, Sequence[TaskRun]]:

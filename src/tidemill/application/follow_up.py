@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from tidemill.application.note_ready import note_ready
+from tidemill.application.note_ready import Freed, note_ready
 from tidemill.application.release_dependents import release_dependents
 from tidemill.application.return_calls import return_calls
 from tidemill.application.stop_maps import stop_maps
@@ -128,7 +128,13 @@ def _free(transaction: Transaction, runs: Sequence[TaskRun]) -> None:
     ]
     transaction.change_runs(freed)
     holds = [change.changes["hold"] for change in freed]
-    note_ready(transaction, zip([run.lane for run in runs], holds, strict=True))
+    note_ready(
+        transaction,
+        [
+            Freed(run.lane, hold, run.concurrency_key is not None)
+            for run, hold in zip(runs, holds, strict=True)
+        ],
+    )
 
 
 def _rearm_fixed_delays(transaction: Transaction, ended: Sequence[RunHead]) -> None:

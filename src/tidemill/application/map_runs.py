@@ -5,6 +5,7 @@ from datetime import datetime
 
 import msgspec
 
+from tidemill.application.note_ready import Freed, freed
 from tidemill.domain.events import EventType
 from tidemill.domain.mapping import NoItems, columns_of_items, items_of
 from tidemill.domain.run_status import RunStatus
@@ -19,7 +20,7 @@ class Mapped(msgspec.Struct, frozen=True):
     changes: list[RunChange]
     items: list[TaskRun]  # further parts of those that are mapped
     ended: list[TaskRun]  # as they are then: there is nothing to be mapped over
-    ready: list[tuple[str, Hold | None]]  # of those that begin, the lane, and what holds them
+    ready: list[Freed]  # those that begin
 
 
 def map_runs(
@@ -42,7 +43,9 @@ def map_runs(
     for run, beginning in zip(runs, beginnings, strict=True):
         if run.id not in said:
             mapped.changes.append(beginning)
-            mapped.ready.append((run.lane, beginning.changes["hold"]))
+            mapped.ready.append(
+                Freed(run.lane, beginning.changes["hold"], run.concurrency_key is not None)
+            )
             continue
         found = items_of(said[run.id], sources.get(run.id))
         if isinstance(found, NoItems):
@@ -63,8 +66,7 @@ def map_runs(
             for index, columns in enumerate(others, 1)
         ]
         mapped.items.extend(items)
-        mapped.ready.append((run.lane, first["hold"]))
-        mapped.ready.extend((item.lane, item.hold) for item in items)
+        mapped.ready.extend(map(freed, [msgspec.structs.replace(begun, **first), *items]))
     return mapped
 
 

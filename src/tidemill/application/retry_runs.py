@@ -5,12 +5,12 @@ from uuid import uuid4
 
 import msgspec
 
+from tidemill.application.note_ready import note_made
 from tidemill.domain.new_run import new_run
 from tidemill.domain.run_status import FINAL
 from tidemill.domain.task import Priority, Task, lane_bound_as
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.foundation.store import Transaction
-from tidemill.foundation.wakeups import Topic
 
 
 def retry_runs(
@@ -26,7 +26,7 @@ def retry_runs(
     new = transaction.insert_runs(
         [_again(transaction, tasks[run.task_id], run, traceparent) for run in retried]
     )
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    note_made(transaction, new)
     return {old.id: run for old, run in zip(retried, new, strict=True)}
 
 

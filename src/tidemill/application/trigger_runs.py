@@ -9,13 +9,13 @@ from uuid import uuid4
 import msgspec
 
 from tidemill.application.answer_once import KeyedCall, answer_each_once
+from tidemill.application.note_ready import note_made
 from tidemill.application.open_flow_runs import insert_roots
 from tidemill.domain.new_run import new_run
 from tidemill.domain.task import Priority, Task, parse_task_key
 from tidemill.domain.task_run import TaskRun, Trigger
 from tidemill.errors import Conflict, InvalidInput, KeyReused, NotFound, Problem
 from tidemill.foundation.store import AnswerKey, Reads, StoredAnswer, Transaction
-from tidemill.foundation.wakeups import Topic
 
 _SCOPE = "trigger"  # of the idempotency keys
 
@@ -112,7 +112,7 @@ def _trigger(
     created = dict(zip(fresh, made, strict=True))
     transaction.note_last_run({run.task_id for run in created.values()})
     _remember(transaction, {key: (requests[n], created[n]) for key, n in first_with.items()})
-    transaction.announce(Topic.READY, Topic.EVENTS)
+    note_made(transaction, made)
     of_then = _runs_of_then(transaction, known)
     of_key = {key: created[index] for key, index in first_with.items()} | of_then
     return [

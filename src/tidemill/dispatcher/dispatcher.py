@@ -67,9 +67,12 @@ class Dispatcher:
         self._options = options
         self._swept: _Then | None = None
         self._reaches_queue = True
+        # Otherwise workers claim by themselves what any of them may have; looked for all the same.
+        self._dispatches_all = queue.carries_all or strategies.asks_by_default
+        topics = (Topic.READY, Topic.CLAIMABLE) if self._dispatches_all else (Topic.READY,)
         self.firing = Loop("firing", self._fire, wakeups.listen(Topic.SCHEDULES))
         self.preparation = Loop("preparation", self._prepare, wakeups.listen())
-        self.dispatch = Loop("dispatch", self._dispatch, wakeups.listen(Topic.READY))
+        self.dispatch = Loop("dispatch", self._dispatch, wakeups.listen(*topics))
         self.recovery = Loop("recovery", self._recover, wakeups.listen())
         self._pruning = Leadership(store, Duty.PRUNE_HISTORY, name)
         self._tidying = Leadership(store, Duty.TIDY_QUEUE, name)
@@ -101,7 +104,7 @@ class Dispatcher:
                 fire_due_tasks,
                 limit=limit,
                 strategies=self._strategies,
-                may_dispatch=self._reaches_queue,
+                may_dispatch=self._dispatches_all and self._reaches_queue,
             )
         )
         await self._publish(fired.messages)

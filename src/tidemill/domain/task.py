@@ -247,6 +247,13 @@ class Lane(msgspec.Struct, frozen=True):
             return lane
         return f"{lane}/{json.dumps(self.selector, sort_keys=True, separators=(',', ':'))}"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any worker that serves it may take its ready runs, unless all runs ask a
+        strategy by default."""
+        is_asked_for = self.worker_id is None and self.strategy not in (None, QUEUE)
+        return self.task_type != CALL and not is_asked_for
+
 
 def lane_of(definition: TaskDefinition) -> str:
     """Runs of one lane can be taken by the same workers, and ask the same kind of strategy."""

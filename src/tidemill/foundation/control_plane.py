@@ -139,6 +139,13 @@ class ControlPlane(Protocol):
         `stop_claiming`.
         """
 
+    @property
+    def reaches_line(self) -> bool:
+        """Whether it may claim what any worker may have, without being handed it."""
+
+    async def claim_next(self, slots: Slots, begin: Begin) -> None:
+        """As `claim`, of what is next in line for this worker; only where it `reaches_line`."""
+
     async def stop_claiming(self, begin: Begin) -> None:
         """Let others have what was meant for this worker, and begin what is claimed already."""
 

@@ -60,7 +60,15 @@ class Subscription(Protocol):
 
 
 class MessageQueue(Protocol):
-    """Carries messages from dispatchers to workers, at least once, order not promised."""
+    """Carries messages from dispatchers to workers, at least once, order not promised.
+
+    `carries_all` is False where the queue is part of the database. Workers look there themselves
+    for what any worker may have; only what somebody has to decide on is dispatched at once.
+    """
+
+    @property
+    def carries_all(self) -> bool:
+        """Whether nothing starts without a message."""
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
         """Hand these over; raises Unavailable when that cannot be said for sure."""

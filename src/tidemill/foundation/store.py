@@ -351,8 +351,8 @@ class Reads(Protocol):
 class Transaction(Reads, Protocol):
     """One transaction. Rows that it reads to change them are locked against others.
 
-    `readied` counts, by lane, the runs that it made ready and that are still to be dispatched;
-    READY is announced for them.
+    `readied` counts, by lane, the runs that it made ready, that any worker of the lane may have,
+    and that nobody has yet; CLAIMABLE is announced for them.
     """
 
     readied: Counter[str]
@@ -386,8 +386,11 @@ class Transaction(Reads, Protocol):
     def save_prepared(self, firings: Sequence[PreparedFiring]) -> None:
         """Keep these firings in place of earlier ones of their tasks."""
 
-    def fire_plainly(self, task_ids: Collection[int], ranks: Mapping[Priority, datetime]) -> None:
-        """Make a run of the next firing of each of these due tasks, which are locked and plain.
+    def fire_plainly(
+        self, task_ids: Collection[int], ranks: Mapping[Priority, datetime]
+    ) -> list[tuple[str, bool]]:
+        """Make a run of the next firing of each of these due tasks, which are locked and plain;
+        of each, the lane, and whether it counts against a concurrency key.
 
         Each run is the one that `fired_run` describes, with the rank of its priority; RunCreated
         is told, the schedule moves on and `last_run_at` is now. A run that exists already is left

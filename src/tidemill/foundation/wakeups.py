@@ -10,6 +10,7 @@ class Topic(StrEnum):
 
     SCHEDULES = "schedules"  # a task's next fire time moved
     READY = "ready"  # runs may be dispatched, or room was made for them
+    CLAIMABLE = "claimable"  # runs are ready that any worker of their lane may have
     MESSAGES = "messages"  # the queue has some
     LEASES = "leases"  # a worker should look at its runs: one is to be cancelled
     EVENTS = "events"  # run events were appended

@@ -116,6 +116,8 @@ class HttpControlPlane:
         self._settle()
         return msgspec.structs.replace(worker, id=heard.id, status=heard.status)
 
+    reaches_line = False
+
     async def claim(self, slots: Slots, begin: Begin) -> None:
         if not self._is_answered:
             await self._ask_what_became_of_it(begin)
@@ -130,6 +132,9 @@ class HttpControlPlane:
             self._settle()
             _log.warning("nothing can be claimed: %s", refusal)  # the next renewal knows more
             await self._clock.sleep(self._patience_seconds)
+
+    async def claim_next(self, slots: Slots, begin: Begin) -> None:
+        raise NotImplementedError("what is next in line is in the database")
 
     async def stop_claiming(self, begin: Begin) -> None:
         try:

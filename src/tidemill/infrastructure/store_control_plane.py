@@ -9,6 +9,7 @@ from tidemill.application.claim_runs import claim_runs
 from tidemill.application.fetch_artifact import fetch_chunk
 from tidemill.application.go_on import report_and_go_on
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
+from tidemill.application.next_in_line import claim_next
 from tidemill.application.renew_leases import renew_leases
 from tidemill.application.store_artifact import store_chunk
 from tidemill.application.take_reports import take_reports
@@ -30,15 +31,18 @@ from tidemill.foundation.inbox import Inbox
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.slots import Slots
 from tidemill.foundation.store import Store, Transaction
+from tidemill.foundation.wakeups import Topic, Wakeups
 
 
 class StoreControlPlane:
-    """One worker's: what the queue brings is claimed from the store, a transaction a claim."""
+    """One worker's: a claim is a transaction, of what the queue brings, or of what is next in line
+    where the queue does not carry that."""
 
     def __init__(
         self,
         store: Store,
         queue: MessageQueue,
+        wakeups: Wakeups,
         clock: Clock,
         strategies: StrategyRegistry,
         lease: timedelta,
@@ -50,6 +54,10 @@ class StoreControlPlane:
         self._lease = lease
         self._worker: Worker
         self._inbox: Inbox | None = None
+        self.reaches_line = not queue.carries_all
+        self._line = wakeups.listen(Topic.CLAIMABLE)
+        self._may_be_in_line = True  # before it began to listen
+        self._looks = False
 
     async def register(self, worker: Worker) -> Worker:
         stored = await self._store.transact(partial(register_worker, worker=worker))
@@ -78,6 +86,27 @@ class StoreControlPlane:
                 self._inbox.put_back(hints)
                 raise
         await self._inbox.settle(hints)
+
+    async def claim_next(self, slots: Slots, begin: Begin) -> None:
+        if not self._may_be_in_line:
+            await self._line.wait(None)
+        self._may_be_in_line = False
+        if not slots.free:
+            return  # a full worker goes on with it
+        self._looks = True
+        try:
+            with taking(slots, slots.free, begin) as (at_most, begin_in_them):
+                await self._begin_what(partial(self._next_in_line, at_most=at_most), begin_in_them)
+        except Exception:
+            self._may_be_in_line = True
+            raise
+        finally:
+            self._looks = False
+
+    def _next_in_line(self, transaction: Transaction, at_most: int) -> Sequence[ClaimedRun]:
+        claimed = claim_next(transaction, self._worker, at_most, self._lease, self._strategies)
+        self._may_be_in_line = claimed.has_more
+        return claimed.runs
 
     async def _begin_what(
         self, claim: Callable[[Transaction], Sequence[ClaimedRun]], begin: Begin
@@ -126,6 +155,8 @@ class StoreControlPlane:
                     at_most=at_most,
                     lease=self._lease,
                     strategies=self._strategies,
+                    # While it looks it has the other slots, and is going to fill them.
+                    was_full=at_most <= len(endings) and not self._looks,
                 ),
                 begin,
             )

@@ -27,6 +27,7 @@ from tidemill.application.dispatch_ready_runs import dispatch_ready_runs
 from tidemill.application.fire_due_tasks import fire_due_tasks
 from tidemill.application.go_on import report_and_go_on
 from tidemill.application.manage_workers import drain_worker, register_worker, sign_off_worker
+from tidemill.application.next_in_line import claim_next
 from tidemill.application.pause_task import pause_task, resume_task
 from tidemill.application.prepare_firings import prepare_firings
 from tidemill.application.record_outcomes import record_outcomes
@@ -311,6 +312,8 @@ class Simulation:
         concurrency = choose((Concurrency(), Concurrency(limit=1), Concurrency("shared", 2)))
         strategies = _WHOLE if map_over else _STRATEGIES
         called = self._called(older)
+        if called and concurrency.key is not None:
+            concurrency = Concurrency()  # with what it calls it would wait for itself
         return definition(
             name,
             **({"executor": CALL, "command": called} if called else {}),
@@ -776,6 +779,29 @@ class _Worker:
         new = worker(self._id, max_concurrent_tasks=_SLOTS)
         self._sim.store.transact_now(partial(register_worker, worker=new))
         self._sim.later(HEARTBEAT, partial(self._beat, self._incarnation))
+        self._look_later(self._incarnation)
+
+    def _look_later(self, incarnation: int) -> None:
+        self._sim.later(self._sim._between(0, 5), partial(self._look, incarnation))
+
+    def _look(self, incarnation: int) -> None:
+        """Claim what is next in line, without having been handed it."""
+        if incarnation != self._incarnation:
+            return
+        if not self._is_frozen() and (free := _SLOTS - len(self._held)) > 0:
+            asked_at = self._sim.clock.monotonic()
+            claimed = self._sim.store.transact_now(
+                partial(
+                    claim_next,
+                    worker=worker(self._id, max_concurrent_tasks=_SLOTS),
+                    at_most=free,
+                    lease=LEASE,
+                    strategies=self._sim.strategies,
+                )
+            )
+            for each in claimed.runs:
+                self._begin(each, asked_at)
+        self._look_later(incarnation)
 
     def serves(self, message: RunMessage) -> bool:
         """Whether the queue would hand it this message."""
@@ -840,6 +866,7 @@ class _Worker:
                 at_most=_SLOTS - len(self._held),
                 lease=LEASE,
                 strategies=self._sim.strategies,
+                was_full=len(self._held) == _SLOTS - 1,
             )
         )
         for each in claimed:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from tidemill.errors import SchedulerError, Unavailable
 from tidemill.foundation.clock import Clock
 from tidemill.foundation.control_plane import (
     AttemptReport,
+    Begin,
     ClaimedRun,
     ControlPlane,
     GoOn,
@@ -33,6 +34,8 @@ from tidemill.worker.execution import RunningAttempt
 from tidemill.worker.reporter import Reporter
 
 _log = logging.getLogger("tidemill.worker")
+
+Claim = Callable[[Slots, Begin], Awaitable[None]]
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +97,7 @@ class WorkerService:
         self._attempts: dict[int, RunningAttempt] = {}
         self._is_registered = False
         self._is_stopping = False
-        self._claiming: asyncio.Task[None] | None = None
+        self._claiming: list[asyncio.Task[None]] = []
         self._deadlines = Deadlines()
         self._watch: asyncio.TimerHandle | None = None
         self.heartbeat: Loop | None = None
@@ -147,20 +150,26 @@ class WorkerService:
         self._is_registered = True
 
     def _start_claiming(self) -> None:
-        self._claiming = asyncio.create_task(self._claim_for_ever(), name="claim")
+        self._claiming = [self._claim_for_ever(self._control_plane.claim)]
+        if self._control_plane.reaches_line:
+            self._claiming.append(self._claim_for_ever(self._control_plane.claim_next))
 
     async def _stop_claiming(self) -> None:
-        if self._claiming is not None:
-            self._claiming.cancel()
-            await asyncio.wait([self._claiming])
-            self._claiming = None
+        for claiming in self._claiming:
+            claiming.cancel()
+        if self._claiming:
+            await asyncio.wait(self._claiming)
+        self._claiming = []
         await _try("settle claims", self._control_plane.stop_claiming(self._begin))
 
-    async def _claim_for_ever(self) -> None:
+    def _claim_for_ever(self, claim: Claim) -> "asyncio.Task[None]":
+        return asyncio.create_task(self._again_and_again(claim), name="claim")
+
+    async def _again_and_again(self, claim: Claim) -> None:
         first = pause = self._options.heartbeat_seconds / 4
         while True:
             try:
-                await self._control_plane.claim(self._slots, self._begin)
+                await claim(self._slots, self._begin)
             except Unavailable as error:
                 _log.warning("cannot claim now: %s", error)
             except Exception:
@@ -172,7 +181,7 @@ class WorkerService:
             pause = min(pause * 2, self._options.heartbeat_seconds)
 
     def _go_on(self) -> GoOn | None:
-        return None if self._claiming is None else GoOn(self._slots, self._begin)
+        return GoOn(self._slots, self._begin) if self._claiming else None
 
     def _begin(self, claimed: Sequence[ClaimedRun], asked_at: float) -> None:
         give_up_at = stop_before(asked_at, self._options.lease)
@@ -210,7 +219,7 @@ class WorkerService:
         self._heed(renewal, held, asked_at)
         if not renewal.is_known and not self._is_stopping:
             await self._come_back()
-        elif not renewal.may_claim and self._claiming is not None:
+        elif not renewal.may_claim and self._claiming:
             _log.warning("this worker was drained; it claims no more")
             await self._stop_claiming()
         return self._options.heartbeat_seconds

@@ -109,6 +109,11 @@ class StrategyRegistry:
         """The strategy that runs of a lane ask."""
         return strategy_name(self._default) if lane.strategy is None else lane.strategy
 
+    @property
+    def asks_by_default(self) -> bool:
+        """Whether somebody is to be chosen also for runs whose task says nothing of it."""
+        return strategy_name(self.default) != QUEUE
+
     def is_asked_for(self, lane: Lane) -> bool:
         """Whether somebody is to be chosen for the ready runs of a lane."""
         return lane.worker_id is None and self.name_for(lane) != QUEUE

@@ -115,7 +115,12 @@ _create = (
         include_defaults=False,
     )
     .on_conflict_do_nothing()
-    .returning(task_runs.c.id, task_runs.c.namespace)
+    .returning(
+        task_runs.c.id,
+        task_runs.c.namespace,
+        task_runs.c.lane,
+        task_runs.c.concurrency_key.is_not(None),
+    )
 )
 _advance = (
     tasks.update()
@@ -147,14 +152,20 @@ class FiringRows(Rows):
         rows = self.fetch(_due, now=self.now, limit=limit)
         return [DueTask(task_id, bool(is_plain)) for task_id, is_plain in rows]
 
-    def fire_plainly(self, task_ids: Collection[int], ranks: Mapping[Priority, datetime]) -> None:
+    def fire_plainly(
+        self, task_ids: Collection[int], ranks: Mapping[Priority, datetime]
+    ) -> list[tuple[str, bool]]:
         named = {f"rank_{priority.value}": rank for priority, rank in ranks.items()}
         made = self.fetch(_create, ids=task_ids, now=self.now, **named)
-        self.note_run_ids([run_id for run_id, _ in made])
+        self.note_run_ids([run_id for run_id, *_ in made])
         self.execute(_advance, ids=task_ids, now=self.now)
         self.append_events(
-            [created(run_id, namespace, self.now, Trigger.SCHEDULE) for run_id, namespace in made]
+            [
+                created(run_id, namespace, self.now, Trigger.SCHEDULE)
+                for run_id, namespace, *_ in made
+            ]
         )
+        return [(lane, bool(has_key)) for _, _, lane, has_key in made]
 
     def note_run_ids(self, run_ids: Sequence[int]) -> None:
         """The database gave these ids to runs by itself."""

@@ -139,7 +139,7 @@ class Rows:
     def finish(self) -> None:
         """Write what was left for the end; called before the commit."""
         if self.readied.total():
-            self.announce(Topic.READY)
+            self.announce(Topic.CLAIMABLE)
         self.connection.execute_together(self._last)
 
     def give_way(self) -> None:

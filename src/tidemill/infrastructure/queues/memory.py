@@ -14,6 +14,8 @@ from tidemill.infrastructure.queues.lane_names import lanes_naming, workers_name
 class MemoryQueue:
     """Hands each message to one subscriber that serves its lane."""
 
+    carries_all = False
+
     def __init__(self) -> None:
         self._waiting: dict[str, deque[RunMessage]] = {}
         self._subscriptions: set[MemorySubscription] = set()

@@ -65,6 +65,8 @@ _give_back = (
 class PostgresQueue:
     """Messages are rows; a wake-up says that there are some."""
 
+    carries_all = False
+
     def __init__(self, pool: PostgresPool, wakeups: Wakeups, *, aside_seconds: float = 5.0) -> None:
         self._pool = pool
         self._wakeups = wakeups

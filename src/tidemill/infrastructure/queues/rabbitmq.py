@@ -21,6 +21,8 @@ class RabbitMqQueue:
     URL that cannot be used, or that is not encrypted where `require_tls` is set.
     """
 
+    carries_all = True
+
     def __init__(
         self,
         url: str,

@@ -42,6 +42,8 @@ class RedisStreamsQueue:
     URL that cannot be used, or that is not encrypted where `require_tls` is set.
     """
 
+    carries_all = True
+
     def __init__(
         self,
         url: str,

@@ -15,6 +15,7 @@ class GuardedQueue:
 
     def __init__(self, queue: MessageQueue, breaker: CircuitBreaker) -> None:
         self._queue = queue
+        self.carries_all = queue.carries_all
         self._breaker = breaker
 
     async def publish(self, messages: Sequence[RunMessage]) -> None:
