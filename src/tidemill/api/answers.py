@@ -3,12 +3,14 @@
 import asyncio
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends, Header, Query, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -71,10 +73,54 @@ class Answer(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
 
 
-class JsonRoute(APIRoute):
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class StrictRoute(APIRoute):
+    """Takes no query that it does not know: a misspelt filter must not be taken for none, nor the
+    first of two be lost."""
+
+    def get_route_handler(self) -> _Handler:
+        handle = super().get_route_handler()
+        known: set[str] = set()
+
+        async def strict(request: Request) -> Response:
+            if "\0" in request.scope["path"]:
+                raise BadRequest(_HOLDS_A_NUL)
+            if request.scope["query_string"]:
+                known.update(known or _query_names(request.scope["route"].dependant))
+                _check_query(request, known)
+            return await handle(request)
+
+        return strict
+
+
+_HOLDS_A_NUL = "an address must not hold a NUL"
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(each) for each in dependant.dependencies))
+
+
+def _check_query(request: Request, known: Collection[str]) -> None:
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    there_are = ", ".join(sorted(known)) or "none"
+    problems = [
+        Problem(name, f"is not known here; there are: {there_are}")
+        for name in sorted(given)
+        if name not in known
+    ] + [Problem(name, "is given twice") for name in sorted(given) if given[name] > 1]
+    if problems:
+        raise BadRequest(told(problems), problems)
+    if any("\0" in value for value in request.query_params.values()):
+        raise BadRequest(_HOLDS_A_NUL)
+
+
+class JsonRoute(StrictRoute):
     """Reads bodies strictly: no NaN, no half surrogates, no NUL, nothing nested without end."""
 
-    def get_route_handler(self) -> Callable[[Request], Any]:
+    def get_route_handler(self) -> _Handler:
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
@@ -85,10 +131,10 @@ class JsonRoute(APIRoute):
         return strict
 
 
-class LargeJsonRoute(APIRoute):
+class LargeJsonRoute(StrictRoute):
     """Reads its body as strictly, and in a thread: the loop goes on however large it is."""
 
-    def get_route_handler(self) -> Callable[[Request], Any]:
+    def get_route_handler(self) -> _Handler:
         handle = super().get_route_handler()
         assert self.body_field is not None
         shape: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation or Any)

@@ -2,18 +2,15 @@
 
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from tidemill.api import probes
 from tidemill.api.context import ApiContext
 from tidemill.api.middleware import Gate
 from tidemill.api.openapi import complete
-from tidemill.api.problems import BadRequest, add_handlers, told
+from tidemill.api.problems import add_handlers
 from tidemill.api.routes import apply, flow_runs, runs, system, tasks, worker_calls, workers
-from tidemill.errors import Problem
 
 BASE = "/api/v1"
 
@@ -44,7 +41,6 @@ def create_routes(context: ApiContext) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        dependencies=[Depends(_known_query)],
     )
     app.state.context = context
     app.state.probes = probes.Probes(context.health, context.metrics)
@@ -63,25 +59,3 @@ class _Described(FastAPI):
             complete(super().openapi())
         assert self.openapi_schema is not None
         return self.openapi_schema
-
-
-async def _known_query(request: Request) -> None:
-    """A misspelt filter must not be taken for none, nor the first of two be lost."""
-    given = [name for name, _ in request.query_params.multi_items()]
-    route = request.scope["route"]
-    assert isinstance(route, APIRoute)
-    known = _query_names(route.dependant)
-    there_are = ", ".join(sorted(known)) or "none"
-    problems = [
-        Problem(name, f"is not known here; there are: {there_are}")
-        for name in sorted(set(given) - known)
-    ] + [Problem(name, "is given twice") for name in sorted(set(given)) if given.count(name) > 1]
-    if problems:
-        raise BadRequest(told(problems), problems)
-    if "\0" in request.url.path or any("\0" in value for value in request.query_params.values()):
-        raise BadRequest("an address must not hold a NUL")
-
-
-def _query_names(dependant: Dependant) -> set[str]:
-    names = {field.alias for field in dependant.query_params}
-    return names.union(*(_query_names(each) for each in dependant.dependencies))

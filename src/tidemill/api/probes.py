@@ -7,13 +7,13 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from tidemill.api.answers import documented, json_answer
+from tidemill.api.answers import StrictRoute, documented, json_answer
 from tidemill.api.middleware import Gate
 from tidemill.api.problems import add_handlers
 from tidemill.api.schemas import ProbeOut
 from tidemill.observability.health import Health
 
-router = APIRouter(tags=["probes"])
+router = APIRouter(tags=["probes"], route_class=StrictRoute)
 
 _METRICS_TEXT = {
     "description": "Prometheus text format 0.0.4",

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from operator import attrgetter
 
 from prometheus_client import generate_latest
 from prometheus_client.core import (
@@ -26,6 +27,7 @@ _DURATION = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400
 _BATCH = (1, 4, 16, 64, 256, 1_024)
 
 _NUMBER_OF_STATE = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+_type_of = attrgetter("type")
 _ENDINGS = {EventType.RUN_FINISHED, EventType.RUN_CANCELLED, EventType.RUN_SKIPPED}
 
 
@@ -51,18 +53,14 @@ class Metrics:
 
     def publish(self, events: Sequence[RunEvent]) -> None:
         """Count committed events."""
-        self._batches.add(len(events))
-        for event in events:
-            kind, data = event.type, event.data
-            self._events[kind] += 1
-            if kind is EventType.RUN_STARTED:
-                if data["attempt"] == 1:
-                    self._lateness.add(data["late_seconds"])
-            elif kind in _ENDINGS and "to" in data:
-                self._finished[data["to"], data.get("reason") or ""] += 1
-                took = data.get("took_seconds")
-                if took is not None:
-                    self._duration.add(took)
+        self._batches.add([len(events)])
+        self._events.update(map(_type_of, events))
+        started = [each.data for each in events if each.type is EventType.RUN_STARTED]
+        ended = [each.data for each in events if each.type in _ENDINGS and "to" in each.data]
+        self._lateness.add(data["late_seconds"] for data in started if data["attempt"] == 1)
+        self._finished.update((data["to"], data.get("reason") or "") for data in ended)
+        took = (data.get("took_seconds") for data in ended)
+        self._duration.add(seconds for seconds in took if seconds is not None)
 
     def render(self, levels: Levels | None) -> bytes:
         """The Prometheus text format; without levels the database is told to be down."""
@@ -179,9 +177,10 @@ class _Distribution:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def add(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def add(self, values: Iterable[float]) -> None:
+        for value in values:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
 
     def family(self, name: str, text: str) -> Metric:
         names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]

@@ -92,6 +92,7 @@ class WorkerService:
             name: WithArtifacts(executor, artifacts) for name, executor in executors.items()
         }
         self._options = options
+        self._kill_grace = options.kill_grace
         self._slots = Slots(options.max_concurrent_tasks)
         self._reporter = Reporter(control_plane, clock, self._go_on, self._forget)
         self._attempts: dict[int, RunningAttempt] = {}
@@ -188,7 +189,7 @@ class WorkerService:
         for each in claimed:
             executor = self._executors.get(each.run.task_type)
             placed = each if executor is None else executor.placed(each)
-            attempt = RunningAttempt(placed, self._reporter, self._options.kill_grace)
+            attempt = RunningAttempt(placed, self._reporter, self._kill_grace)
             attempt.stop_before = give_up_at
             self._attempts[each.run.id] = attempt
             self._deadlines.watch(attempt)
