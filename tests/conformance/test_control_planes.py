@@ -112,6 +112,26 @@ class TestStoreControlPlane(ControlPlaneSuite):
         assert len(set(begun.ids)) == 2
         assert slots.free == 0
 
+    async def test_what_comes_while_all_slots_are_taken_is_claimed_once_one_is_free(
+        self, store: Store, wakeups: Wakeups, control_plane: ControlPlane
+    ) -> None:
+        """A report has them for as long as it takes, though it may need none in the end."""
+        await control_plane.register(worker())
+        made = await store.transact(lambda t: create_task(t, definition(), lambda _: ()))
+        begun, slots = Begun(), Slots(1)
+        await control_plane.claim_next(slots, begun)  # nothing is there yet
+        slots.take(1)
+        claiming = asyncio.create_task(claim_next_up_to(control_plane, slots, begun, 1))
+        requests = [TriggerRequest(task=made.id)]
+        await store.transact(partial(trigger_runs, requests=requests))
+        for _ in range(3):  # it hears of it
+            await asyncio.sleep(0)
+        slots.give_back()
+        async with asyncio.timeout(10):
+            await claiming
+
+        assert len(begun.ids) == 1
+
     async def test_a_broker_brings_all_that_is_to_be_claimed(
         self, store: Store, clock: FakeClock
     ) -> None:

@@ -56,12 +56,13 @@ class StoreControlPlane:
         self._inbox: Inbox | None = None
         self.reaches_line = not queue.carries_all
         self._line = wakeups.listen(Topic.CLAIMABLE)
-        self._may_be_in_line = True  # before it began to listen
+        self._may_be_in_line = True
         self._looks = False
 
     async def register(self, worker: Worker) -> Worker:
         stored = await self._store.transact(partial(register_worker, worker=worker))
         self._worker = stored
+        self._may_be_in_line = True  # before it could look
         self._inbox = Inbox(await self._queue.subscribe(stored))
         return stored
 
@@ -90,16 +91,12 @@ class StoreControlPlane:
     async def claim_next(self, slots: Slots, begin: Begin) -> None:
         if not self._may_be_in_line:
             await self._line.wait(None)
-        self._may_be_in_line = False
-        if not slots.free:
-            return  # a full worker goes on with it
+        self._may_be_in_line = True  # until this has looked
+        await slots.wait_free()  # a report that is under way may have all of them for a moment
         self._looks = True
         try:
             with taking(slots, slots.free, begin) as (at_most, begin_in_them):
                 await self._begin_what(partial(self._next_in_line, at_most=at_most), begin_in_them)
-        except Exception:
-            self._may_be_in_line = True
-            raise
         finally:
             self._looks = False
 
