@@ -286,11 +286,12 @@ def multiply(driver: sqlite3.Connection, table: str, count: int, changed: dict[s
 
 VALUES: dict[str, Any] = {
     "ids": list(range(1, 51)), "versions": [1], "times": [microseconds_of(NOW)],
-    "keys": ["key", "other"], "names": ["task-5"], "workers": ["worker-5"],
+    "keys": ["key", "other"], "answer_keys": [("trigger", "key")], "names": ["task-5"],
+    "workers": ["worker-5"],
     "statuses": ["pending", "running"], "run_id": 5, "task_id": 5, "worker_id": "worker-5",
     "namespace": "default", "name": "task-5", "lane": "default/shell", "key": "key",
     "lanes": ["default/shell"],
-    "scope": "trigger", "limit": 500, "now": NOW, "before": NOW - timedelta(days=20_000),
+    "limit": 500, "now": NOW, "before": NOW - timedelta(days=20_000),
     "since": NOW - timedelta(seconds=30), "until": NOW, "after": 5, "version": 1,
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from sqlalchemy.sql.selectable import Select
 from sqlalchemy.sql.type_api import TypeEngine
 from sqlalchemy.types import Boolean, Float
 
-from tidemill.infrastructure.database.types import Convert, Converted
+from tidemill.infrastructure.database.types import Convert, Converted, Json
 
 Reader = Callable[[Iterable[Sequence[Any]]], list[list[Any]]]
 
@@ -76,34 +76,31 @@ def _in_array_on_postgresql(element: InArray, compiler: SQLCompiler, **kw: Any) 
 
 
 class InPairs(ColumnElement[bool]):
-    """Two columns are what stands at one place of two array parameters."""
+    """Two columns are one of the pairs of one parameter, a JSON document that lists them."""
 
     inherit_cache = False
     type = Boolean()
     _is_implicitly_boolean = True
 
     def __init__(
-        self,
-        columns: tuple[ColumnElement[Any], ColumnElement[Any]],
-        arrays: tuple[BindParameter[Any], BindParameter[Any]],
+        self, columns: tuple[ColumnElement[Any], ColumnElement[Any]], pairs: BindParameter[Any]
     ) -> None:
         self.columns = columns
-        self.arrays = arrays
+        self.pairs = pairs
 
 
 @compiles(InPairs, "sqlite")
 def _in_pairs_on_sqlite(element: InPairs, compiler: SQLCompiler, **kw: Any) -> str:
     columns = ", ".join(compiler.process(column, **kw) for column in element.columns)
-    first, second = (compiler.process(array, **kw) for array in element.arrays)
-    pairs = f"json_each({first}) AS one JOIN json_each({second}) AS other ON one.key = other.key"
-    return f"({columns}) IN (SELECT one.value, other.value FROM {pairs})"
+    pair = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"
+    return f"({columns}) IN (SELECT {pair} FROM json_each({compiler.process(element.pairs, **kw)}))"
 
 
 @compiles(InPairs, "postgresql")
 def _in_pairs_on_postgresql(element: InPairs, compiler: SQLCompiler, **kw: Any) -> str:
     columns = ", ".join(compiler.process(column, **kw) for column in element.columns)
-    arrays = ", ".join(compiler.process(array, **kw) for array in element.arrays)
-    return f"({columns}) IN (SELECT * FROM unnest({arrays}))"
+    pairs = f"json_array_elements({compiler.process(element.pairs, **kw)}) AS pair"
+    return f"({columns}) IN (SELECT pair->>0, pair->>1 FROM {pairs})"
 
 
 class InLongArray(InArray):
@@ -265,15 +262,9 @@ def in_array(column: ColumnElement[Any], name: str) -> InArray:
     return InArray(column, BindParameter(name, type_=Array(column.type)))
 
 
-def in_pairs(
-    columns: tuple[ColumnElement[Any], ColumnElement[Any]], names: tuple[str, str]
-) -> InPairs:
-    """Two columns are what stands at one place of the array parameters `names`."""
-    first, second = (
-        BindParameter(name, type_=Array(column.type))
-        for column, name in zip(columns, names, strict=True)
-    )
-    return InPairs(columns, (first, second))
+def in_pairs(columns: tuple[ColumnElement[Any], ColumnElement[Any]], name: str) -> InPairs:
+    """Two columns are one of the pairs that the parameter `name` lists."""
+    return InPairs(columns, BindParameter(name, type_=Json()))
 
 
 def in_long_array(column: ColumnElement[Any], name: str) -> InLongArray:

@@ -39,7 +39,7 @@ _update = (
     .values({name: bindparam(f"new_{name}", type_=workers.c[name].type) for name in _FIELDS[1:]})
 )
 _delete = workers.delete().where(workers.c.id == bindparam("worker_id"))
-_is_named = in_pairs((idempotency_keys.c.scope, idempotency_keys.c.key), ("scopes", "keys"))
+_is_named = in_pairs((idempotency_keys.c.scope, idempotency_keys.c.key), "answer_keys")
 _answers = struct_columns(idempotency_keys, StoredAnswer.__struct_fields__).where(
     _is_named, idempotency_keys.c.created_at > bindparam("after")
 )
@@ -80,7 +80,7 @@ class WorkerRows(Rows):
         return set(keys)  # unless there are several who write at once
 
     def stored_answers(self, keys: Collection[AnswerKey]) -> dict[AnswerKey, StoredAnswer]:
-        rows = self.fetch(_answers, **_pairs(keys), after=self.now - ANSWERS_ARE_KEPT)
+        rows = self.fetch(_answers, answer_keys=list(keys), after=self.now - ANSWERS_ARE_KEPT)
         return {answer.name: answer for answer in (StoredAnswer(*row) for row in rows)}
 
     def replace_answer(self, answer: StoredAnswer) -> None:
@@ -92,7 +92,7 @@ class WorkerRows(Rows):
         self._insert_answers(answers)
 
     def _make_way(self, answers: Sequence[StoredAnswer], until: datetime) -> None:
-        self.execute(_delete_old_answers, **_pairs([each.name for each in answers]), until=until)
+        self.execute(_delete_old_answers, answer_keys=[each.name for each in answers], until=until)
 
     def _insert_answers(self, answers: Sequence[StoredAnswer]) -> None:
         self.insert_rows(
@@ -106,10 +106,6 @@ class WorkerRows(Rows):
 
     def prune_answers(self, created_before: datetime) -> int:
         return self.execute(_prune_answers, before=created_before)
-
-
-def _pairs(keys: Collection[AnswerKey]) -> dict[str, list[str]]:
-    return {"scopes": [each.scope for each in keys], "keys": [each.key for each in keys]}
 
 
 def worker_from(row: list[Any]) -> Worker:
