@@ -95,7 +95,7 @@ class TestStoreControlPlane(ControlPlaneSuite):
         await other.close()
 
     async def test_what_any_worker_may_have_is_claimed_without_a_message(
-        self, store: Store, queue: MessageQueue, wakeups: Wakeups, control_plane: ControlPlane
+        self, store: Store, control_plane: ControlPlane
     ) -> None:
         """Once it is there, and once it has come while nothing was."""
         await control_plane.register(worker())
@@ -113,7 +113,7 @@ class TestStoreControlPlane(ControlPlaneSuite):
         assert slots.free == 0
 
     async def test_what_comes_while_all_slots_are_taken_is_claimed_once_one_is_free(
-        self, store: Store, wakeups: Wakeups, control_plane: ControlPlane
+        self, store: Store, control_plane: ControlPlane
     ) -> None:
         """A report has them for as long as it takes, though it may need none in the end."""
         await control_plane.register(worker())

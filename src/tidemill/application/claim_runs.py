@@ -12,6 +12,7 @@ from tidemill.domain.gates import GateFinding, concurrency_gate
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.task import (
     QUEUE,
+    Lane,
     lane_to_wait_in,
     lanes_it_came_from,
     parse_lane,
@@ -55,9 +56,14 @@ def _lanes_with_room(claimed: Sequence[LeasedRun], refused: Sequence[TaskRun]) -
 
     What any worker may take counts before its claim as after it, so that none is left there.
     """
-    placed = [run.lane for run in claimed if parse_lane(run.lane).worker_id is not None]
+    placed = [run.lane for run in claimed if _was_placed(parse_lane(run.lane))]
     lanes = {*placed, *(run.lane for run in refused)}
     return lanes.union(*map(lanes_it_came_from, lanes))
+
+
+def _was_placed(lane: Lane) -> bool:
+    """Whether a strategy was asked for its runs, or they are one worker's."""
+    return lane.worker_id is not None or not lane.is_open
 
 
 def _refuse(transaction: Transaction, bound: Sequence[TaskRun]) -> list[TaskRun]:

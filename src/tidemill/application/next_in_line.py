@@ -49,7 +49,7 @@ def claim_next(
     taken = claim_lanes(transaction, wanted, worker, at_most, lease)
     if taken:
         transaction.announce(Topic.EVENTS)
-    has_more = bool(taken) and len(taken) < min(count, at_most)
+    has_more = bool(taken) and len(taken) < count
     return NextClaimed(with_context(transaction, taken) if taken else [], has_more)
 
 
