@@ -423,6 +423,40 @@ def test_a_placeholder_that_cannot_be_filled_in_fails_the_attempt_and_the_others
     assert [run.parameters for run in scheduler.runs(b)] == [{"x": 1}]
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_run_does_not_wait_for_the_one_of_its_task_that_called_for_it_before_an_edit(
+    scheduler: InlineScheduler, depth: int
+) -> None:
+    b = scheduler.create("b")
+    callers = [calls(scheduler, "c0", "b")]
+    callers += [calls(scheduler, f"c{n}", f"c{n - 1}") for n in range(1, depth)]
+    run = begin(scheduler, callers[-1], run_at=scheduler.clock.now() + timedelta(seconds=5))
+    plain = definition(callers[-1].definition.name, dependencies=after(b))
+    scheduler.do(replace_task, callers[-1].id, plain, lambda _: ())
+    scheduler.pass_time(5)
+    for _ in range(depth):
+        scheduler.dispatch()
+    end(scheduler, "b")
+    [_, again] = scheduler.runs(callers[-1])
+    assert (again.status, again.hold) == (RunStatus.PENDING, None)
+    scheduler.record(scheduler.start(again))
+
+    assert scheduler.run(run).status is RunStatus.SUCCEEDED
+
+
+def test_a_run_in_a_called_flow_run_waits_for_others_of_its_task(
+    scheduler: InlineScheduler,
+) -> None:
+    b = scheduler.create("b")
+    after_b = scheduler.create("after_b", dependencies=after(b))
+    a = calls(scheduler, "a", "b")
+    for _ in range(2):
+        begin(scheduler, a)
+        end(scheduler, "b")
+
+    assert [run.hold for run in scheduler.runs(after_b)] == [None, "catch_up"]
+
+
 def test_a_paused_task_runs_when_it_is_called(scheduler: InlineScheduler) -> None:
     b = scheduler.create("b")
     scheduler.do(pause_task, b.id)

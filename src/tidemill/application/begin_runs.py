@@ -35,10 +35,15 @@ def begin_runs(
     run: each as it is, or as one for each item of the list that it is mapped over.
 
     While the turn has still to come, they wait for it. `busy` are the tasks that have an earlier
-    run: in a flow run nobody is skipped for overlap, but waits until that one has ended.
+    run: in a flow run nobody is skipped for overlap, but waits until that one has ended. Nobody
+    waits for a run that waits for its own flow run: that one called it before an edit closed the
+    circle.
     """
     if not runs:
         return Begun([], [])
+    concerned = [flow_runs[run.flow_run_id or ""] for run in runs if run.task_id in busy]
+    called = {each.id for each in concerned if each.called_by is not None}
+    waiting = transaction.tasks_calling(called) if called else set()
     definitions = transaction.definitions({(run.task_id, run.task_version) for run in runs})
     beginnings = [
         _beginning(
@@ -46,7 +51,7 @@ def begin_runs(
             definitions[run.task_id, run.task_version],
             flow_runs[run.flow_run_id or ""],
             transaction.now,
-            busy,
+            is_kept_back=run.task_id in busy and (run.flow_run_id, run.task_id) not in waiting,
         )
         for run in runs
     ]
@@ -63,7 +68,8 @@ def _beginning(
     definition: TaskDefinition,
     flow_run: FlowRun,
     now: datetime,
-    busy: Collection[int],
+    *,
+    is_kept_back: bool,
 ) -> RunChange:
     ready_at = max(run.not_before, now)
     changes: dict[str, Any]
@@ -79,7 +85,7 @@ def _beginning(
                 seconds_after(ready_at, definition.deadline_seconds), flow_run.deadline_at
             ),
         }
-        if run.task_id in busy and _heeds_others(run, definition):
+        if is_kept_back and _heeds_others(run, definition):
             changes["hold"] = Hold.CATCH_UP
     held_for = run.hold or run.status
     told = {"held_for": held_for.value}

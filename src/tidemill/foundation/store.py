@@ -490,6 +490,10 @@ class Transaction(Reads, Protocol):
     def open_calls(self, run_ids: Collection[int]) -> list[str]:
         """The flow runs that these runs called and that have not ended, in the order of ids."""
 
+    def tasks_calling(self, flow_run_ids: Collection[str]) -> set[tuple[str, int]]:
+        """Each of these flow runs with the task of the run that called it, and with those of the
+        runs that called for that one, and so on upwards."""
+
     def overlooked_calls(self, limit: int) -> list[FlowRun]:
         """Called flow runs that have ended, while the attempt that they are for still waits."""
 

@@ -345,6 +345,18 @@ _open_calls = (
     .where(in_array(flow_runs.c.called_by, "ids"), flow_runs.c.completed_at.is_(None))
     .order_by(flow_runs.c.id)
 )
+_callers_of = (
+    select(flow_runs.c.id.label("called"), _runs.task_id, _runs.flow_run_id)
+    .join(task_runs, _runs.id == flow_runs.c.called_by)
+    .where(in_array(flow_runs.c.id, "ids"))
+    .cte("reached", recursive=True)
+)
+_callers_of = _callers_of.union(
+    select(_callers_of.c.called, _runs.task_id, _runs.flow_run_id)
+    .join(flow_runs, flow_runs.c.id == _callers_of.c.flow_run_id)
+    .join(task_runs, _runs.id == flow_runs.c.called_by)
+)
+_tasks_calling = select(_callers_of.c.called, _callers_of.c.task_id)
 # By the index of what is leased: those without a lease come first or last in it.
 _overlooked_calls = (
     struct_columns(flow_runs, _FLOW)
@@ -528,6 +540,9 @@ class FlowRows(Rows):
 
     def open_calls(self, run_ids: Collection[int]) -> list[str]:
         return [row[0] for row in self.fetch(_open_calls, ids=run_ids)]
+
+    def tasks_calling(self, flow_run_ids: Collection[str]) -> set[tuple[str, int]]:
+        return {(row[0], row[1]) for row in self.fetch(_tasks_calling, ids=flow_run_ids)}
 
     def overlooked_calls(self, limit: int) -> list[FlowRun]:
         return [flow_run_from(row) for row in self.fetch(_overlooked_calls, limit=limit)]

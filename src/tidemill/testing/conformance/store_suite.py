@@ -1492,6 +1492,28 @@ class StoreSuite:
         page = await store.read(lambda r: r.list_flow_runs(wanted, PageRequest("-id", 2)))
         assert [each.id for each in page.items] == ["c", "b"]
 
+    async def test_all_tasks_are_known_that_wait_for_a_flow_run_by_calling(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        top = (await add_runs(store, await add_task(store, name="top"), [now]))[0]
+        low = await in_flow(store, name="low")
+        await store.transact(
+            lambda t: t.open_flow_runs(
+                [
+                    flow_run("f", now, called_by=top.id, called_by_attempt=1),
+                    flow_run("inner", now, called_by=low.id, called_by_attempt=1),
+                    flow_run("alone", now),
+                ],
+                [],
+            )
+        )
+
+        asked = ["f", "inner", "alone"]
+        assert await store.transact(lambda t: t.tasks_calling(asked)) == {
+            ("f", top.task_id), ("inner", low.task_id), ("inner", top.task_id),
+        }  # fmt: skip
+
     async def test_the_last_runs_of_a_flow_run_are_those_on_which_no_other_depends(
         self, store: Store, clock: FakeClock
     ) -> None:
