@@ -1,9 +1,8 @@
 """The API in this process: the real application over a real database, without a socket."""
 
 import httpx2
-from fastapi import FastAPI
 
-from tidemill.api.app import create_routes, gate
+from tidemill.api.app import create_app
 from tidemill.api.context import ApiContext
 from tidemill.application.trigger_runs import trigger_for_each
 from tidemill.domain.strategies.registry import built_in_strategies
@@ -49,8 +48,7 @@ class InProcess:
             max_artifact_bytes=2**26,
             allowed_hosts=frozenset({HOST}),
         )
-        self.routes: FastAPI = create_routes(self.context)
-        self.app = gate(self.routes, self.context)
+        self.app = create_app(self.context)
 
     async def _check_store(self) -> None:
         await self.store.check()

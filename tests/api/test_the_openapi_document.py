@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from in_process import InProcess
 
+from tidemill.api.app import description
 from tidemill.application.define_task import create_task
 from tidemill.application.manage_workers import register_worker
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
@@ -14,7 +15,7 @@ from tidemill.domain.task import Dependency
 from tidemill.foundation.store import Transaction
 from tidemill.testing import builders
 
-_DOCUMENT = InProcess().routes.openapi()
+_DOCUMENT = description("0")
 _LABELS = [
     f"{method.upper()} {path}"
     for path, methods in _DOCUMENT["paths"].items()

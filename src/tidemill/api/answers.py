@@ -1,23 +1,16 @@
 """How routes answer, and how a POST is carried out once per idempotency key."""
 
-import asyncio
-import math
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends, Header, Query, Request
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
 from starlette.responses import Response
 
 from tidemill.api.context import ApiContext
-from tidemill.api.problems import TITLES, BadRequest, body_problems, pointer_to, told
+from tidemill.api.problems import TITLES, BadRequest
 from tidemill.application.answer_once import KeyedCall, answer_once
 from tidemill.errors import InvalidInput, Problem
 from tidemill.foundation.listing import MAX_LIMIT, Page, PageRequest, cursor_of, position_of
@@ -71,135 +64,6 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     body: Any = None
     headers: dict[str, str] = {}
-
-
-_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class StrictRoute(APIRoute):
-    """Takes no query that it does not know: a misspelt filter must not be taken for none, nor the
-    first of two be lost."""
-
-    def get_route_handler(self) -> _Handler:
-        handle = super().get_route_handler()
-        known: set[str] = set()
-
-        async def strict(request: Request) -> Response:
-            if "\0" in request.scope["path"]:
-                raise BadRequest(_HOLDS_A_NUL)
-            if request.scope["query_string"]:
-                known.update(known or _query_names(request.scope["route"].dependant))
-                _check_query(request, known)
-            return await handle(request)
-
-        return strict
-
-
-_HOLDS_A_NUL = "an address must not hold a NUL"
-
-
-def _query_names(dependant: Dependant) -> set[str]:
-    names = {field.alias for field in dependant.query_params}
-    return names.union(*(_query_names(each) for each in dependant.dependencies))
-
-
-def _check_query(request: Request, known: Collection[str]) -> None:
-    given = Counter(name for name, _ in request.query_params.multi_items())
-    there_are = ", ".join(sorted(known)) or "none"
-    problems = [
-        Problem(name, f"is not known here; there are: {there_are}")
-        for name in sorted(given)
-        if name not in known
-    ] + [Problem(name, "is given twice") for name in sorted(given) if given[name] > 1]
-    if problems:
-        raise BadRequest(told(problems), problems)
-    if any("\0" in value for value in request.query_params.values()):
-        raise BadRequest(_HOLDS_A_NUL)
-
-
-class JsonRoute(StrictRoute):
-    """Reads bodies strictly: no NaN, no half surrogates, no NUL, nothing nested without end."""
-
-    def get_route_handler(self) -> _Handler:
-        handle = super().get_route_handler()
-
-        async def strict(request: Request) -> Response:
-            body = await request.body()
-            parsed = read_json(body) if body else None
-            return await handle(_ReadRequest(request, body, parsed))
-
-        return strict
-
-
-class LargeJsonRoute(StrictRoute):
-    """Reads its body as strictly, and in a thread: the loop goes on however large it is."""
-
-    def get_route_handler(self) -> _Handler:
-        handle = super().get_route_handler()
-        assert self.body_field is not None
-        shape: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation or Any)
-
-        async def strict(request: Request) -> Response:
-            body = await request.body()
-            parsed = await asyncio.to_thread(_read_as, shape, body) if body else None
-            return await handle(_ReadRequest(request, body, parsed))
-
-        return strict
-
-
-def _read_as(shape: TypeAdapter[Any], body: bytes) -> Any:
-    """What a body says, in its shape; raises as `read_json`, and InvalidInput."""
-    found = read_json(body)
-    try:
-        return shape.validate_python(found)
-    except ValidationError as error:
-        problems = body_problems(error.errors(include_url=False, include_input=False), found)
-        raise InvalidInput(told(problems), problems[:_TOLD_AT_MOST]) from None
-
-
-_TOLD_AT_MOST = 1_000  # problems of one body
-
-
-class _ReadRequest(Request):
-    """A request whose body was read already."""
-
-    def __init__(self, request: Request, body: bytes, parsed: Any) -> None:
-        super().__init__(request.scope, request.receive)
-        self._body = body
-        self._parsed = parsed
-
-    async def json(self) -> Any:
-        return self._parsed
-
-
-def read_json(body: bytes) -> Any:
-    """What a body says; raises BadRequest, or InvalidInput where it holds what nothing can keep."""
-    try:
-        found = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
-    if _SUSPECT.search(body):
-        unusable = list(_unusable(found, ""))
-        if unusable:
-            raise InvalidInput(told(unusable), unusable)
-    return found
-
-
-_SUSPECT = re.compile(rb"\\u0000|[eE]\+?[0-9]{3}|[0-9]{300}")  # may be a NUL, or infinite
-
-
-def _unusable(value: Any, pointer: str) -> Iterator[Problem]:
-    if isinstance(value, str) and "\0" in value:
-        yield Problem(pointer, "must not hold a NUL")
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield Problem(pointer, "is too large a number")
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            yield from _unusable(name, pointer_to(pointer, name))
-            yield from _unusable(member, pointer_to(pointer, name))
-    elif isinstance(value, list):
-        for index, element in enumerate(value):
-            yield from _unusable(element, pointer_to(pointer, index))
 
 
 def json_answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

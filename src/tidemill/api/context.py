@@ -52,6 +52,8 @@ class ApiContext:
         self.max_body_bytes = max_body_bytes
         self.max_artifact_bytes = max_artifact_bytes
         self.allowed_hosts = allowed_hosts
+        # Whose tasks and runs callers see; None: all. Nobody can log in: it is the same for all.
+        self.visible_namespace: str | None = None
         self.started_at = clock.now()
         self.closing = asyncio.Event()
 

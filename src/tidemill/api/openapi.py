@@ -1,6 +1,9 @@
 """The OpenAPI document, made complete: what every route shares is said here, once."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from fastapi import APIRouter, FastAPI
 
 from tidemill.api.problems import TITLES
 from tidemill.api.schemas import ProblemOut
@@ -14,7 +17,22 @@ _REQUEST_ID = {
 }
 
 
-def complete(document: dict[str, Any]) -> None:
+def describe(title: str, version: str, routers: Sequence[tuple[APIRouter, str]]) -> dict[str, Any]:
+    """The document of the routes that these routers declare, each served below a prefix."""
+    described = FastAPI(
+        title=title,
+        version=version,
+        summary="A distributed task scheduler",
+        separate_input_output_schemas=False,
+    )
+    for router, prefix in routers:
+        described.include_router(router, prefix=prefix)
+    document = described.openapi()
+    _complete(document)
+    return document
+
+
+def _complete(document: dict[str, Any]) -> None:
     """Give every answer its headers and every problem its shape; drop what never happens."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     problem = ProblemOut.model_json_schema(ref_template=_REF)

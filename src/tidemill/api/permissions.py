@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from fastapi.routing import APIRoute
 
+from tidemill.api.context import Context
 from tidemill.errors import PermissionDenied
 
 
@@ -53,12 +54,9 @@ def permission_of(route: APIRoute) -> Permission | None:
     return declared[0] if len(declared) == 1 else None
 
 
-async def visible_namespace() -> str | None:
-    """The namespace whose tasks and runs the caller sees; None: those of all.
-
-    Nobody can log in yet, so everybody sees all.
-    """
-    return None
+async def visible_namespace(context: Context) -> str | None:
+    """The namespace whose tasks and runs the caller sees; None: those of all."""
+    return context.visible_namespace
 
 
 Visible = Annotated[str | None, Depends(visible_namespace)]

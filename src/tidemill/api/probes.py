@@ -3,13 +3,13 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from tidemill.api.answers import StrictRoute, documented, json_answer
+from tidemill.api.answers import documented, json_answer
 from tidemill.api.middleware import Gate
-from tidemill.api.problems import add_handlers
+from tidemill.api.routing import StrictRoute, application, carried_out
 from tidemill.api.schemas import ProbeOut
 from tidemill.observability.health import Health
 
@@ -31,10 +31,7 @@ class Probes:
 
 def create_probes(probes: Probes) -> ASGIApp:
     """An application that answers nothing else, to whoever reaches its port."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.probes = probes
-    app.include_router(router)
-    add_handlers(app)
+    app = application(carried_out(router), probes=probes)
     return Gate(app, max_body_bytes=0, allowed_hosts=None)
 
 

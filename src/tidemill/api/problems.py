@@ -1,15 +1,14 @@
 """Errors as RFC 9457 problems: one shape for everything that can go wrong."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
-from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import compile_path
 
 from tidemill import errors
 
@@ -73,13 +72,6 @@ def problem(
     )
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Answer every error of the application with a problem."""
-    app.add_exception_handler(errors.SchedulerError, _on_scheduler_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-
-
 def unexpected(request_id: str, error: BaseException) -> Response:
     """A defect of ours: the details go to the log, under the id that the caller is told."""
     _log.error("request %s failed", request_id, exc_info=error)
@@ -122,7 +114,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if status == 404:
         return problem(_id_of(request), status, "not_found", "no such address")
     if status == 405:
-        allowed = _methods_at(request) or "GET, HEAD"  # of the document itself
+        allowed = _methods_at(request)
         detail = f"this address takes {allowed}"
         headers = {"Allow": allowed}
         return problem(_id_of(request), status, "method_not_allowed", detail, headers=headers)
@@ -131,15 +123,21 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def _methods_at(request: Request) -> str:
     """Every method of an address, which several routes may share."""
-    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
     here = request.url.path
     found = {
-        method.upper()
-        for path, methods in paths.items()
-        if compile_path(path)[0].match(here)
-        for method in methods
+        method
+        for route in request.app.routes
+        if route.path_regex.match(here)
+        for method in route.methods
     }
     return ", ".join(sorted(found))
+
+
+HANDLERS: Final[Mapping[Any, Any]] = {  # of what the routes of an application raise
+    errors.SchedulerError: _on_scheduler_error,
+    RequestValidationError: _on_invalid_request,
+    HTTPException: _on_http_exception,
+}
 
 
 def body_problems(found: Sequence[Any], body: Any) -> list[errors.Problem]:

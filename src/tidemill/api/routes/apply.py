@@ -11,13 +11,13 @@ from starlette.responses import Response
 from tidemill.api.answers import (
     Answer,
     IdempotencyKey,
-    LargeJsonRoute,
     carry_out,
     documented,
 )
 from tidemill.api.context import ApiContext, Context
 from tidemill.api.definitions import definition_of
 from tidemill.api.permissions import Permission, Visible, requires, within
+from tidemill.api.routing import LargeJsonRoute
 from tidemill.api.schemas import ApplyBody, ApplyOut
 from tidemill.application.apply_tasks import Wanted, apply_tasks
 from tidemill.application.define_tasks import problems_of

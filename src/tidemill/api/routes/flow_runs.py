@@ -9,7 +9,6 @@ from tidemill.api.answers import (
     Answer,
     Cursor,
     IdempotencyKey,
-    JsonRoute,
     Limit,
     Text,
     Traceparent,
@@ -21,6 +20,7 @@ from tidemill.api.answers import (
 )
 from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, Visible, requires, within
+from tidemill.api.routing import JsonRoute
 from tidemill.api.schemas import FlowRunOut, FlowRunSummaryOut, Listed, NoBody, RetryFlowRunBody
 from tidemill.api.views import flow_run_view, graph_view
 from tidemill.application.cancel_runs import cancel_flow_run

@@ -10,7 +10,6 @@ from tidemill.api.answers import (
     Answer,
     Cursor,
     IdempotencyKey,
-    JsonRoute,
     Limit,
     Text,
     Traceparent,
@@ -23,6 +22,7 @@ from tidemill.api.answers import (
 from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, Visible, requires, within
 from tidemill.api.results import result_answer
+from tidemill.api.routing import JsonRoute
 from tidemill.api.schemas import (
     AttemptOut,
     BulkBody,

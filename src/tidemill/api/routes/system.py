@@ -12,7 +12,6 @@ from tidemill.api import streams
 from tidemill.api.answers import (
     Answer,
     IdempotencyKey,
-    JsonRoute,
     Text,
     carry_out,
     documented,
@@ -20,6 +19,7 @@ from tidemill.api.answers import (
 )
 from tidemill.api.context import ApiContext, Context
 from tidemill.api.permissions import Permission, Visible, requires, within
+from tidemill.api.routing import JsonRoute
 from tidemill.api.schemas import (
     FireOut,
     HealthOut,

@@ -13,7 +13,6 @@ from tidemill.api.answers import (
     Answer,
     Cursor,
     IdempotencyKey,
-    JsonRoute,
     Limit,
     Text,
     Traceparent,
@@ -29,6 +28,7 @@ from tidemill.api.context import Context
 from tidemill.api.definitions import definition_of, patched
 from tidemill.api.permissions import Permission, Visible, requires, within
 from tidemill.api.problems import BadRequest
+from tidemill.api.routing import JsonRoute
 from tidemill.api.schemas import (
     BackfillBody,
     BackfillOut,

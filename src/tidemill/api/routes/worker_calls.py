@@ -13,7 +13,6 @@ from starlette.responses import Response
 from tidemill.api.answers import (
     Answer,
     IdempotencyKey,
-    JsonRoute,
     carry_out,
     documented,
     json_answer,
@@ -22,6 +21,7 @@ from tidemill.api.context import ApiContext, Context
 from tidemill.api.permissions import Permission, requires
 from tidemill.api.problems import problem
 from tidemill.api.routes.workers import WorkerId, found
+from tidemill.api.routing import JsonRoute
 from tidemill.api.schemas import (
     ChunkBody,
     ClaimBody,

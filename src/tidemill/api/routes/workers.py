@@ -12,7 +12,6 @@ from tidemill.api.answers import (
     Answer,
     Cursor,
     IdempotencyKey,
-    JsonRoute,
     Limit,
     carry_out,
     documented,
@@ -22,6 +21,7 @@ from tidemill.api.answers import (
 )
 from tidemill.api.context import Context
 from tidemill.api.permissions import Permission, requires
+from tidemill.api.routing import JsonRoute
 from tidemill.api.schemas import (
     HeartbeatBody,
     HeartbeatOut,
