@@ -1,6 +1,7 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 import httpx2
 import pytest
@@ -11,10 +12,10 @@ from tidemill.application.define_task import create_task
 from tidemill.application.trigger_runs import TriggerRequest, trigger_runs
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.errors import Unavailable
-from tidemill.foundation.control_plane import ControlPlane
+from tidemill.foundation.control_plane import ControlPlane, GoOn
 from tidemill.foundation.queue import MessageQueue
 from tidemill.foundation.slots import Slots
-from tidemill.foundation.store import Store
+from tidemill.foundation.store import Store, Transaction
 from tidemill.foundation.wakeups import Topic, Wakeups
 from tidemill.infrastructure.database.schema import empty_schema
 from tidemill.infrastructure.database.sqlite import InlineSqliteStore
@@ -29,6 +30,7 @@ from tidemill.testing.conformance.control_plane_suite import (
     LEASE,
     Begun,
     ControlPlaneSuite,
+    ending,
     ready_runs,
 )
 
@@ -131,6 +133,43 @@ class TestStoreControlPlane(ControlPlaneSuite):
             await claiming
 
         assert len(begun.ids) == 1
+
+    async def test_a_full_worker_goes_on_by_its_report_and_does_not_look_beside_it(
+        self, store: Store, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not even where a slot is free while the report is under way."""
+        await control_plane.register(worker(max_concurrent_tasks=2))
+        made = await store.transact(lambda t: create_task(t, definition(), lambda _: ()))
+        requests = [TriggerRequest(task=made.id)] * 4
+        await store.transact(partial(trigger_runs, requests=requests))
+        begun, slots = Begun(), Slots(2)
+        await control_plane.claim_next(slots, begun)
+        assert (len(begun.ids), slots.free) == (2, 0)
+        looking = asyncio.create_task(claim_next_up_to(control_plane, slots, begun, 4))
+        await asyncio.sleep(0)
+
+        transact, is_answered, asked = store.transact, asyncio.Event(), []
+
+        async def transact_later(body: Callable[[Transaction], Any]) -> Any:
+            asked.append(body)
+            await is_answered.wait()
+            return await transact(body)
+
+        monkeypatch.setattr(store, "transact", transact_later)
+        ends = [ending(begun.runs[0])]
+        reporting = asyncio.create_task(control_plane.report([], ends, GoOn(slots, begun)))
+        slots.give_back()
+        await asyncio.sleep(0)
+        slots.give_back()  # another attempt ends, and is going to be reported
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(asked) == 1
+        is_answered.set()
+        async with asyncio.timeout(10):
+            await reporting
+            await looking  # the slot that no report went on in
+
+        assert (len(asked), len(set(begun.ids))) == (2, 4)
 
     async def test_a_broker_brings_all_that_is_to_be_claimed(
         self, store: Store, clock: FakeClock

@@ -58,6 +58,8 @@ class StoreControlPlane:
         self._line = wakeups.listen(Topic.CLAIMABLE)
         self._may_be_in_line = True
         self._looks = False
+        self._reported = asyncio.Event()  # no report of it is under way that might go on
+        self._reported.set()
 
     async def register(self, worker: Worker) -> Worker:
         stored = await self._store.transact(partial(register_worker, worker=worker))
@@ -92,7 +94,11 @@ class StoreControlPlane:
         if not self._may_be_in_line:
             await self._line.wait(None)
         self._may_be_in_line = True  # until this has looked
-        await slots.wait_free()  # a report that is under way may have all of them for a moment
+        while not slots.free:
+            # Its reports go on with what is in line, and one of them may have all slots for a
+            # moment: it looks where they have left it one.
+            await slots.wait_free()
+            await self._reported.wait()
         self._looks = True
         try:
             with taking(slots, slots.free, begin) as (at_most, begin_in_them):
@@ -143,20 +149,22 @@ class StoreControlPlane:
         assert self._inbox is not None
         free = go_on.slots.free - self._inbox.waiting  # what was handed to it goes first
         with taking(go_on.slots, max(free, 0), go_on.begin) as (at_most, begin):
-            await self._begin_what(
-                partial(
-                    report_and_go_on,
-                    outputs=outputs,
-                    endings=endings,
-                    worker=self._worker,
-                    at_most=at_most,
-                    lease=self._lease,
-                    strategies=self._strategies,
-                    # While it looks it has the other slots, and is going to fill them.
-                    was_full=at_most <= len(endings) and not self._looks,
-                ),
-                begin,
+            report = partial(
+                report_and_go_on,
+                outputs=outputs,
+                endings=endings,
+                worker=self._worker,
+                at_most=at_most,
+                lease=self._lease,
+                strategies=self._strategies,
+                # While it looks it has the other slots, and is going to fill them.
+                was_full=at_most <= len(endings) and not self._looks,
             )
+            self._reported.clear()
+            try:
+                await self._begin_what(report, begin)
+            finally:
+                self._reported.set()
 
     async def store_chunk(self, chunk: ArtifactChunk) -> bool:
         return await self._store.transact(partial(store_chunk, chunk=chunk))
