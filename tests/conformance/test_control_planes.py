@@ -157,8 +157,8 @@ class TestStoreControlPlane(ControlPlaneSuite):
 
         monkeypatch.setattr(store, "transact", transact_later)
         ends = [ending(begun.runs[0])]
+        slots.give_back()  # of both who wait for it, the report has it
         reporting = asyncio.create_task(control_plane.report([], ends, GoOn(slots, begun)))
-        slots.give_back()
         await asyncio.sleep(0)
         slots.give_back()  # another attempt ends, and is going to be reported
         for _ in range(3):

@@ -98,6 +98,7 @@ class StoreControlPlane:
             # Its reports go on with what is in line, and one of them may have all slots for a
             # moment: it looks where they have left it one.
             await slots.wait_free()
+            await asyncio.sleep(0)  # whoever ended is about to be reported
             await self._reported.wait()
         self._looks = True
         try:

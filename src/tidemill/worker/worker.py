@@ -199,13 +199,11 @@ class WorkerService:
 
     def _end(self, attempt: RunningAttempt, outcome: Outcome) -> None:
         self._deadlines.forget_one()
+        self._slots.give_back()  # the next run need not wait for this one's record
         if not attempt.is_abandoned:
             attempt.record(outcome)
         elif self._attempts.get(attempt.run.id) is attempt:
             del self._attempts[attempt.run.id]
-        # The next run need not wait for this one's record; the report, which is woken first, goes
-        # on in this slot before others claim for it.
-        self._slots.give_back()
 
     def _forget(self, recorded: Sequence[AttemptReport]) -> None:
         for report in recorded:
