@@ -9,6 +9,7 @@ hold for a machine that has nothing else to do.
 
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,4 +82,6 @@ def _value(text: str) -> Any:
 
 
 if __name__ == "__main__":
+    # Whoever is told to end, as by a time limit, ends what it started as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main(sys.argv[1:]))

@@ -4,12 +4,14 @@ FastAPI declares routes and describes them. What each asks for is read here, by 
 once: FastAPI works it out anew with every request, which takes longer than a short one's work.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from inspect import iscoroutinefunction
-from typing import Any, Final
+from types import UnionType
+from typing import Any, Final, Union, get_args, get_origin
 
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.requests import Request
 
 NOTHING: Final = object()  # a body of no bytes
@@ -18,8 +20,8 @@ NOTHING: Final = object()  # a body of no bytes
 class Arguments:
     """Reads the arguments of one route.
 
-    Raises TypeError for a route that asks for what is not read here: cookies, forms, or what has to
-    be given back after the answer.
+    Raises TypeError for a route that asks for what is not read here: cookies, forms, several values
+    of one name, or what has to be given back after the answer.
     """
 
     def __init__(self, dependant: Dependant) -> None:
@@ -139,5 +141,23 @@ def _asks_for_more(dependant: Dependant) -> bool:
         or dependant.security_scopes_param_name
         or dependant.http_connection_param_name
         or len(dependant.body_params) > 1
+        or any(
+            _gathers(field.field_info.annotation)
+            for field in [*dependant.query_params, *dependant.header_params]
+        )
         or dependant.concurrency
+    )
+
+
+def _gathers(annotation: Any) -> bool:
+    """Whether a parameter of this type is made of several."""
+    is_union = get_origin(annotation) in {Union, UnionType}
+    kinds = [
+        get_origin(each) or each for each in (get_args(annotation) if is_union else [annotation])
+    ]
+    return any(
+        isinstance(kind, type)
+        and issubclass(kind, Collection | BaseModel)
+        and not issubclass(kind, str | bytes)
+        for kind in kinds
     )
