@@ -146,12 +146,22 @@ async def _with_its_answer(response: Response) -> None: ...
 async def _with_several(tags: Annotated[list[str] | None, Query()] = None) -> None: ...
 
 
+async def _with_a_part_of_its_body(count: Annotated[int, Body(embed=True)]) -> None: ...
+
+
 async def _that_needs_one(inner: Annotated[None, Depends(_to_be_closed)]) -> None: ...
 
 
 @pytest.mark.parametrize(
     "function",
-    [_in_a_thread, _with_a_cookie, _with_its_answer, _with_several, _that_needs_one],
+    [
+        _in_a_thread,
+        _with_a_cookie,
+        _with_its_answer,
+        _with_several,
+        _with_a_part_of_its_body,
+        _that_needs_one,
+    ],
 )
 def test_a_function_that_asks_for_anything_else_is_refused_when_it_is_declared(
     function: Any,

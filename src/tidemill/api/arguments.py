@@ -11,6 +11,7 @@ from typing import Any, Final, Union, get_args, get_origin
 
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
 from pydantic import BaseModel
 from starlette.requests import Request
 
@@ -141,12 +142,18 @@ def _asks_for_more(dependant: Dependant) -> bool:
         or dependant.security_scopes_param_name
         or dependant.http_connection_param_name
         or len(dependant.body_params) > 1
+        or any(_is_in_parts(field.field_info) for field in dependant.body_params)
         or any(
             _gathers(field.field_info.annotation)
             for field in [*dependant.query_params, *dependant.header_params]
         )
         or dependant.concurrency
     )
+
+
+def _is_in_parts(field: Any) -> bool:
+    """Whether a parameter is but a part of the body, or one of a form."""
+    return isinstance(field, Form) or bool(getattr(field, "embed", None))
 
 
 def _gathers(annotation: Any) -> bool:
