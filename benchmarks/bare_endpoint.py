@@ -16,7 +16,7 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from tidemill.serving import listen, serve, url_of
+from tidemill.container.serving import listen, serve, url_of
 
 _CONNECTIONS = 10
 

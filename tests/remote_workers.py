@@ -22,7 +22,7 @@ import asyncio, os, signal, sys
 from tidemill.config.load import load_settings
 from tidemill.errors import SchedulerError
 from tidemill.observability.logging import configure_logging
-from tidemill.remote_worker import run_remote_worker
+from tidemill.container.roles.remote_worker import run_remote_worker
 
 async def work():
     stop = asyncio.Event()

@@ -58,7 +58,7 @@ def config_show(
 def config_check(*, config: Path | None = None) -> None:
     """Say everything that is wrong with the settings, at once."""
     from tidemill.config.load import load_settings
-    from tidemill.container import build_strategies
+    from tidemill.container.strategies import build_strategies
 
     build_strategies(load_settings(os.environ, config_file=config))
     say("the settings are right")

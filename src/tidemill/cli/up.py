@@ -23,7 +23,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def up(flags: dict[str, Any], config_file: Path | None, workers: int, *, is_demo: bool) -> int:
     """Run everything until a signal; the exit code."""
     from tidemill.cli.demo import add_demo_tasks
-    from tidemill.container import run_all_in_one
+    from tidemill.container.roles.all_in_one import run_all_in_one
 
     settings = _begin(flags, config_file)
 
@@ -40,22 +40,22 @@ def up(flags: dict[str, Any], config_file: Path | None, workers: int, *, is_demo
 
 def serve_api(flags: dict[str, Any], config_file: Path | None) -> int:
     """Run an API until a signal; the exit code."""
-    from tidemill.container import run_api
+    from tidemill.container.roles.api import run_api
 
     settings = _begin(flags, config_file)
 
     @asynccontextmanager
     async def api() -> AsyncIterator[str]:
-        async with run_api(settings) as running:
-            said = f"Tidemill's API is ready at {running.url} ({_OPEN})"
-            yield said + _asked_at(running.probes_url)
+        async with run_api(settings) as addresses:
+            said = f"Tidemill's API is ready at {addresses.url} ({_OPEN})"
+            yield said + _asked_at(addresses.probes_url)
 
     return _until_a_signal(api())
 
 
 def serve_dispatcher(flags: dict[str, Any], config_file: Path | None) -> int:
     """Run a dispatcher until a signal; the exit code."""
-    from tidemill.container import run_dispatcher
+    from tidemill.container.roles.dispatcher import run_dispatcher
 
     settings = _begin(flags, config_file)
 
@@ -69,7 +69,7 @@ def serve_dispatcher(flags: dict[str, Any], config_file: Path | None) -> int:
 
 def serve_worker(flags: dict[str, Any], config_file: Path | None) -> int:
     """Run a worker that shares the database until a signal; the exit code."""
-    from tidemill.container import run_worker
+    from tidemill.container.roles.worker import run_worker
 
     settings = _begin(flags, config_file)
 
@@ -83,7 +83,7 @@ def serve_worker(flags: dict[str, Any], config_file: Path | None) -> int:
 
 def serve_remote_worker(flags: dict[str, Any], config_file: Path | None, server: str) -> int:
     """Run a worker that reaches an API alone until a signal; the exit code."""
-    from tidemill.remote_worker import run_remote_worker
+    from tidemill.container.roles.remote_worker import run_remote_worker
 
     settings = _begin(flags, config_file)
 

@@ -13,7 +13,6 @@ import asyncpg
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tidemill.errors import Unavailable
@@ -112,6 +111,9 @@ def _is_deadlock(error: DBAPIError) -> bool:
 
 
 async def _migrate(url: str, migration: Callable[[Connection], None]) -> None:
+    # It loads SQLAlchemy's ORM: a process whose database is up to date does without.
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     # Whoever asks for a table that a migration waits for waits behind it: so it does not for long.
     impatient = {"server_settings": {"lock_timeout": milliseconds(LOCK_SECONDS)}}
     engine = create_async_engine(

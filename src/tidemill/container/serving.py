@@ -10,25 +10,24 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tidemill.api.probes import Probes, create_probes
-from tidemill.config.settings import ObservabilitySettings
+from tidemill.config.settings import Settings
 from tidemill.errors import InvalidSettings, Problem
 from tidemill.observability.health import Health
 
 _STREAMS_END_WITHIN_SECONDS = 3
 
 
+def listen_for_api(settings: Settings) -> socket.socket:
+    """A socket that takes an API's connections; raises InvalidSettings."""
+    return listen(settings.api.host, settings.api.port, "api.port")
+
+
 @asynccontextmanager
 async def serve_probes(
-    settings: ObservabilitySettings, health: Health, metrics: Callable[[], Awaitable[bytes]]
-) -> AsyncIterator[str | None]:
-    """Answer at the port that is set; its URL, or None where there is none.
-
-    Raises InvalidSettings where nobody can listen there.
-    """
-    if settings.port is None:
-        yield None
-        return
-    with listen(settings.host, settings.port, "observability.port") as listener:
+    host: str, port: int, health: Health, metrics: Callable[[], Awaitable[bytes]]
+) -> AsyncIterator[str]:
+    """Answer operators there; its URL. Raises InvalidSettings where nobody can listen."""
+    with listen(host, port, "observability.port") as listener:
         async with serve(create_probes(Probes(health, metrics)), listener):
             yield url_of(listener)
 

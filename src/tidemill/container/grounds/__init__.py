@@ -1,0 +1,1 @@
+"""What roles stand on: where everything is kept, and how processes reach one another."""

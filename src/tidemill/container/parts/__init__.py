@@ -1,0 +1,1 @@
+"""What roles are made of; each may stand beside the others in one process."""
