@@ -555,8 +555,7 @@ def test_a_task_for_which_there_is_no_room_is_not_started_and_takes_no_other_wit
 
     assert done.stdout.splitlines() == [
         "None: None",
-        "not_started: cannot start 'true': no process can be started: "
-        "Resource temporarily unavailable",
+        "not_started: no process can be started: Resource temporarily unavailable",
         "None: None",
     ], done.stderr
     assert done.returncode == 0, done.stderr

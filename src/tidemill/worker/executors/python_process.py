@@ -18,16 +18,11 @@ from tidemill.errors import Unavailable
 from tidemill.foundation.executor import Execution
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
-from tidemill.worker.executors.containment import (
-    Containment,
-    Slot,
-    TreeEnd,
-    TreeRequest,
-    without_settings,
-)
+from tidemill.worker.executors.containment import Containment, without_settings
 from tidemill.worker.executors.frames import FrameReader, framed, lines_of
 from tidemill.worker.executors.large_results import large_outcome
 from tidemill.worker.executors.python_run import PythonRun
+from tidemill.worker.executors.slot import Slot, TreeEnd, TreeRequest
 
 Mode = Literal["sync", "async"]
 

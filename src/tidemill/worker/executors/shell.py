@@ -14,13 +14,9 @@ from tidemill.foundation.executor import Execution, ExecutionReports, StopReques
 from tidemill.run_facts import as_environment
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
-from tidemill.worker.executors.containment import (
-    Containment,
-    TreeEnd,
-    TreeRequest,
-    without_settings,
-)
+from tidemill.worker.executors.containment import Containment
 from tidemill.worker.executors.large_results import large_outcome
+from tidemill.worker.executors.slot import TreeEnd, TreeRequest
 
 MARK = "::result::"
 
@@ -79,9 +75,7 @@ class ShellExecutor:
         arguments = read_arguments(execution.arguments)
         request = TreeRequest(
             argv=_argv_of(execution.command, arguments),
-            environment=without_settings(os.environ)
-            | arguments.environment
-            | as_environment(execution),
+            environment=arguments.environment | as_environment(execution),
             directory=arguments.working_directory or _HOME,
             stdin=arguments.stdin,
             grace=stop.grace,

@@ -5,9 +5,9 @@ it reports the end only when it has no child left. When the worker's end of the 
 the tree is killed at once: a worker that dies takes its tasks with it.
 
 Messages in: `run` {argv, environment, directory, stdin, grace}, `stop` {grace}, `interrupt`.
-Messages out: `failed` {message} where nothing could be started, `lines`, `end` {exit_code,
-result, last_line, result_file}: a result that is too long for a message stays in its file, which
-is the worker's then.
+Messages out: `ready` when it begins, `failed` {message} where nothing could be started, `lines`,
+`end` {exit_code, result, last_line, result_file}: a result that is too long for a message stays in
+its file, which is the worker's then.
 """
 
 import contextlib
@@ -55,13 +55,17 @@ def serve_slot(connection: socket.socket, channel: int | None, results: str) -> 
     become_subreaper()
     be_killed_first()
     reader = FrameReader()
+    inherited = dict(os.environ)
     numbers = itertools.count(1)
+    connection.sendall(encode({"ready": True}))
     while (messages := receive(connection, reader)) is not None:
         for message in messages:
             if "run" in message:
                 # A new name each time: a tree may have put anything under an old one.
                 result_file = f"{results}-{next(numbers)}.json"
-                _Tree(connection, reader, channel, result_file).run(message["run"])
+                request = message["run"]
+                request["environment"] = inherited | request["environment"]
+                _Tree(connection, reader, channel, result_file).run(request)
     os._exit(0)
 
 
