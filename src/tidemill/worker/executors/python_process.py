@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal, Protocol, cast
 
@@ -19,14 +19,14 @@ from tidemill.foundation.executor import Execution
 from tidemill.worker.executors.capped_output import Lines
 from tidemill.worker.executors.chunks import chunk_of
 from tidemill.worker.executors.containment import Containment, without_settings
-from tidemill.worker.executors.frames import FrameReader, framed, lines_of
+from tidemill.worker.executors.frames import framed
 from tidemill.worker.executors.large_results import large_outcome
 from tidemill.worker.executors.python_run import PythonRun
 from tidemill.worker.executors.slot import Slot, TreeEnd, TreeRequest
+from tidemill.worker.executors.worker_frames import encode, frame_reader
 
 Mode = Literal["sync", "async"]
 
-_json = msgspec.json.Decoder()
 _ENOUGH = 8  # runs before a process: until it has so few left, more are gathered
 _LARGE = 256 * 1024  # bytes of runs that are sent as one
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
@@ -66,7 +66,7 @@ class Host(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._outbox: list[bytes] = []
         self._will_flush = False
-        self._reader = FrameReader(_decode_lines)
+        self._reader = frame_reader()
         self._transport: asyncio.Transport | None = None
         self._slot: Slot | None = None
         self._results = ""  # how the names of files for large results begin
@@ -161,7 +161,7 @@ class Host(asyncio.Protocol):
         """Send this and have it heard while a function runs."""
         self._flush()
         if self._transport is not None:
-            self._transport.write(_framed(message))
+            self._transport.write(encode(message))
         if self.mode == "sync" and self._slot is not None:
             self._slot.interrupt()
 
@@ -285,18 +285,6 @@ def _frames_of(runs: Sequence[bytes]) -> bytes:
     if len(runs) == 1 or len(body) <= _LARGE:
         return framed(body)
     return b"".join(_frames_of([run]) for run in runs)
-
-
-def _decode_lines(lines: bytes) -> Iterable[Any]:
-    """All at once; one by one where one of them is no JSON, so that those before it are heard."""
-    try:
-        return _json.decode_lines(lines)
-    except (msgspec.DecodeError, RecursionError):
-        return map(_json.decode, lines_of(lines))
-
-
-def _framed(message: dict[str, Any]) -> bytes:
-    return framed(msgspec.json.encode(message))
 
 
 def _end_of(tree: "asyncio.Task[TreeEnd] | None") -> TreeEnd | None:

@@ -12,7 +12,7 @@ import msgspec
 
 from tidemill.errors import Unavailable
 from tidemill.worker.executors.capped_output import Lines
-from tidemill.worker.executors.frames import FrameReader, encode
+from tidemill.worker.executors.worker_frames import encode, frame_reader
 
 
 class TreeRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class Slot(asyncio.Protocol):
         self._directory = directory
         self._marks = marks
         self._forget = forget
-        self._reader = FrameReader()
+        self._reader = frame_reader()
         self._transport: asyncio.Transport | None = None
         self._on_lines: Callable[[Lines], None] | None = None
         self._end: asyncio.Future[TreeEnd] | None = None
@@ -84,35 +84,40 @@ class Slot(asyncio.Protocol):
 
     async def run(self, request: TreeRequest, on_lines: Callable[[Lines], None]) -> TreeEnd:
         """Run one tree to its end; one at a time."""
+        try:
+            asked = encode(self._what_to_run(request))
+        except UnicodeEncodeError as error:
+            return TreeEnd(None, not_started=str(error))
         self._on_lines = on_lines
         self._end = asyncio.get_running_loop().create_future()
         if self.is_connected:
-            self._send(
-                {
-                    "run": {
-                        "argv": request.argv,
-                        "environment": request.environment | self._marks,
-                        "directory": request.directory,
-                        "stdin": request.stdin,
-                        "grace": request.grace.total_seconds(),
-                    }
-                }
-            )
+            self._send(asked)
         else:
             self._finish(TreeEnd(None))
         end = await self._end
         self._end = self._on_lines = None
         return end
 
+    def _what_to_run(self, request: TreeRequest) -> dict[str, Any]:
+        return {
+            "run": {
+                "argv": request.argv,
+                "environment": request.environment | self._marks,
+                "directory": request.directory,
+                "stdin": request.stdin,
+                "grace": request.grace.total_seconds(),
+            }
+        }
+
     def stop(self, grace: timedelta) -> None:
         """Ask the tree to end; it is killed when the grace is over."""
         if self.is_connected:
-            self._send({"stop": {"grace": grace.total_seconds()}})
+            self._send(encode({"stop": {"grace": grace.total_seconds()}}))
 
     def interrupt(self) -> None:
         """Send SIGUSR1 to the main process of the tree."""
         if self.is_connected:
-            self._send({"interrupt": {}})
+            self._send(encode({"interrupt": {}}))
 
     def hang_up(self) -> None:
         """The slot kills its tree, if it has one, and ends."""
@@ -150,9 +155,9 @@ class Slot(asyncio.Protocol):
         if self._end is not None and not self._end.done():
             self._end.set_result(end)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, frame: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(encode(message))
+        self._transport.write(frame)
 
 
 def no_process(error_number: int | None) -> str:
