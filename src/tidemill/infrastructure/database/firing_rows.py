@@ -157,7 +157,6 @@ class FiringRows(Rows):
     ) -> list[tuple[str, bool]]:
         named = {f"rank_{priority.value}": rank for priority, rank in ranks.items()}
         made = self.fetch(_create, ids=task_ids, now=self.now, **named)
-        self.note_run_ids([run_id for run_id, *_ in made])
         self.execute(_advance, ids=task_ids, now=self.now)
         self.append_events(
             [
@@ -166,7 +165,3 @@ class FiringRows(Rows):
             ]
         )
         return [(lane, bool(has_key)) for _, _, lane, has_key in made]
-
-    def note_run_ids(self, run_ids: Sequence[int]) -> None:
-        """The database gave these ids to runs by itself."""
-        raise NotImplementedError

@@ -72,11 +72,6 @@ _standing = (
     "SELECT version_num, (SELECT fits_from FROM schema_compatibility) AS fits_from,"
     " current_setting('transaction_read_only')::boolean AS is_read_only FROM alembic_version"
 )
-# The name is looked up once; without OFFSET it would be for each id.
-_take_ids = (
-    "SELECT nextval(ids) FROM (SELECT pg_get_serial_sequence('task_runs', 'id')::regclass AS ids"
-    " OFFSET 0) AS found, generate_series(1, $1)"
-)
 # In their order, so that no two wait for one another.
 _lock_names = (
     "SELECT pg_advisory_xact_lock(place) FROM"
@@ -152,12 +147,6 @@ class PostgresReads(DatabaseTransaction):
 
 class PostgresTransaction(PostgresReads):
     """And where somebody changes."""
-
-    def allocate_run_ids(self, count: int) -> Sequence[int]:
-        return [row[0] for row in self.connection.fetch(_take_ids, (count,))]
-
-    def note_run_ids(self, run_ids: Sequence[int]) -> None:
-        """The sequence knows them."""
 
     def hold_keys(self, keys: Collection[AnswerKey]) -> set[AnswerKey]:
         by_name = {f"answer/{scope}/{key}": AnswerKey(scope, key) for scope, key in keys}

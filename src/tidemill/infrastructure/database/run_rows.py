@@ -67,6 +67,7 @@ from tidemill.infrastructure.database.tables import (
 )
 
 _FIELDS = TaskRun.__struct_fields__
+_UNNUMBERED = _FIELDS[1:]  # without the id, which the database gives
 _HEAD = RunHead.__struct_fields__
 _LEASED = LeasedRun.__struct_fields__
 _runs = task_runs.c
@@ -83,7 +84,6 @@ _heads_by_ids = _head.where(in_array(_runs.id, "ids")).order_by(_runs.id)
 _by_ids_in_namespace = _by_ids.where(_runs.namespace == bindparam("namespace"))
 _GUARD = ("id", "status", "fence", "event_seq")  # what a change must find as it was
 _FIRING = ("task_id", "trigger_key", "scheduled_for")  # what makes a run one of a kind
-_stored_ids = select(_runs.id).where(in_array(_runs.id, "ids"))
 _is_bound = or_(
     _runs.concurrency_key.is_not(None),
     _runs.deadline_at.is_not(None),
@@ -393,22 +393,17 @@ class RunRows(Rows):
     def insert_runs(self, runs: Sequence[TaskRun]) -> list[TaskRun]:
         if not runs:
             return []
+        statement = self.cache.insert(task_runs, _UNNUMBERED, _FIRING, ("id", *_FIRING))
+        begun = [msgspec.structs.replace(run, event_seq=1) for run in runs]
+        told = self.write_and_tell(statement, (msgspec.structs.astuple(run)[1:] for run in begun))
+        ids = {tuple(firing): run_id for run_id, *firing in told}
         new = [
-            msgspec.structs.replace(run, id=run_id, event_seq=1)
-            for run, run_id in zip(runs, self.allocate_run_ids(len(runs)), strict=True)
+            msgspec.structs.replace(run, id=run_id)
+            for run in begun
+            if (run_id := ids.pop((run.task_id, run.trigger_key, run.scheduled_for), None))
         ]
-        count = self.insert_rows(
-            task_runs, _FIELDS, map(msgspec.structs.astuple, new), unless_taken=_FIRING
-        )
-        if count < len(new):
-            stored = {row[0] for row in self.fetch(_stored_ids, ids=[run.id for run in new])}
-            new = [run for run in new if run.id in stored]
         self.append_events([_first_event(run) for run in new])
         return new
-
-    def allocate_run_ids(self, count: int) -> Sequence[int]:
-        """So many new ids, ascending."""
-        raise NotImplementedError
 
     def bound_runs(self, run_ids: Collection[int]) -> list[TaskRun]:
         return _all(self.fetch(_bound, ids=run_ids))

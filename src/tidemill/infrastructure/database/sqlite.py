@@ -93,39 +93,15 @@ def filled_up(count: int) -> int:
 
 
 class SqliteTransaction(DatabaseTransaction):
-    """What is SQLite's own: ids are counted by the one writer."""
+    """What is SQLite's own."""
 
-    ids: "RunIds"
     reaching = Reaching(joined)
-
-    def allocate_run_ids(self, count: int) -> Sequence[int]:
-        return self.ids.take(count)
-
-    def note_run_ids(self, run_ids: Sequence[int]) -> None:
-        self.ids.skip(run_ids)
 
     def give_way(self) -> None:
         """The one writer is a thread, and stays what it is."""
 
     def lock_dependencies(self, namespaces: Collection[str]) -> None:
         """Nobody else writes."""
-
-
-class RunIds:
-    """The next run ids. Only the writer hands them out, so they need no round trip."""
-
-    def __init__(self, connection: SqliteConnection) -> None:
-        rows = connection.fetch("SELECT seq FROM sqlite_sequence WHERE name = 'task_runs'", ())
-        self._next = (rows[0][0] if rows else 0) + 1
-
-    def take(self, count: int) -> Sequence[int]:
-        taken = range(self._next, self._next + count)
-        self._next += count
-        return taken
-
-    def skip(self, taken: Sequence[int]) -> None:
-        """The database gave out these by itself."""
-        self._next = max(self._next, max(taken, default=0) + 1)
 
 
 class SqliteEngine:
@@ -135,7 +111,6 @@ class SqliteEngine:
         self._connection = connection
         self._clock = clock
         self._cache = cache
-        self._ids = RunIds(connection)
         self._latest = clock.now()
 
     def commit_together(
@@ -192,9 +167,7 @@ class SqliteEngine:
         return Unavailable(_KEPT_MOVING)
 
     def _begin(self) -> SqliteTransaction:
-        transaction = SqliteTransaction(self._connection, self._cache, self._now())
-        transaction.ids = self._ids
-        return transaction
+        return SqliteTransaction(self._connection, self._cache, self._now())
 
     def _now(self) -> datetime:
         now = self._clock.now()
