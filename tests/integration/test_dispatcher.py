@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,7 @@ from tidemill.application.define_task import create_task
 from tidemill.application.manage_workers import register_worker
 from tidemill.dispatcher.dispatcher import Dispatcher, DispatcherOptions
 from tidemill.domain.duty import DutyLease
+from tidemill.domain.events import EventType, RunEvent
 from tidemill.domain.run_status import RunStatus
 from tidemill.domain.strategies.registry import built_in_strategies
 from tidemill.errors import Unavailable
@@ -66,6 +68,44 @@ def test_a_dispatcher_whose_wall_clock_is_wrong_fires_on_time_and_does_not_spin(
     [run] = store.read_now(lambda r: r.list_runs(RunFilter(), everything)).items
     assert run.created_at - at < timedelta(milliseconds=1)
     assert rounds < 10
+
+
+class CreatedTogether:
+    """An event sink: how many runs each commit made."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def publish(self, events: Sequence[RunEvent]) -> None:
+        if count := sum(event.type is EventType.RUN_CREATED for event in events):
+            self.counts.append(count)
+
+
+def test_of_many_that_are_due_at_one_instant_the_first_wait_for_few_others() -> None:
+    clock, wakeups, commits = FakeClock(), MemoryWakeups(), CreatedTogether()
+    store = InlineSqliteStore(clock, wakeups, [commits], schema=empty_schema())
+    instants = [(START + timedelta(seconds=20), 1_000), (START + timedelta(seconds=40), 40)]
+    for at, count in instants:
+        for number in range(count):
+            task = definition(f"at-{at.second}-{number}", schedule=f"@at {at.isoformat()}")
+            store.transact_now(partial(create_task, definition=task, check=lambda _: ()))
+    dispatcher = Dispatcher(
+        store,
+        MemoryQueue(),
+        wakeups,
+        clock,
+        built_in_strategies(),
+        DispatcherOptions(scan_batch=300),
+        "dispatcher-1",
+    )
+
+    async def a_minute() -> None:
+        await dispatcher.start()
+        await clock.sleep(60)
+        await dispatcher.stop()
+
+    run_in_virtual_time(a_minute(), clock)
+    assert commits.counts == [32, 64, 128, 256, 300, 220, 32, 8]
 
 
 class QueueThatMayBeAway(MemoryQueue):

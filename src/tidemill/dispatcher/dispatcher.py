@@ -32,6 +32,9 @@ T = TypeVar("T")
 # Between two looks at the schedules, so that what is due in a stream is fired together.
 _GATHER_SECONDS = 0.005
 _PREPARE_SECONDS = 0.5  # the same for what is to be prepared
+# Where many are due at one instant, the first wait for few others: batches begin with so many, and
+# each is twice the one before, up to the whole.
+_FIRST_BATCH = 32
 
 
 class DispatcherOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +69,7 @@ class Dispatcher:
         self._strategies = strategies
         self._options = options
         self._swept: _Then | None = None
+        self._fires_at_once = _FIRST_BATCH
         self._reaches_queue = True
         # Otherwise workers claim by themselves what any of them may have; looked for all the same.
         self._dispatches_all = queue.carries_all or strategies.asks_by_default
@@ -98,7 +102,7 @@ class Dispatcher:
             await duty.give_up()
 
     async def _fire(self) -> float:
-        limit = self._options.scan_batch
+        limit = min(self._fires_at_once, self._options.scan_batch)
         fired, then = await self._decide(
             partial(
                 fire_due_tasks,
@@ -109,7 +113,9 @@ class Dispatcher:
         )
         await self._publish(fired.messages)
         if fired.tasks == limit:
+            self._fires_at_once = 2 * limit
             return 0
+        self._fires_at_once = _FIRST_BATCH
         return max(self._until(fired.next_due_at, then), _GATHER_SECONDS)
 
     async def _prepare(self) -> float:
