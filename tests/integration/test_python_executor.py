@@ -646,6 +646,21 @@ async def test_runs_behind_one_that_ends_its_process_go_to_another(make: Make) -
     assert {(await each.ended()).result for each in [*before, *behind]} == {"quick"}
 
 
+async def test_what_ended_before_a_process_died_is_heard_and_not_run_again(
+    make: Make, tmp_path: Path
+) -> None:
+    python, begun = make(processes=1), tmp_path / "begun"
+    await quick_by_habit(python)
+    told = {"begun": str(begun)}
+    before = [Started(python, "quick_unless", told) for _ in range(15)]
+    fatal = Started(python, "quick_unless", told | {"exit_code": 3})
+    behind = [Started(python, "quick_unless", told) for _ in range(20)]
+
+    assert (await fatal.ended()).exit_code == 3
+    assert {(await each.ended()).result for each in [*before, *behind]} == {"quick"}
+    assert begun.stat().st_size == 36
+
+
 async def test_runs_behind_one_that_turns_out_slow_go_to_another_process(make: Make) -> None:
     python = make(processes=2)
     await quick_by_habit(python)

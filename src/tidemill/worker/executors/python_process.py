@@ -28,6 +28,7 @@ from tidemill.worker.executors.worker_frames import encode, frame_reader
 Mode = Literal["sync", "async"]
 
 _ENOUGH = 8  # runs before a process: until it has so few left, more are gathered
+_READ_LATER_SECONDS = 0.003  # while it has enough before it, more of what it says is read at once
 _LARGE = 256 * 1024  # bytes of runs that are sent as one
 _TAIL_CHARACTERS = 2_000  # of what a process that died said last
 
@@ -170,10 +171,13 @@ class Host(asyncio.Protocol):
 
         While one for sync functions has enough before it, what comes next waits for more.
         """
-        has_enough = self.mode == "sync" and len(self._running) - len(self._outbox) > _ENOUGH
-        if not self._will_flush and not has_enough:
+        if not self._will_flush and not self._has_enough:
             self._will_flush = True
             self._loop.call_soon(self._flush)
+
+    @property
+    def _has_enough(self) -> bool:
+        return self.mode == "sync" and len(self._running) - len(self._outbox) > _ENOUGH
 
     def _flush(self) -> None:
         self._will_flush = False
@@ -219,6 +223,19 @@ class Host(asyncio.Protocol):
                 self._owner.is_async(self, self._left_by(message["async"]))
             elif not self._ready.done():
                 self._ready.set_result(None)
+        if self._has_enough:
+            self._read_later()
+
+    def _read_later(self) -> None:
+        """To be woken for each single end costs more than to hear it; none is lost meanwhile, even
+        where the process dies."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+            self._loop.call_later(_READ_LATER_SECONDS, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def _hear_end(self, id: int, outcome: dict[str, Any], seconds: float) -> None:
         if "is_in_file" in outcome:
