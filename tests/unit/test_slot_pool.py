@@ -89,16 +89,19 @@ async def test_what_comes_back_is_the_firsts_in_line_and_what_is_made_for_it_is_
     assert len(makers.asked) == 1
 
 
-async def test_a_slot_that_cannot_be_made_fails_the_one_who_is_first_in_line() -> None:
+@pytest.mark.parametrize("error", [Unavailable("no room"), OSError("no room")])
+async def test_a_slot_that_cannot_be_made_fails_the_one_who_is_first_in_line(
+    error: Exception,
+) -> None:
     makers = Makers()
     _, [first, second] = await pool_with(makers, 2)
 
-    makers.asked[-1].set_exception(Unavailable("no room"))
+    makers.asked[-1].set_exception(error)
     await rounds()
     made = makers.make()
     await rounds()
 
-    with pytest.raises(Unavailable, match="no room"):
+    with pytest.raises(type(error), match="no room"):
         first.result()
     assert second.result() is made
 

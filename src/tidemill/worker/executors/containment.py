@@ -97,13 +97,13 @@ class Containment:
         """A new slot, whose trees get this channel; raises Unavailable where there is none."""
         if self._is_closed:
             raise Unavailable("the worker has ended")
-        if self._connection is None:
-            try:
+        try:
+            if self._connection is None:
                 self._start_warden()
-            except OSError as error:
-                raise Unavailable(no_process(error.errno)) from error
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise Unavailable(no_process(error.errno)) from error
         self._numbers += 1
-        ours, theirs = socket.socketpair()
         slot = Slot(self._numbers, self.directory, {COOKIE: self._owner}, self._forget)
         descriptors = [theirs.fileno(), *([channel.fileno()] if channel else [])]
         self._not_gone[slot.number] = slot

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tidemill.errors import Unavailable
 from tidemill.worker.executors.slot import Slot
 
 _KEPT = 8  # slots that nobody needs, ready for the next task
@@ -17,7 +16,7 @@ _REST_SECONDS = 2.0  # what is above that is kept for so long
 
 
 class SlotPool:
-    """Slots for trees that need no channel of their own; `make` raises Unavailable."""
+    """Slots for trees that need no channel of their own."""
 
     def __init__(self, make: Callable[[], Awaitable[Slot]]) -> None:
         self._make = make
@@ -27,7 +26,7 @@ class SlotPool:
         self._retirement: asyncio.TimerHandle | None = None
 
     async def take(self) -> Slot:
-        """A slot; raises Unavailable where none can be made."""
+        """A slot; raises what `make` does where none can be made."""
         if self._resting:
             return self._resting.pop().slot
         waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
@@ -70,7 +69,7 @@ class SlotPool:
             while self._waiting:
                 try:
                     slot = await self._make()
-                except Unavailable as error:
+                except Exception as error:  # whatever it is, who waits must hear of it
                     waiter = self._first_in_line()
                     if waiter is not None:
                         waiter.set_exception(error)
