@@ -43,7 +43,7 @@ def follow(server: Server, path: str, last_event_id: str | None = None) -> Itera
                 fields = {}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(shared_server: Server) -> dict[str, Any]:
     """A run that wrote ten lines in three pieces."""
     with shared_server.client() as client:
