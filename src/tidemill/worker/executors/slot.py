@@ -78,7 +78,11 @@ class Slot(asyncio.Protocol):
 
     async def begin(self) -> None:
         """Return once its process is there; raises Unavailable where there will be none."""
-        await self._begun
+        try:
+            await self._begun
+        except asyncio.CancelledError:
+            self.hang_up()  # nobody else knows of it
+            raise
         if not self.is_connected:
             raise Unavailable(no_process(await asyncio.shield(self.gone)))
 
@@ -139,7 +143,7 @@ class Slot(asyncio.Protocol):
             elif "failed" in message:
                 self._finish(TreeEnd(None, not_started=message["failed"]["message"]))
             elif "ready" in message:
-                self._begun.set_result(None)
+                self._note_begun()
 
     def eof_received(self) -> None:
         return None
@@ -147,9 +151,12 @@ class Slot(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._forget(self)
+        self._note_begun()
+        self._finish(TreeEnd(None))
+
+    def _note_begun(self) -> None:
         if not self._begun.done():
             self._begun.set_result(None)
-        self._finish(TreeEnd(None))
 
     def _finish(self, end: TreeEnd) -> None:
         if self._end is not None and not self._end.done():
